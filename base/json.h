@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON (RFC 8259), read strictly and written compactly. The reader faces hostile bytes: invalid
+// UTF-8, lone surrogates, duplicate keys, trailing text, depth above JSON_MAX_DEPTH and numbers that
+// no double holds are errors that name the byte offset.
+#ifndef MEMO_BASE_JSON_H
+#define MEMO_BASE_JSON_H
+
+#include "base/arena.h"
+#include "base/error.h"
+#include "base/strbuf.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define JSON_MAX_DEPTH 128 // deeper than any file we read; shallow enough for any stack
+
+enum json_type {
+    JSON_NULL,
+    JSON_BOOL,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT,
+};
+
+struct json {
+    enum json_type type;
+    bool boolean;
+    bool is_integer;     // number written without fraction or exponent and within int64
+    int64_t integer;     // valid when is_integer
+    double number;       // valid for every number
+    const char *string;  // NUL-terminated copy with escapes resolved; may contain NULs
+    size_t length;       // bytes of string, or count of items or members
+    struct json *items;  // array items or member values
+    const char **keys;   // object: keys[i] belongs to items[i], in file order
+    size_t *key_lengths; // bytes of keys[i]
+};
+
+// The tree lives in the arena. bytes need not be NUL-terminated.
+int json_parse(struct arena *arena, const char *bytes, size_t length, const struct json **out,
+               struct error *err);
+
+// NULL when object is not an object or has no such key.
+const struct json *json_get(const struct json *object, const char *key);
+
+// Typed members. A missing key or JSON null leaves *out untouched and returns 0; a wrong type or a
+// value out of range is an error that names the key. Set *out to the default first.
+int json_get_string(const struct json *object, const char *key, const char **out,
+                    struct error *err);
+int json_get_int(const struct json *object, const char *key, int64_t minimum, int64_t maximum,
+                 int64_t *out, struct error *err);
+int json_get_number(const struct json *object, const char *key, double *out, struct error *err);
+int json_get_bool(const struct json *object, const char *key, bool *out, struct error *err);
+
+// Writing. Commas are placed by the writer; inside an object every value is preceded by json_key.
+// Zero-initialise with the target: struct json_writer w = {.out = &buf, .indent = 0 or 2}.
+struct json_writer {
+    struct strbuf *out;
+    int indent; // spaces per level; 0 writes one line
+    int depth;
+    bool first[JSON_MAX_DEPTH];
+    bool after_key;
+};
+
+void json_begin_object(struct json_writer *w);
+void json_end_object(struct json_writer *w);
+void json_begin_array(struct json_writer *w);
+void json_end_array(struct json_writer *w);
+void json_key(struct json_writer *w, const char *key);
+void json_string(struct json_writer *w, const char *bytes, size_t length); // must be valid UTF-8
+void json_text(struct json_writer *w, const char *text);
+void json_int(struct json_writer *w, int64_t value);
+void json_number(struct json_writer *w, double value); // shortest form that reads back equal
+void json_bool(struct json_writer *w, bool value);
+void json_null(struct json_writer *w);
+
+#endif

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each outside library becomes one interface target memo_dep_NAME, so that a room links what it
+# needs by name. On clusters: environment modules that set CMAKE_PREFIX_PATH, PKG_CONFIG_PATH,
+# HDF5_ROOT or MPI_HOME are enough; see README, "On a cluster".
+find_package(Threads REQUIRED)
+
+function(memo_dependency name)
+    add_library(memo_dep_${name} INTERFACE)
+    target_link_libraries(memo_dep_${name} INTERFACE ${ARGN})
+endfunction()
+
+find_package(OpenMP COMPONENTS C)
+if(OpenMP_C_FOUND)
+    memo_dependency(openmp OpenMP::OpenMP_C)
+else()
+    message(STATUS "memo: no OpenMP, kernels run on one thread")
+    memo_dependency(openmp)
+endif()
+
+if(NOT MEMO_MINIMAL)
+    find_package(PkgConfig REQUIRED)
+    pkg_check_modules(uv REQUIRED IMPORTED_TARGET libuv)
+    pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
+    pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
+    pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+    memo_dependency(uv PkgConfig::uv)
+    memo_dependency(pcre2 PkgConfig::pcre2)
+    memo_dependency(utf8proc PkgConfig::utf8proc)
+    memo_dependency(xxhash PkgConfig::xxhash)
+
+    set(MPI_CXX_SKIP_MPICXX ON)
+    find_package(MPI REQUIRED COMPONENTS C)
+    memo_dependency(mpi MPI::MPI_C)
+
+    find_package(HDF5 REQUIRED COMPONENTS C)
+    add_library(memo_dep_hdf5 INTERFACE)
+    target_include_directories(memo_dep_hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS})
+    target_link_libraries(memo_dep_hdf5 INTERFACE ${HDF5_C_LIBRARIES})
+
+    find_path(DNNL_INCLUDE_DIR dnnl.h)
+    find_library(DNNL_LIBRARY dnnl)
+    if(NOT DNNL_INCLUDE_DIR OR NOT DNNL_LIBRARY)
+        message(FATAL_ERROR "oneDNN (libdnnl-dev) was not found; set CMAKE_PREFIX_PATH to where it is")
+    endif()
+    add_library(memo_dep_dnnl INTERFACE)
+    target_include_directories(memo_dep_dnnl SYSTEM INTERFACE ${DNNL_INCLUDE_DIR})
+    target_link_libraries(memo_dep_dnnl INTERFACE ${DNNL_LIBRARY})
+    message(STATUS "memo: oneDNN ${DNNL_LIBRARY}, MPI ${MPI_C_VERSION}, HDF5 ${HDF5_VERSION}")
+endif()
