@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// A device: where tensors live and which table of operations computes on them. Operations enqueue;
+// only device_sync and device_copy_out wait. What failed inside an operation (a CUDA fault) is
+// reported by the next of these two.
+#ifndef MEMO_KERNELS_DEVICE_H
+#define MEMO_KERNELS_DEVICE_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
+
+size_t dtype_bytes(enum dtype dtype);
+const char *dtype_name(enum dtype dtype); // "f32", "bf16", "f16"
+
+// Conversions on the host. Rounding is to nearest, ties to even; NaN stays NaN.
+float bf16_to_f32(uint16_t bits);
+uint16_t bf16_from_f32(float value);
+float f16_to_f32(uint16_t bits);
+uint16_t f16_from_f32(float value);
+void convert_to_f32(float *out, const void *in, enum dtype dtype, size_t count);
+void convert_from_f32(void *out, enum dtype dtype, const float *in, size_t count);
+
+// A view: the shape is an argument of the operation, rows are contiguous unless a stride is given.
+struct tensor {
+    void *data;
+    enum dtype dtype;
+};
+
+struct kernels;
+
+struct device {
+    const struct kernels *ops;
+    int threads;
+    void *state; // the backend's own
+};
+
+struct device_options {
+    const char *backend; // "ref", "cpu", "cuda"; NULL: the fastest that works here
+    const char *isa;     // cpu only: "plain", "avx2", "avx512"; NULL: the best this processor has
+    int threads;         // cpu only; 0: as many as this process may run on
+};
+
+int device_create(const struct device_options *options, struct device **out, struct error *err);
+void device_destroy(struct device *device);
+void device_describe(const struct device *device, char *out, size_t out_bytes); // "cpu avx512, 2 threads"
+
+// Memory is 64-byte aligned and zeroed.
+int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);
+void device_free(struct device *device, void *block);
+void device_zero(struct device *device, void *block, size_t bytes);
+void device_copy(struct device *device, void *out, const void *in, size_t bytes); // on the device
+void device_copy_in(struct device *device, void *out, const void *host, size_t bytes);
+int device_copy_out(struct device *device, void *host, const void *in, size_t bytes,
+                    struct error *err);
+int device_sync(struct device *device, struct error *err);
+
+#endif

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+// The contract of every operation. ref/ is the specification (naive, formula and source on top of
+// each file), cpu/ and cuda/ compute the same faster, under the same names.
+//
+// T is the number of tokens of a packed batch, R any number of rows, D the model width, H heads, d
+// the width of a head. "=" overwrites, "+=" accumulates. Arguments never alias unless said so.
+// Index arrays (ids, positions, offsets) live on the device. Sums are float32 or better; a result
+// does not depend on timing, and a row's result does not depend on the other rows of the call.
+#ifndef MEMO_KERNELS_KERNELS_H
+#define MEMO_KERNELS_KERNELS_H
+
+#include "kernels/device.h"
+
+// out[t] = weight[ids[t]] * scale
+struct embedding_forward {
+    struct tensor out;    // [T, D] =
+    struct tensor weight; // [vocabulary, D]
+    const int32_t *ids;   // [T], each below vocabulary
+    size_t tokens;
+    size_t width;
+    float scale;
+};
+
+// grad_weight[ids[t]] += grad_out[t] * scale, tokens of one id added in ascending t.
+struct embedding_backward {
+    struct tensor grad_weight; // [vocabulary, D] +=
+    struct tensor grad_out;    // [T, D]
+    const int32_t *ids;
+    size_t tokens;
+    size_t vocabulary;
+    size_t width;
+    float scale;
+};
+
+// out = x * rstd * (weight + weight_offset), rstd = 1 / sqrt(mean(x^2) + epsilon).
+// Zhang and Sennrich 2019; weight_offset 1 is Gemma's convention.
+struct rmsnorm_forward {
+    struct tensor out; // [R, D] =, may be x
+    float *rstd;       // [R] = for backward; NULL: not kept
+    struct tensor x;   // [R, D]
+    struct tensor weight;
+    size_t rows;
+    size_t width;
+    float epsilon;
+    float weight_offset;
+};
+
+struct rmsnorm_backward {
+    struct tensor grad_x;      // [R, D] += (the residual branch is already there)
+    struct tensor grad_weight; // [D] +=
+    struct tensor grad_out;    // [R, D]
+    struct tensor x;
+    const float *rstd;
+    struct tensor weight;
+    size_t rows;
+    size_t width;
+    float weight_offset;
+};
+
+// A dense layer's parameters. packed is the backend's own copy in the layout it reads fastest, made by
+// linear_pack for weights that no longer change; NULL otherwise.
+struct linear {
+    struct tensor weight; // [out_width, in_width], row-major as Hugging Face stores it
+    struct tensor bias;   // [out_width]; data NULL: none
+    size_t out_width;
+    size_t in_width;
+    void *packed;
+};
+
+// out = x weight^T + bias, or out += with accumulate.
+struct linear_forward {
+    struct tensor out; // [R, out_width]
+    struct tensor x;   // [R, in_width]
+    const struct linear *linear;
+    size_t rows;
+    bool accumulate;
+};
+
+// grad_x = grad_out weight, or += with accumulate.
+struct linear_backward_input {
+    struct tensor grad_x;
+    struct tensor grad_out;
+    const struct linear *linear;
+    size_t rows;
+    bool accumulate;
+};
+
+// grad_weight += grad_out^T x; grad_bias += column sums of grad_out.
+struct linear_backward_weight {
+    struct tensor grad_weight;
+    struct tensor grad_bias; // data NULL: none
+    struct tensor grad_out;
+    struct tensor x;
+    size_t rows;
+    size_t out_width;
+    size_t in_width;
+};
+
+// Rotary embedding, halves convention of Llama and Qwen (Su et al. 2021): element i of the first half
+// pairs with element i of the second; angle = position * inverse_frequency[i]. In place on `heads`
+// consecutive heads at the start of each row. backward rotates by the negative angle.
+struct rope {
+    struct tensor x; // [T] rows of `stride` elements
+    const int32_t *positions;
+    const float *inverse_frequency; // [d / 2]
+    float magnitude;                // multiplies cos and sin (YaRN); 1 otherwise
+    size_t tokens;
+    size_t stride;
+    size_t heads;
+    size_t head_width;
+    bool backward;
+};
+
+// Packed sequences: sequence s is tokens offsets[s]..offsets[s + 1].
+struct sequences {
+    const int32_t *offsets; // [count + 1], on the device
+    size_t count;
+    size_t longest;
+};
+
+// Causal grouped-query attention inside each sequence:
+// out[t,h] = sum_u softmax_u(scale q[t,h] . k[u,g]) v[u,g], u <= t, t - u < window, g = h / (H / H_kv).
+// Rows of q, k, v are `stride` elements apart (they may be parts of one buffer).
+struct attention_forward {
+    struct tensor out;    // [T, H, d] =
+    float *log_sum_exp;   // [T, H] = for backward; NULL: not kept
+    struct tensor q, k, v;
+    size_t stride;
+    struct sequences sequences;
+    size_t tokens;
+    size_t heads, kv_heads, head_width;
+    float scale;
+    size_t window; // 0: no limit
+};
+
+struct attention_backward {
+    struct tensor grad_q, grad_k, grad_v; // = , rows `stride` elements apart
+    struct tensor grad_out;               // [T, H, d]
+    struct tensor out;
+    const float *log_sum_exp;
+    struct tensor q, k, v;
+    size_t stride;
+    struct sequences sequences;
+    size_t tokens;
+    size_t heads, kv_heads, head_width;
+    float scale;
+    size_t window;
+};
+
+// Generation. Cache of one layer: [slots, capacity, H_kv, d].
+struct kv_write {
+    struct tensor k_cache, v_cache;
+    struct tensor k, v; // [T] rows of `stride` elements
+    size_t stride;
+    const int32_t *slots;     // [T]
+    const int32_t *positions; // [T], below capacity
+    size_t tokens;
+    size_t capacity;
+    size_t kv_heads, head_width;
+};
+
+// Token t sees positions 0..positions[t] of slot slots[t] (also those just written), within window.
+struct attention_cached {
+    struct tensor out; // [T, H, d] =
+    struct tensor q;   // [T] rows of `stride` elements
+    size_t stride;
+    struct tensor k_cache, v_cache;
+    const int32_t *slots;
+    const int32_t *positions;
+    size_t tokens;
+    size_t capacity;
+    size_t heads, kv_heads, head_width;
+    float scale;
+    size_t window;
+};
+
+enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
+
+// out = activation(gate) * up, where a row of gate_up is [gate | up] (Shazeer 2020).
+struct gated_forward {
+    struct tensor out;     // [R, F] =
+    struct tensor gate_up; // [R, 2 F]
+    enum activation activation;
+    size_t rows;
+    size_t width; // F
+};
+
+struct gated_backward {
+    struct tensor grad_gate_up; // [R, 2 F] =, may be gate_up
+    struct tensor grad_out;     // [R, F]
+    struct tensor gate_up;
+    enum activation activation;
+    size_t rows;
+    size_t width;
+};
+
+// losses[r] = log sum exp(logits[r]) - logits[r, targets[r]]; with backward the logits become
+// (softmax - onehot) * grad_scale in place.
+struct cross_entropy {
+    struct tensor logits; // [R, V]
+    float *losses;        // [R] =
+    const int32_t *targets;
+    size_t rows;
+    size_t vocabulary;
+    float grad_scale;
+    bool backward;
+};
+
+// out[r] = x[index[r]]
+struct rows_gather {
+    struct tensor out; // [R, D] =
+    struct tensor x;
+    const int32_t *index;
+    size_t rows;
+    size_t width;
+};
+
+// out[index[r]] += x[r]; no index twice.
+struct rows_scatter_add {
+    struct tensor out;
+    struct tensor x; // [R, D]
+    const int32_t *index;
+    size_t rows;
+    size_t width;
+};
+
+// AdamW, Loshchilov and Hutter 2019, decoupled decay, bias-corrected, in the order of torch.optim.AdamW:
+// g = grad * grad_scale; p *= 1 - lr * decay; m += (g - m) (1 - beta1); v = beta2 v + (1 - beta2) g^2;
+// p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + epsilon)
+struct adamw {
+    float *parameter; // [count], in place; so are the moments
+    float *moment1;
+    float *moment2;
+    const float *grad;
+    size_t count;
+    float grad_scale;
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    int64_t step; // from 1
+};
+
+struct kernels {
+    const char *name;
+
+    void (*embedding_forward)(struct device *, const struct embedding_forward *);
+    void (*embedding_backward)(struct device *, const struct embedding_backward *);
+    void (*rmsnorm_forward)(struct device *, const struct rmsnorm_forward *);
+    void (*rmsnorm_backward)(struct device *, const struct rmsnorm_backward *);
+    void (*linear_forward)(struct device *, const struct linear_forward *);
+    void (*linear_backward_input)(struct device *, const struct linear_backward_input *);
+    void (*linear_backward_weight)(struct device *, const struct linear_backward_weight *);
+    void (*linear_pack)(struct device *, struct linear *);   // a hint; may do nothing
+    void (*linear_unpack)(struct device *, struct linear *); // frees what linear_pack made
+    void (*rope)(struct device *, const struct rope *);
+    void (*attention_forward)(struct device *, const struct attention_forward *);
+    void (*attention_backward)(struct device *, const struct attention_backward *);
+    void (*kv_write)(struct device *, const struct kv_write *);
+    void (*attention_cached)(struct device *, const struct attention_cached *);
+    void (*gated_forward)(struct device *, const struct gated_forward *);
+    void (*gated_backward)(struct device *, const struct gated_backward *);
+    void (*cross_entropy)(struct device *, const struct cross_entropy *);
+    void (*rows_gather)(struct device *, const struct rows_gather *);
+    void (*rows_scatter_add)(struct device *, const struct rows_scatter_add *);
+    void (*adamw)(struct device *, const struct adamw *);
+
+    // out[r] = index of the largest of logits[r, 0..width), the lowest index on ties.
+    void (*argmax)(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
+    // *out = sum of x^2 in float64, in one order for every thread count.
+    void (*sum_squares)(struct device *, double *out, const float *x, size_t count);
+};
+
+extern const struct kernels kernels_ref;
+
+#endif
