@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reflections: question-answer pairs with their provenance, and the tasks that made them.
+#ifndef MEMO_DATASETS_REFLECTIONS_H
+#define MEMO_DATASETS_REFLECTIONS_H
+
+#include "base/error.h"
+#include "base/fs.h"
+#include "base/hash.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum reflection_step {
+    STEP_CLOZE = 0, // the cloze generator's only step
+    STEP_DIRECT = 1,
+    STEP_INDIRECT = 2,
+    STEP_CONSOLIDATE = 3,
+    STEP_VERIFY = 4,
+    STEP_ENTITY = 5,
+    STEP_CROSS = 6,
+};
+const char *reflection_step_name(enum reflection_step step); // "cloze", "1a", "1b", "2", ...
+
+// Task id: what is asked of which text by which generator; see DESIGN "Identity" in docs. Two runs that
+// would do the same work agree on it.
+struct task_identity {
+    const char *kind; // "chunk" or "group"
+    const struct digest *contents; // digests of the chunk, or of the group's chunks sorted
+    size_t content_count;
+    enum reflection_step step;
+    struct digest prompts;   // of the prompt set; zero for cloze
+    struct digest generator; // of the generator
+    struct digest sampling;  // of temperature, top-p, limits
+    uint64_t seed;           // of the run
+};
+struct digest task_identity_digest(const struct task_identity *identity);
+struct digest reflection_record_id(struct digest task_id, enum reflection_step step,
+                                   uint32_t ordinal);
+
+struct reflection {
+    struct digest record_id;
+    struct digest task_id;
+    enum reflection_step step;
+    uint32_t ordinal; // within the task
+    const char *question; // UTF-8
+    size_t question_bytes;
+    const char *answer;
+    size_t answer_bytes;
+    struct digest document; // digest of the source document
+    uint64_t span_begin;    // bytes inside the document
+    uint64_t span_end;
+    uint64_t seed;
+    uint32_t prompt_tokens;
+    uint32_t output_tokens;
+};
+
+enum task_outcome { TASK_DONE = 0, TASK_EMPTY = 1, TASK_SET_ASIDE = 2 };
+
+struct reflection_task {
+    struct digest task_id;
+    enum task_outcome outcome;
+    uint32_t pairs;
+    uint32_t dropped; // pairs dropped, see reason
+    const char *reason; // why set aside or dropped; empty otherwise
+    uint64_t tokens;
+    double seconds;
+};
+
+// One segment being built in memory. Texts are copied.
+struct segment_writer;
+struct segment_writer *segment_writer_create(void);
+void segment_writer_destroy(struct segment_writer *writer);
+// pairs belong to task and are stored with it or not at all.
+void segment_writer_add(struct segment_writer *writer, const struct reflection_task *task,
+                        const struct reflection *pairs, size_t count);
+size_t segment_writer_tasks(const struct segment_writer *writer);
+size_t segment_writer_bytes(const struct segment_writer *writer); // about what the file will take
+// Writes directory/name.h5 durably (temporary name, sync, rename without replacing, directory sync) and
+// empties the writer. On failure the writer keeps its content.
+int segment_writer_commit(struct segment_writer *writer, struct fs *fs, const char *directory,
+                          const char *name, struct error *err);
+
+// A committed segment, verified as a whole before anything is read from it.
+struct segment {
+    const struct reflection_task *tasks;
+    size_t task_count;
+    const struct reflection *pairs; // task by task, in the order of tasks
+    size_t pair_count;
+    void *memory;
+};
+int segment_open(struct fs *fs, const char *path, struct segment *out, struct error *err);
+void segment_close(struct segment *segment);
+
+// A directory of segments: DIR/attempt-NNNN/*.h5. Each attempt directory is made by exclusive mkdir.
+// When a task was committed twice, the execution of the lower attempt (then the lower file name) counts,
+// whole.
+struct reflection_set {
+    const struct reflection_task *tasks; // sorted by task id
+    size_t task_count;
+    const struct reflection *pairs; // sorted by (task id, ordinal)
+    size_t pair_count;
+    size_t segment_count;
+    size_t duplicate_tasks; // executions that did not count
+    void *memory;
+};
+int reflection_set_open(struct fs *fs, const char *directory, struct reflection_set *out,
+                        struct error *err);
+void reflection_set_close(struct reflection_set *set);
+
+// Makes the next DIR/attempt-NNNN and returns its path (caller frees). Safe against other jobs.
+int reflections_begin_attempt(struct fs *fs, const char *directory, char **out_path,
+                              struct error *err);
+
+#endif
