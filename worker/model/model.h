@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// One decoder, written once over the kernels table: training and generation run the same layers and
+// differ in where attention finds its keys.
+#ifndef MEMO_WORKER_MODEL_MODEL_H
+#define MEMO_WORKER_MODEL_MODEL_H
+
+#include "kernels/kernels.h"
+#include "worker/model/config.h"
+#include "worker/model/layout.h"
+
+struct model {
+    struct model_config config;
+    struct layout layout;
+    struct device *device;
+    struct tensor weights; // [layout.elements], on the device, f32 for training
+};
+
+// Allocates zeroed weights. dtype is that of the weights on the device.
+int model_create(struct device *device, const struct model_config *config, enum dtype dtype,
+                 struct model **out, struct error *err);
+void model_destroy(struct model *model);
+
+// Normal initialisation, deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms 1, biases 0.
+// Element i of a tensor depends on seed, tensor name and i only.
+int model_init_random(struct model *model, uint64_t seed, struct error *err);
+
+// --- training ---
+
+// A packed batch, host memory. A target of -1 counts nothing.
+struct batch {
+    const int32_t *ids;       // [tokens]
+    const int32_t *positions; // [tokens], from 0 in each sequence
+    const int32_t *targets;   // [tokens]: the next token to predict, or -1
+    const int32_t *offsets;   // [sequences + 1]
+    size_t tokens;
+    size_t sequences;
+};
+
+// Activations and workspace for batches of at most max_tokens, with or without gradients.
+struct workspace;
+int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
+                     struct workspace **out, struct error *err);
+void workspace_destroy(struct workspace *workspace);
+size_t workspace_bytes(const struct workspace *workspace);
+
+// Sum of the losses over the batch's targets (not the mean). With grads not NULL ([layout.elements],
+// f32, device) accumulates d(sum of losses * grad_scale)/d weights. The head and the cross-entropy run
+// over slices of the rows that have a target, so that [tokens, vocabulary] never exists.
+int model_loss(struct model *model, struct workspace *workspace, const struct batch *batch,
+               float *grads, float grad_scale, double *loss_sum, struct error *err);
+
+// Logits of every token of the batch, [tokens, vocabulary] f32 on the host.
+int model_logits(struct model *model, struct workspace *workspace, const struct batch *batch,
+                 float *out, struct error *err);
+
+// --- generation ---
+
+// Keys and values of `slots` sequences of at most `capacity` tokens, all layers.
+struct kv_cache;
+int kv_cache_create(struct model *model, size_t slots, size_t capacity, size_t max_tokens,
+                    struct kv_cache **out, struct error *err);
+void kv_cache_destroy(struct kv_cache *cache);
+
+// Runs `tokens` new tokens (any mix of prompts and single steps; positions of a slot ascending) and
+// writes the logits of those listed in `wanted` (indices into the batch) to out [wanted_count,
+// vocabulary] f32 on the host. tokens is at most the cache's max_tokens.
+struct step_tokens {
+    const int32_t *ids;
+    const int32_t *slots;
+    const int32_t *positions;
+    size_t tokens;
+    const int32_t *wanted;
+    size_t wanted_count;
+};
+int model_step(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
+               float *out, struct error *err);
+
+// --- files ---
+
+// A Hugging Face directory. Every tensor is checked by name and shape; what is missing or left over is
+// an error that lists it.
+int model_load(struct device *device, const char *directory, enum dtype dtype, struct model **out,
+               struct error *err);
+
+struct fs;
+// Writes config.json and model.safetensors (dtype: config.dtype) into directory, which is created. The
+// tokenizer files of tokenizer_from (a directory; NULL: none) are copied beside them. The weights come
+// last: a directory that has model.safetensors is whole.
+int model_save(const struct model *model, struct fs *fs, const char *directory,
+               const char *tokenizer_from, struct error *err);
+
+#endif
