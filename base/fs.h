@@ -26,7 +26,7 @@ struct fs_ops {
     int (*close)(void *state, int handle);
     int (*rename)(void *state, const char *from, const char *to, bool replace);
     int (*sync_directory)(void *state, const char *path);
-    int (*remove)(void *state, const char *path); // file or empty directory
+    int (*remove)(void *state, const char *path);         // file or empty directory
     int (*make_directory)(void *state, const char *path); // -EEXIST when it is there
     int (*read)(void *state, const char *path, struct strbuf *out);
     int (*stat)(void *state, const char *path, struct fs_info *out);
@@ -58,9 +58,9 @@ struct fs_part {
     size_t length;
 };
 
-// Writes the parts to a temporary name beside path, syncs, renames to path, syncs the directory. With
-// replace false an existing path is an error. On failure nothing stands under path that was not there
-// before, and the temporary file is removed.
+// Writes the parts to a temporary name beside path, syncs, renames to path, syncs the directory.
+// With replace false an existing path is an error. On failure nothing stands under path that was
+// not there before, and the temporary file is removed.
 int fs_write_atomic(struct fs *fs, const char *path, const struct fs_part *parts, size_t count,
                     bool replace, struct error *err);
 int fs_write_text(struct fs *fs, const char *path, const char *text, size_t length,

@@ -20,8 +20,8 @@ int digest_compare(struct digest a, struct digest b); // like memcmp
 void digest_format(struct digest d, char out[DIGEST_TEXT_BYTES]);
 bool digest_parse(const char *text, struct digest *out); // exactly 32 hexadecimal digits
 
-// A digest of several fields that cannot be confused with one another: each field is preceded by its
-// length. Zero-initialise the builder with digest_begin.
+// A digest of several fields that cannot be confused with one another: each field is preceded by
+// its length. Zero-initialise the builder with digest_begin.
 struct digest_builder {
     void *state;
 };

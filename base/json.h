@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON (RFC 8259), read strictly and written compactly. The reader faces hostile bytes: invalid
-// UTF-8, lone surrogates, duplicate keys, trailing text, depth above JSON_MAX_DEPTH and numbers that
-// no double holds are errors that name the byte offset.
+// UTF-8, a byte order mark, lone surrogates, trailing text, depth above JSON_MAX_DEPTH and numbers
+// beyond the range of a double are errors that name the byte offset. Duplicate keys, which the RFC
+// leaves open, are kept; json_get and the typed getters see the last one.
 #ifndef MEMO_BASE_JSON_H
 #define MEMO_BASE_JSON_H
 
@@ -36,11 +37,14 @@ struct json {
     size_t *key_lengths; // bytes of keys[i]
 };
 
-// The tree lives in the arena. bytes need not be NUL-terminated.
+// The tree lives in the arena (so does what was read before an error). bytes need not be
+// NUL-terminated. Time and memory are linear in length.
 int json_parse(struct arena *arena, const char *bytes, size_t length, const struct json **out,
                struct error *err);
 
-// NULL when object is not an object or has no such key.
+const char *json_type_name(enum json_type type); // "a string", for messages
+
+// NULL when object is not an object or has no such key. Scans the members.
 const struct json *json_get(const struct json *object, const char *key);
 
 // Typed members. A missing key or JSON null leaves *out untouched and returns 0; a wrong type or a
@@ -67,10 +71,12 @@ void json_end_object(struct json_writer *w);
 void json_begin_array(struct json_writer *w);
 void json_end_array(struct json_writer *w);
 void json_key(struct json_writer *w, const char *key);
+void json_key_bytes(struct json_writer *w, const char *bytes, size_t length);
 void json_string(struct json_writer *w, const char *bytes, size_t length); // must be valid UTF-8
 void json_text(struct json_writer *w, const char *text);
 void json_int(struct json_writer *w, int64_t value);
-void json_number(struct json_writer *w, double value); // shortest form that reads back equal
+void json_number(struct json_writer *w,
+                 double value); // shortest form that reads back equal; NaN, inf: null
 void json_bool(struct json_writer *w, bool value);
 void json_null(struct json_writer *w);
 

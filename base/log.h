@@ -6,7 +6,8 @@
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
-// prefix names the process in a job of many ("rank 2"); NULL for none. Lines below level are dropped.
+// prefix names the process in a job of many ("rank 2"); NULL for none. Lines below level are
+// dropped.
 void log_configure(enum log_level level, const char *prefix);
 
 // Appends every line also to this descriptor (owned by the caller); -1 stops that.

@@ -40,11 +40,11 @@ struct option {
 
 struct verb {
     const char *name;
-    const char *summary;      // one line
-    const char *positional;   // "PATH..." for --help; NULL when none are taken
-    const char *examples;     // whole lines
+    const char *summary;    // one line
+    const char *positional; // "PATH..." for --help; NULL when none are taken
+    const char *examples;   // whole lines
     const struct option *options;
-    size_t options_bytes;     // size of the verb's options struct
+    size_t options_bytes; // size of the verb's options struct
     // Runs the job; positional arguments in order. Returns an exit code: 0 done, 1 failed (err says
     // why), 2 wrong usage (err says why), 75 stopped on request.
     int (*run)(const void *options, const struct option_list *positional, struct error *err);
@@ -52,8 +52,8 @@ struct verb {
 
 enum options_result { OPTIONS_OK = 0, OPTIONS_HELP = 1, OPTIONS_ERROR = -1 };
 
-// Fills *out (options_bytes, zeroed by the callee) from defaults, then --options FILE, then argv. The
-// strings point into argv or into memory kept until options_release.
+// Fills *out (options_bytes, zeroed by the callee) from defaults, then --options FILE, then argv.
+// The strings point into argv or into memory kept until options_release.
 enum options_result options_parse(const struct verb *verb, int argc, char **argv, void *out,
                                   struct option_list *positional, struct error *err);
 void options_release(const struct verb *verb, void *out, struct option_list *positional);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counter-based random numbers: value i of stream (seed, stream) is a pure function, so that any rank
-// can compute any element without drawing those before it.
+// Counter-based random numbers: value i of stream (seed, stream) is a pure function, so that any
+// rank can compute any element without drawing those before it.
 #ifndef MEMO_BASE_RANDOM_H
 #define MEMO_BASE_RANDOM_H
 

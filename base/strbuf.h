@@ -4,6 +4,7 @@
 #ifndef MEMO_BASE_STRBUF_H
 #define MEMO_BASE_STRBUF_H
 
+#include <stdarg.h>
 #include <stddef.h>
 
 struct strbuf {
@@ -19,6 +20,8 @@ void strbuf_add(struct strbuf *buf, const void *bytes, size_t length);
 void strbuf_adds(struct strbuf *buf, const char *text);
 void strbuf_addc(struct strbuf *buf, char c);
 void strbuf_addf(struct strbuf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void strbuf_vaddf(struct strbuf *buf, const char *format, va_list args)
+    __attribute__((format(printf, 2, 0)));
 char *strbuf_detach(struct strbuf *buf); // caller frees; buf becomes empty
 
 #endif
