@@ -31,9 +31,11 @@ struct tensor {
 };
 
 struct kernels;
+struct backend;
 
 struct device {
     const struct kernels *ops;
+    const struct backend *backend; // memory and life cycle, see backend.h
     int threads;
     void *state; // the backend's own
 };
@@ -46,7 +48,8 @@ struct device_options {
 
 int device_create(const struct device_options *options, struct device **out, struct error *err);
 void device_destroy(struct device *device);
-void device_describe(const struct device *device, char *out, size_t out_bytes); // "cpu avx512, 2 threads"
+void device_describe(const struct device *device, char *out,
+                     size_t out_bytes); // "cpu avx512, 2 threads"
 
 // Memory is 64-byte aligned and zeroed.
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);

@@ -11,6 +11,10 @@
 
 #include "kernels/device.h"
 
+enum {
+    HEAD_WIDTH_LIMIT = 256
+}; // attention keeps a head's row on the stack; no known model has more
+
 // out[t] = weight[ids[t]] * scale
 struct embedding_forward {
     struct tensor out;    // [T, D] =
@@ -57,8 +61,8 @@ struct rmsnorm_backward {
     float weight_offset;
 };
 
-// A dense layer's parameters. packed is the backend's own copy in the layout it reads fastest, made by
-// linear_pack for weights that no longer change; NULL otherwise.
+// A dense layer's parameters. packed is the backend's own copy in the layout it reads fastest, made
+// by linear_pack for weights that no longer change; NULL otherwise.
 struct linear {
     struct tensor weight; // [out_width, in_width], row-major as Hugging Face stores it
     struct tensor bias;   // [out_width]; data NULL: none
@@ -96,9 +100,9 @@ struct linear_backward_weight {
     size_t in_width;
 };
 
-// Rotary embedding, halves convention of Llama and Qwen (Su et al. 2021): element i of the first half
-// pairs with element i of the second; angle = position * inverse_frequency[i]. In place on `heads`
-// consecutive heads at the start of each row. backward rotates by the negative angle.
+// Rotary embedding, halves convention of Llama and Qwen (Su et al. 2021): element i of the first
+// half pairs with element i of the second; angle = position * inverse_frequency[i]. In place on
+// `heads` consecutive heads at the start of each row. backward rotates by the negative angle.
 struct rope {
     struct tensor x; // [T] rows of `stride` elements
     const int32_t *positions;
@@ -119,11 +123,11 @@ struct sequences {
 };
 
 // Causal grouped-query attention inside each sequence:
-// out[t,h] = sum_u softmax_u(scale q[t,h] . k[u,g]) v[u,g], u <= t, t - u < window, g = h / (H / H_kv).
-// Rows of q, k, v are `stride` elements apart (they may be parts of one buffer).
+// out[t,h] = sum_u softmax_u(scale q[t,h] . k[u,g]) v[u,g], u <= t, t - u < window, g = h / (H /
+// H_kv). Rows of q, k, v are `stride` elements apart (they may be parts of one buffer).
 struct attention_forward {
-    struct tensor out;    // [T, H, d] =
-    float *log_sum_exp;   // [T, H] = for backward; NULL: not kept
+    struct tensor out;  // [T, H, d] =
+    float *log_sum_exp; // [T, H] = for backward; NULL: not kept
     struct tensor q, k, v;
     size_t stride;
     struct sequences sequences;
@@ -224,9 +228,10 @@ struct rows_scatter_add {
     size_t width;
 };
 
-// AdamW, Loshchilov and Hutter 2019, decoupled decay, bias-corrected, in the order of torch.optim.AdamW:
-// g = grad * grad_scale; p *= 1 - lr * decay; m += (g - m) (1 - beta1); v = beta2 v + (1 - beta2) g^2;
-// p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + epsilon)
+// AdamW, Loshchilov and Hutter 2019, decoupled decay, bias-corrected, in the order of
+// torch.optim.AdamW: g = grad * grad_scale; p *= 1 - lr * decay; m += (g - m) (1 - beta1); v =
+// beta2 v + (1 - beta2) g^2; p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) +
+// epsilon)
 struct adamw {
     float *parameter; // [count], in place; so are the moments
     float *moment1;

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backend gives besides its operations: a life cycle, memory, and waiting. The public
+// functions of device.h forward here.
+#ifndef MEMO_KERNELS_BACKEND_H
+#define MEMO_KERNELS_BACKEND_H
+
+#include "kernels/device.h"
+
+struct memory {
+    int (*alloc)(struct device *, size_t bytes, void **out, struct error *);
+    void (*free)(struct device *, void *block);
+    void (*zero)(struct device *, void *block, size_t bytes);
+    void (*copy)(struct device *, void *out, const void *in, size_t bytes);
+    void (*copy_in)(struct device *, void *out, const void *host, size_t bytes);
+    int (*copy_out)(struct device *, void *host, const void *in, size_t bytes, struct error *);
+    int (*sync)(struct device *, struct error *);
+};
+
+struct backend {
+    const char *name;
+    const struct memory *memory;
+    // Fills device->ops, ->threads and ->state. On failure nothing is left to destroy.
+    int (*create)(struct device *, const struct device_options *, struct error *);
+    void (*destroy)(struct device *);
+    void (*describe)(const struct device *, char *out, size_t out_bytes);
+};
+
+extern const struct memory memory_host; // for backends that compute on the host
+extern const struct backend backend_ref;
+
+#endif

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/device.h"
+
+#include "kernels/backend.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// Fastest first: the order in which device_create tries when no backend is named.
+static const struct backend *const backends[] = {&backend_ref};
+
+enum { BACKENDS = sizeof backends / sizeof backends[0] };
+
+static int backend_start(const struct backend *backend, const struct device_options *options,
+                         struct device **out, struct error *err)
+{
+    struct device *device = calloc(1, sizeof *device);
+    if (!device)
+        return error_set(err, "cannot allocate a device: out of memory");
+    device->backend = backend;
+    if (backend->create(device, options, err) != 0) {
+        free(device);
+        return error_prefix(err, "cannot start backend '%s'", backend->name);
+    }
+    *out = device;
+    return 0;
+}
+
+int device_create(const struct device_options *options, struct device **out, struct error *err)
+{
+    *out = NULL;
+    if (options->threads < 0)
+        return error_set(err, "wrong number of threads %d: give 0 (all) or more", options->threads);
+    for (size_t i = 0; i < BACKENDS; i++) {
+        if (!options->backend) {
+            if (backend_start(backends[i], options, out, err) == 0)
+                return 0;
+        } else if (strcmp(options->backend, backends[i]->name) == 0) {
+            return backend_start(backends[i], options, out, err);
+        }
+    }
+    if (!options->backend)
+        return -1;
+    return error_set(err, "unknown backend '%s': this build has 'ref'", options->backend);
+}
+
+void device_destroy(struct device *device)
+{
+    if (!device)
+        return;
+    device->backend->destroy(device);
+    free(device);
+}
+
+void device_describe(const struct device *device, char *out, size_t out_bytes)
+{
+    device->backend->describe(device, out, out_bytes);
+}
+
+int device_alloc(struct device *device, size_t bytes, void **out, struct error *err)
+{
+    return device->backend->memory->alloc(device, bytes, out, err);
+}
+
+void device_free(struct device *device, void *block)
+{
+    if (block)
+        device->backend->memory->free(device, block);
+}
+
+void device_zero(struct device *device, void *block, size_t bytes)
+{
+    device->backend->memory->zero(device, block, bytes);
+}
+
+void device_copy(struct device *device, void *out, const void *in, size_t bytes)
+{
+    device->backend->memory->copy(device, out, in, bytes);
+}
+
+void device_copy_in(struct device *device, void *out, const void *host, size_t bytes)
+{
+    device->backend->memory->copy_in(device, out, host, bytes);
+}
+
+int device_copy_out(struct device *device, void *host, const void *in, size_t bytes,
+                    struct error *err)
+{
+    return device->backend->memory->copy_out(device, host, in, bytes, err);
+}
+
+int device_sync(struct device *device, struct error *err)
+{
+    return device->backend->memory->sync(device, err);
+}

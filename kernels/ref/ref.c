@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/ref/ref.h"
+
+#include "kernels/backend.h"
+
+#include <stdio.h>
+
+const struct kernels kernels_ref = {
+    .name = "ref",
+    .embedding_forward = ref_embedding_forward,
+    .embedding_backward = ref_embedding_backward,
+    .rmsnorm_forward = ref_rmsnorm_forward,
+    .rmsnorm_backward = ref_rmsnorm_backward,
+    .linear_forward = ref_linear_forward,
+    .linear_backward_input = ref_linear_backward_input,
+    .linear_backward_weight = ref_linear_backward_weight,
+    .linear_pack = ref_linear_pack,
+    .linear_unpack = ref_linear_unpack,
+    .rope = ref_rope,
+    .attention_forward = ref_attention_forward,
+    .attention_backward = ref_attention_backward,
+    .kv_write = ref_kv_write,
+    .attention_cached = ref_attention_cached,
+    .gated_forward = ref_gated_forward,
+    .gated_backward = ref_gated_backward,
+    .cross_entropy = ref_cross_entropy,
+    .rows_gather = ref_rows_gather,
+    .rows_scatter_add = ref_rows_scatter_add,
+    .adamw = ref_adamw,
+    .argmax = ref_argmax,
+    .sum_squares = ref_sum_squares,
+};
+
+static int ref_create(struct device *device, const struct device_options *options,
+                      struct error *err)
+{
+    if (options->isa)
+        return error_set(err, "instruction set '%s' means nothing to it: leave it out or use 'cpu'",
+                         options->isa);
+    device->ops = &kernels_ref;
+    device->threads = 1;
+    return 0;
+}
+
+static void ref_destroy(struct device *device)
+{
+    (void)device;
+}
+
+static void ref_describe(const struct device *device, char *out, size_t out_bytes)
+{
+    (void)device;
+    snprintf(out, out_bytes, "ref, 1 thread");
+}
+
+const struct backend backend_ref = {
+    .name = "ref",
+    .memory = &memory_host,
+    .create = ref_create,
+    .destroy = ref_destroy,
+    .describe = ref_describe,
+};
