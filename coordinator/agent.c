@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/agent.h"
+
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COORDINATOR_PEER 0
+
+struct task_numbers {
+    uint32_t *items;
+    size_t count;
+    size_t capacity;
+};
+
+struct agent {
+    struct transport *transport;
+    const struct task_runner *runner;
+    struct agent_options options;
+    struct task_numbers leased; // not yet submitted, a queue from leased_first
+    size_t leased_first;
+    size_t running;
+    struct task_numbers finished; // computed, not yet committed
+    uint64_t pairs;               // of finished
+    uint64_t tokens;
+    double oldest_finished_seconds;
+    double next_submit_seconds; // the rate limit
+    bool stopping;
+    bool ended;
+};
+
+static void numbers_add(struct task_numbers *numbers, uint32_t task)
+{
+    numbers->items =
+        mem_grow(numbers->items, &numbers->capacity, numbers->count + 1, sizeof(*numbers->items));
+    numbers->items[numbers->count++] = task;
+}
+
+static int send_message(struct agent *agent, const struct message *message, struct error *err)
+{
+    struct strbuf bytes = {0};
+    message_encode(message, &bytes);
+    const int rc =
+        transport_post(agent->transport, COORDINATOR_PEER, bytes.bytes, bytes.length, err);
+    strbuf_release(&bytes);
+    return rc;
+}
+
+int agent_create(struct transport *transport, const struct task_runner *runner,
+                 const struct agent_options *options, struct agent **out, struct error *err)
+{
+    struct agent *agent = mem_calloc(1, sizeof(*agent));
+    agent->transport = transport;
+    agent->runner = runner;
+    agent->options = *options;
+    const struct message hello = {
+        .kind = MESSAGE_HELLO, .plan = options->plan, .window = runner->window};
+    if (send_message(agent, &hello, err)) {
+        agent_destroy(agent);
+        return -1;
+    }
+    *out = agent;
+    return 0;
+}
+
+void agent_destroy(struct agent *agent)
+{
+    if (!agent)
+        return;
+    free(agent->leased.items);
+    free(agent->finished.items);
+    free(agent);
+}
+
+bool agent_ended(const struct agent *agent)
+{
+    return agent->ended;
+}
+
+int agent_receive(struct agent *agent, const struct message *message, struct error *err)
+{
+    switch (message->kind) {
+    case MESSAGE_LEASE:
+        for (size_t i = 0; i < message->count; i++)
+            numbers_add(&agent->leased, message->tasks[i]);
+        return 0;
+    case MESSAGE_STOP:
+        agent->stopping = true;
+        return 0;
+    default:
+        return error_set(err, "unexpected message of kind %d from the coordinator", message->kind);
+    }
+}
+
+static int say_goodbye(struct agent *agent, bool failed, const char *reason, struct error *err)
+{
+    struct message bye = {.kind = MESSAGE_BYE, .failed = failed};
+    snprintf(bye.text, sizeof(bye.text), "%s", reason);
+    agent->ended = true;
+    return send_message(agent, &bye, err);
+}
+
+static int submit_leased(struct agent *agent, double now_seconds, bool *busy, struct error *err)
+{
+    const double rate = agent->options.max_tasks_per_second;
+    while (agent->leased_first < agent->leased.count && agent->running < agent->runner->window) {
+        if (rate > 0 && now_seconds < agent->next_submit_seconds)
+            return 0;
+        agent->next_submit_seconds = rate > 0 ? now_seconds + 1 / rate : 0;
+        const uint32_t task = agent->leased.items[agent->leased_first++];
+        if (agent->runner->submit(agent->runner->state, task, err))
+            return -1;
+        agent->running++;
+        *busy = true;
+    }
+    if (agent->leased_first == agent->leased.count) {
+        agent->leased_first = 0;
+        agent->leased.count = 0;
+    }
+    return 0;
+}
+
+static int report_failure(struct agent *agent, const struct task_result *result, struct error *err)
+{
+    uint32_t task = result->task;
+    struct message failed = {.kind = MESSAGE_FAILED, .tasks = &task, .count = 1};
+    snprintf(failed.text, sizeof(failed.text), "%s", result->reason);
+    return send_message(agent, &failed, err);
+}
+
+// Takes what the runner has finished; 1 when there was something.
+static int collect_one(struct agent *agent, double now_seconds, struct error *err)
+{
+    struct task_result result;
+    const int rc = agent->runner->poll(agent->runner->state, &result, err);
+    if (rc <= 0)
+        return rc;
+    agent->running--;
+    if (result.failed)
+        return report_failure(agent, &result, err) ? -1 : 1;
+    if (agent->finished.count == 0)
+        agent->oldest_finished_seconds = now_seconds;
+    numbers_add(&agent->finished, result.task);
+    agent->pairs += result.pairs;
+    agent->tokens += result.tokens;
+    return 1;
+}
+
+static bool commit_is_due(const struct agent *agent, double now_seconds)
+{
+    const bool waiting = agent->running == 0 && agent->leased.count == 0;
+    return agent->finished.count > 0 &&
+           (waiting || agent->stopping || agent->finished.count >= PROTOCOL_MAX_TASKS ||
+            now_seconds - agent->oldest_finished_seconds >= agent->options.commit_seconds ||
+            agent->runner->uncommitted_bytes(agent->runner->state) >= agent->options.commit_bytes);
+}
+
+static int commit_finished(struct agent *agent, struct error *err)
+{
+    if (agent->runner->commit(agent->runner->state, err))
+        return -1;
+    const struct message committed = {.kind = MESSAGE_COMMITTED,
+                                      .tasks = agent->finished.items,
+                                      .count = agent->finished.count,
+                                      .pairs = agent->pairs,
+                                      .tokens = agent->tokens};
+    const int rc = send_message(agent, &committed, err);
+    agent->finished.count = 0;
+    agent->pairs = 0;
+    agent->tokens = 0;
+    return rc;
+}
+
+static int work(struct agent *agent, double now_seconds, bool *busy, struct error *err)
+{
+    if (!agent->stopping && submit_leased(agent, now_seconds, busy, err))
+        return -1;
+    if (agent->running > 0) {
+        const int rc = collect_one(agent, now_seconds, err);
+        if (rc < 0)
+            return -1;
+        *busy = *busy || rc > 0;
+    }
+    if (commit_is_due(agent, now_seconds)) {
+        *busy = true;
+        return commit_finished(agent, err);
+    }
+    return 0;
+}
+
+int agent_step(struct agent *agent, double now_seconds, bool *busy, struct error *err)
+{
+    if (agent->ended)
+        return 0;
+    if (work(agent, now_seconds, busy, err)) {
+        struct error ignored; // the first failure is the one to report
+        say_goodbye(agent, true, err->text, &ignored);
+        return -1;
+    }
+    if (agent->stopping && agent->finished.count == 0) {
+        *busy = true;
+        return say_goodbye(agent, false, "", err);
+    }
+    return 0;
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The worker's end of the protocol: asks for tasks, has them run, commits results and reports them
+// after the commit. What a task is, only the runner knows.
+#ifndef MEMO_COORDINATOR_AGENT_H
+#define MEMO_COORDINATOR_AGENT_H
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "collectives/transport.h"
+#include "coordinator/protocol.h"
+
+struct task_result {
+    uint32_t task;
+    bool failed; // reason says why; nothing of the task is stored
+    char reason[1024];
+    uint64_t pairs;
+    uint64_t tokens;
+};
+
+// Computes tasks. Supplied by the job, which binds a generator and a segment writer.
+struct task_runner {
+    void *state;
+    uint32_t window; // most tasks it can use at once
+    int (*submit)(void *state, uint32_t task, struct error *err);
+    // Works for a few milliseconds at most. 1: a task ended, *out says how; 0: none did; -1: the
+    // worker cannot go on.
+    int (*poll)(void *state, struct task_result *out, struct error *err);
+    // Makes all results since the last commit durable.
+    int (*commit)(void *state, struct error *err);
+    size_t (*uncommitted_bytes)(void *state);
+};
+
+struct agent_options {
+    struct digest plan;          // of the task list; the coordinator's must be equal
+    double commit_seconds;       // finished work waits at most so long for its commit
+    size_t commit_bytes;         // and never grows beyond this
+    double max_tasks_per_second; // 0: no limit
+};
+
+struct agent;
+
+// Joins the coordinator at peer 0. transport and runner stay the caller's.
+int agent_create(struct transport *transport, const struct task_runner *runner,
+                 const struct agent_options *options, struct agent **out, struct error *err);
+void agent_destroy(struct agent *agent);
+
+int agent_receive(struct agent *agent, const struct message *message, struct error *err);
+
+// One round of work. *busy is set when something happened, left alone otherwise. On failure the
+// agent has told the coordinator why and is over.
+int agent_step(struct agent *agent, double now_seconds, bool *busy, struct error *err);
+
+// The agent has said goodbye; nothing more will come from it.
+bool agent_ended(const struct agent *agent);
+
+#endif

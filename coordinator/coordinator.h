@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// The coordinator's decisions as a pure state machine: events in, actions out. It has no clock, no
+// files and no network, so that a simulator can drive it through any order of crashes and delays.
+//
+// Life of a task:
+//
+//     PENDING --lease--> LEASED --committed--> DONE
+//        ^                 |
+//        |                 +-- lease expired, worker lost, or failed: attempts + 1
+//        +-- attempts < max_attempts
+//        |
+//        +-- otherwise SETTING_ASIDE --set_aside_committed--> ASIDE
+//
+// The truth is on disk: DONE and ASIDE mean that the task's row is in a committed segment. A result
+// counts whenever it comes, also after its lease expired; the second one of a task changes nothing.
+// A graceful leave gives tasks back without counting an attempt.
+#ifndef MEMO_COORDINATOR_COORDINATOR_H
+#define MEMO_COORDINATOR_COORDINATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct coordinator_options {
+    size_t tasks;
+    size_t max_workers;   // worker numbers are below this
+    double lease_seconds; // a task unreported for so long is given to somebody else
+    int max_attempts;     // then it is set aside
+};
+
+enum coordinator_event_kind {
+    EVENT_WORKER_JOINED,       // worker, window
+    EVENT_WORKER_LEFT,         // worker: it said goodbye; nothing is held against its tasks
+    EVENT_WORKER_LOST,         // worker: it vanished
+    EVENT_COMMITTED,           // worker, task: its row is durable
+    EVENT_FAILED,              // worker, task, reason
+    EVENT_SET_ASIDE_COMMITTED, // task
+    EVENT_STOP_REQUESTED,
+    EVENT_TICK, // nothing but the time
+};
+
+struct coordinator_event {
+    enum coordinator_event_kind kind;
+    double now_seconds; // never decreasing
+    int worker;
+    uint32_t window; // most tasks the worker wants to hold
+    uint32_t task;
+    const char *reason;
+};
+
+enum coordinator_action_kind {
+    ACTION_LEASE,       // give task to worker
+    ACTION_SET_ASIDE,   // commit a row that says so, then report EVENT_SET_ASIDE_COMMITTED
+    ACTION_STOP_WORKER, // tell worker to commit what it has and leave
+};
+
+struct coordinator_action {
+    enum coordinator_action_kind kind;
+    int worker;
+    uint32_t task;
+    const char *reason; // valid until the next event
+};
+
+struct coordinator_counts {
+    size_t tasks;
+    size_t done;
+    size_t aside;
+    size_t leased;
+    size_t workers;
+    size_t retries;      // leases that expired, were lost or failed
+    size_t late_results; // results for tasks that were already final
+};
+
+struct coordinator;
+
+struct coordinator *coordinator_create(const struct coordinator_options *options);
+void coordinator_destroy(struct coordinator *coordinator);
+
+// Before the first event: the task's row was found on disk.
+void coordinator_restore(struct coordinator *coordinator, uint32_t task, bool set_aside);
+
+void coordinator_handle(struct coordinator *coordinator, const struct coordinator_event *event);
+
+// Takes the next decision that follows from the events so far; false when there is none.
+bool coordinator_next_action(struct coordinator *coordinator, struct coordinator_action *out);
+
+// True when nothing is left to do or a stop was requested, and every worker has left.
+bool coordinator_ended(const struct coordinator *coordinator);
+bool coordinator_complete(const struct coordinator *coordinator); // every task is final
+
+struct coordinator_counts coordinator_counts(const struct coordinator *coordinator);
+
+#endif

@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/shell.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#define IDLE_SLEEP_MS 1      // after a quiet round; doubles while it stays quiet
+#define IDLE_SLEEP_MAX_MS 20 // short enough that a message is never late by more than this
+#define PROGRESS_SECONDS 1.0 // between calls of the progress callback
+#define DRAIN_SECONDS 30.0   // for the last messages to leave at the end
+#define STOP_SIGNALS 3
+
+struct shell {
+    struct group *group;
+    const struct cluster_job *job;
+    struct transport *transport;
+    struct coordinator *coordinator; // rank 0
+    struct agent *agent;             // every other rank, or rank 0 alone
+    uv_loop_t loop;
+    uv_timer_t wakeup;
+    uv_signal_t signals[STOP_SIGNALS];
+    bool stop_signalled;
+    bool stop_told; // the coordinator knows
+    double started_seconds;
+    double next_progress_seconds;
+    int goodbyes; // agents that have left; the job ends when all have
+    struct cluster_progress progress;
+    char worker_failure[PROTOCOL_MAX_TEXT + 64]; // of the first worker that gave up
+};
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct shell *shell = handle->data;
+    if (!shell->stop_signalled && shell->coordinator)
+        log_warn("%s received: committing what is done, then stopping", strsignal(number));
+    shell->stop_signalled = true;
+}
+
+static void on_wakeup(uv_timer_t *timer)
+{
+    (void)timer;
+}
+
+static int uv_check(int rc, const char *what, struct error *err)
+{
+    return rc < 0 ? error_set(err, "%s: %s", what, uv_strerror(rc)) : 0;
+}
+
+// SIGUSR1 is left alone: NCCL uses it.
+static int start_signals(struct shell *shell, struct error *err)
+{
+    static const int numbers[STOP_SIGNALS] = {SIGTERM, SIGINT, SIGUSR2};
+    for (int i = 0; i < STOP_SIGNALS; i++) {
+        shell->signals[i].data = shell;
+        if (uv_check(uv_signal_init(&shell->loop, &shell->signals[i]), "signal handler", err) ||
+            uv_check(uv_signal_start(&shell->signals[i], on_signal, numbers[i]), "signal handler",
+                     err))
+            return -1;
+    }
+    return 0;
+}
+
+static void close_handle(uv_handle_t *handle, void *unused)
+{
+    (void)unused;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static double elapsed(const struct shell *shell)
+{
+    return clock_seconds() - shell->started_seconds;
+}
+
+static void tell_coordinator(struct shell *shell, enum coordinator_event_kind kind, int worker,
+                             uint32_t task, const char *reason, uint32_t window)
+{
+    const struct coordinator_event event = {.kind = kind,
+                                            .now_seconds = elapsed(shell),
+                                            .worker = worker,
+                                            .window = window,
+                                            .task = task,
+                                            .reason = reason};
+    coordinator_handle(shell->coordinator, &event);
+}
+
+static int welcome(struct shell *shell, int peer, const struct message *hello, struct error *err)
+{
+    if (!digest_equal(hello->plan, shell->job->plan))
+        return error_set(err,
+                         "rank %d has a different task list: all ranks must see the same corpus "
+                         "file, options and build",
+                         peer);
+    tell_coordinator(shell, EVENT_WORKER_JOINED, peer, 0, NULL, hello->window);
+    return 0;
+}
+
+static int check_tasks(const struct shell *shell, int peer, const struct message *message,
+                       struct error *err)
+{
+    for (size_t i = 0; i < message->count; i++) {
+        if (message->tasks[i] >= shell->job->tasks)
+            return error_set(err, "rank %d reported task %u of %zu", peer, message->tasks[i],
+                             shell->job->tasks);
+    }
+    return 0;
+}
+
+static int receive_from_worker(struct shell *shell, int peer, const struct message *message,
+                               struct error *err)
+{
+    if (check_tasks(shell, peer, message, err))
+        return -1;
+    switch (message->kind) {
+    case MESSAGE_HELLO:
+        return welcome(shell, peer, message, err);
+    case MESSAGE_COMMITTED:
+        for (size_t i = 0; i < message->count; i++)
+            tell_coordinator(shell, EVENT_COMMITTED, peer, message->tasks[i], NULL, 0);
+        shell->progress.pairs += message->pairs;
+        shell->progress.tokens += message->tokens;
+        return 0;
+    case MESSAGE_FAILED:
+        log_warn("task %u failed on rank %d: %s", message->tasks[0], peer, message->text);
+        tell_coordinator(shell, EVENT_FAILED, peer, message->tasks[0], message->text, 0);
+        return 0;
+    case MESSAGE_BYE:
+        if (message->failed && !shell->worker_failure[0])
+            snprintf(shell->worker_failure, sizeof(shell->worker_failure), "rank %d: %s", peer,
+                     message->text);
+        if (message->failed)
+            tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
+        tell_coordinator(shell, EVENT_WORKER_LEFT, peer, 0, NULL, 0);
+        shell->goodbyes++;
+        return 0;
+    default:
+        return error_set(err, "unexpected message of kind %d from rank %d", message->kind, peer);
+    }
+}
+
+// With one rank both roles share the peer: what an agent never sends is for the agent.
+static int dispatch(struct shell *shell, const struct transport_message *raw, struct error *err)
+{
+    struct message message;
+    if (message_decode(raw->bytes, raw->length, &message, err))
+        return error_prefix(err, "from rank %d", raw->peer);
+    const bool for_agent = message.kind == MESSAGE_LEASE || message.kind == MESSAGE_STOP;
+    int rc;
+    if (for_agent && shell->agent)
+        rc = agent_receive(shell->agent, &message, err);
+    else if (!for_agent && shell->coordinator)
+        rc = receive_from_worker(shell, raw->peer, &message, err);
+    else
+        rc = error_set(err, "unexpected message of kind %d from rank %d", message.kind, raw->peer);
+    message_release(&message);
+    return rc;
+}
+
+static int receive_all(struct shell *shell, bool *busy, struct error *err)
+{
+    struct transport_message raw;
+    int rc;
+    while ((rc = transport_poll(shell->transport, &raw, err)) > 0) {
+        *busy = true;
+        const int handled = dispatch(shell, &raw, err);
+        free(raw.bytes);
+        if (handled)
+            return -1;
+    }
+    return rc;
+}
+
+// Leases to one worker that follow one another travel in one message.
+struct lease_batch {
+    int worker;
+    uint32_t tasks[256];
+    size_t count;
+};
+
+static int post(struct shell *shell, int peer, const struct message *message, struct error *err)
+{
+    struct strbuf bytes = {0};
+    message_encode(message, &bytes);
+    const int rc = transport_post(shell->transport, peer, bytes.bytes, bytes.length, err);
+    strbuf_release(&bytes);
+    return rc;
+}
+
+static int batch_flush(struct shell *shell, struct lease_batch *batch, struct error *err)
+{
+    const struct message lease = {
+        .kind = MESSAGE_LEASE, .tasks = batch->tasks, .count = batch->count};
+    if (batch->count > 0 && post(shell, batch->worker, &lease, err))
+        return -1;
+    batch->count = 0;
+    return 0;
+}
+
+static int act(struct shell *shell, const struct coordinator_action *action,
+               struct lease_batch *batches, struct error *err)
+{
+    struct lease_batch *batch = &batches[action->worker];
+    switch (action->kind) {
+    case ACTION_LEASE:
+        batch->worker = action->worker;
+        batch->tasks[batch->count++] = action->task;
+        if (batch->count == sizeof(batch->tasks) / sizeof(batch->tasks[0]))
+            return batch_flush(shell, batch, err);
+        return 0;
+    case ACTION_SET_ASIDE:
+        log_warn("task %u set aside: %s", action->task, action->reason);
+        if (shell->job->set_aside(shell->job->state, action->task, action->reason, err))
+            return -1;
+        tell_coordinator(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task, NULL, 0);
+        return 0;
+    case ACTION_STOP_WORKER:
+        return batch_flush(shell, batch, err) ||
+                       post(shell, action->worker, &(struct message){.kind = MESSAGE_STOP}, err)
+                   ? -1
+                   : 0;
+    }
+    return error_set(err, "unknown action %d", action->kind);
+}
+
+static int coordinate(struct shell *shell, bool *busy, struct error *err)
+{
+    if (shell->stop_signalled && !shell->stop_told) {
+        tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
+        shell->stop_told = true;
+    }
+    tell_coordinator(shell, EVENT_TICK, 0, 0, NULL, 0);
+
+    const int size = group_size(shell->group);
+    struct lease_batch *batches = mem_calloc((size_t)size, sizeof(*batches));
+    struct coordinator_action action;
+    int rc = 0;
+    while (rc == 0 && coordinator_next_action(shell->coordinator, &action)) {
+        *busy = true;
+        rc = act(shell, &action, batches, err);
+    }
+    for (int w = 0; rc == 0 && w < size; w++)
+        rc = batch_flush(shell, &batches[w], err);
+    free(batches);
+    return rc;
+}
+
+static void report_progress(struct shell *shell, bool last)
+{
+    const double now = elapsed(shell);
+    shell->progress.counts = coordinator_counts(shell->coordinator);
+    shell->progress.seconds = now;
+    if (!last && now < shell->next_progress_seconds)
+        return;
+    shell->next_progress_seconds = now + PROGRESS_SECONDS;
+    if (shell->job->progress)
+        shell->job->progress(shell->job->state, &shell->progress);
+}
+
+static int agent_count(const struct shell *shell)
+{
+    const int size = group_size(shell->group);
+    return size == 1 ? 1 : size - 1;
+}
+
+// One round of everything this rank does; *over when its part has ended.
+static int run_round(struct shell *shell, bool *busy, bool *over, struct error *err)
+{
+    uv_run(&shell->loop, UV_RUN_NOWAIT);
+    if (receive_all(shell, busy, err))
+        return -1;
+    if (shell->coordinator) {
+        if (coordinate(shell, busy, err))
+            return -1;
+        report_progress(shell, false);
+    }
+    struct error agent_err; // the agent has told the coordinator, which ends the job for everybody
+    if (shell->agent && !agent_ended(shell->agent))
+        (void)agent_step(shell->agent, elapsed(shell), busy, &agent_err);
+    *over = (!shell->agent || agent_ended(shell->agent)) &&
+            (!shell->coordinator ||
+             (coordinator_ended(shell->coordinator) && shell->goodbyes == agent_count(shell)));
+    return 0;
+}
+
+static void sleep_ms(struct shell *shell, uint64_t ms)
+{
+    uv_timer_start(&shell->wakeup, on_wakeup, ms, 0);
+    uv_run(&shell->loop, UV_RUN_ONCE); // returns early for a signal
+    uv_timer_stop(&shell->wakeup);
+}
+
+// Lets posted messages leave. Nothing is expected any more: what still arrives is dropped.
+static int drain(struct shell *shell, struct error *err)
+{
+    const double deadline = elapsed(shell) + DRAIN_SECONDS;
+    while (!transport_idle(shell->transport)) {
+        struct transport_message raw = {0};
+        if (transport_poll(shell->transport, &raw, err) < 0)
+            return -1;
+        free(raw.bytes);
+        if (elapsed(shell) > deadline)
+            return error_set(err, "the last messages did not leave within %.0f s", DRAIN_SECONDS);
+    }
+    return 0;
+}
+
+static int run_rounds(struct shell *shell, struct error *err)
+{
+    uint64_t sleep = IDLE_SLEEP_MS;
+    bool over = false;
+    while (!over) {
+        bool busy = false;
+        if (run_round(shell, &busy, &over, err))
+            return -1;
+        sleep = busy ? IDLE_SLEEP_MS : sleep * 2;
+        if (!busy && !over)
+            sleep_ms(shell, sleep < IDLE_SLEEP_MAX_MS ? sleep : IDLE_SLEEP_MAX_MS);
+    }
+    if (drain(shell, err))
+        return -1;
+    if (shell->worker_failure[0])
+        return error_set(err, "%s", shell->worker_failure);
+    return 0;
+}
+
+// This rank failed outside the protocol: the others are told to end, so that nobody waits for it.
+static void abandon(struct shell *shell, const char *reason)
+{
+    struct error ignored; // the first failure is the one to report
+    if (!shell->transport)
+        return;
+    if (shell->coordinator) {
+        for (int w = 1; w < group_size(shell->group); w++)
+            (void)post(shell, w, &(struct message){.kind = MESSAGE_STOP}, &ignored);
+    } else if (!shell->agent || !agent_ended(shell->agent)) {
+        struct message bye = {.kind = MESSAGE_BYE, .failed = true};
+        snprintf(bye.text, sizeof(bye.text), "%s", reason);
+        (void)post(shell, 0, &bye, &ignored);
+    }
+    (void)drain(shell, &ignored);
+}
+
+static void restore_tasks(struct shell *shell)
+{
+    const struct cluster_job *job = shell->job;
+    for (size_t t = 0; t < job->tasks; t++) {
+        if (job->restored[t])
+            coordinator_restore(shell->coordinator, (uint32_t)t, job->restored_aside[t]);
+    }
+    const struct coordinator_counts counts = coordinator_counts(shell->coordinator);
+    shell->progress.done_at_start = counts.done + counts.aside;
+}
+
+static int start_roles(struct shell *shell, struct error *err)
+{
+    const struct cluster_job *job = shell->job;
+    if (transport_open(shell->group, &shell->transport, err))
+        return -1;
+    if (group_rank(shell->group) == 0) {
+        const struct coordinator_options options = {.tasks = job->tasks,
+                                                    .max_workers = (size_t)group_size(shell->group),
+                                                    .lease_seconds = job->lease_seconds,
+                                                    .max_attempts = job->max_attempts};
+        shell->coordinator = coordinator_create(&options);
+        restore_tasks(shell);
+    }
+    if (group_rank(shell->group) != 0 || group_size(shell->group) == 1)
+        return agent_create(shell->transport, job->runner, &job->agent, &shell->agent, err);
+    return 0;
+}
+
+static void stop_roles(struct shell *shell)
+{
+    agent_destroy(shell->agent);
+    coordinator_destroy(shell->coordinator);
+    transport_close(shell->transport);
+}
+
+// Every rank learns how it ended.
+static int share_result(struct shell *shell, enum cluster_end *end,
+                        struct cluster_progress *progress, struct error *err)
+{
+    if (shell->coordinator) {
+        report_progress(shell, true);
+        *end = coordinator_complete(shell->coordinator) ? CLUSTER_COMPLETE : CLUSTER_STOPPED;
+        *progress = shell->progress;
+    }
+    return group_broadcast(shell->group, end, sizeof(*end), 0, err) ||
+                   group_broadcast(shell->group, progress, sizeof(*progress), 0, err)
+               ? -1
+               : 0;
+}
+
+int cluster_run(struct group *group, const struct cluster_job *job, enum cluster_end *end,
+                struct cluster_progress *progress, struct error *err)
+{
+    struct shell shell = {.group = group, .job = job, .started_seconds = clock_seconds()};
+    signal(SIGPIPE, SIG_IGN);
+    uv_loop_init(&shell.loop);
+    uv_timer_init(&shell.loop, &shell.wakeup);
+    int rc = start_signals(&shell, err) || start_roles(&shell, err) ? -1 : 0;
+    if (rc == 0)
+        rc = run_rounds(&shell, err);
+    if (rc != 0 && !shell.worker_failure[0])
+        abandon(&shell, err->text);
+    rc = group_agree(group, rc, err);
+    if (rc == 0)
+        rc = share_result(&shell, end, progress, err);
+    stop_roles(&shell);
+    uv_walk(&shell.loop, close_handle, NULL);
+    uv_run(&shell.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&shell.loop);
+    return rc;
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// The thin shell around the state machine: a libuv loop that turns messages, signals and time into
+// events, and actions into messages. Rank 0 coordinates; every other rank runs an agent; a group of
+// one does both.
+#ifndef MEMO_COORDINATOR_SHELL_H
+#define MEMO_COORDINATOR_SHELL_H
+
+#include "base/error.h"
+#include "collectives/group.h"
+#include "coordinator/agent.h"
+#include "coordinator/coordinator.h"
+
+struct cluster_progress {
+    struct coordinator_counts counts;
+    uint64_t pairs; // committed in this run
+    uint64_t tokens;
+    double seconds; // since the start of this run
+    size_t done_at_start;
+};
+
+struct cluster_job {
+    struct digest plan;
+    size_t tasks;
+    const bool *restored;       // [tasks] rows found on disk; rank 0 only
+    const bool *restored_aside; // [tasks] those among them that were set aside
+    double lease_seconds;
+    int max_attempts;
+    const struct task_runner *runner; // ranks that run an agent
+    struct agent_options agent;
+
+    void *state; // for the callbacks below, called on rank 0
+    // Commits a row that says the task was set aside.
+    int (*set_aside)(void *state, uint32_t task, const char *reason, struct error *err);
+    // About once a second.
+    void (*progress)(void *state, const struct cluster_progress *progress);
+};
+
+enum cluster_end { CLUSTER_COMPLETE, CLUSTER_STOPPED };
+
+// Collective. Runs until every task is final, or SIGTERM, SIGINT or SIGUSR2 asked to stop and the
+// workers have committed what they had. *end and *progress are valid on every rank.
+int cluster_run(struct group *group, const struct cluster_job *job, enum cluster_end *end,
+                struct cluster_progress *progress, struct error *err);
+
+#endif
