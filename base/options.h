@@ -52,8 +52,11 @@ struct verb {
 
 enum options_result { OPTIONS_OK = 0, OPTIONS_HELP = 1, OPTIONS_ERROR = -1 };
 
-// Fills *out (options_bytes, zeroed by the callee) from defaults, then --options FILE, then argv.
-// The strings point into argv or into memory kept until options_release.
+// Fills *out (options_bytes, zeroed by the callee) from defaults, then --options FILE, then argv
+// (the words behind the verb). Later values win; a list given on the command line replaces the
+// file's and grows when it is given again. A value that begins with "--" is written --name=value;
+// "--" ends the options, and a list. Strings are copies that live until options_release; positional
+// arguments point into argv. With OPTIONS_HELP and OPTIONS_ERROR nothing needs to be released.
 enum options_result options_parse(const struct verb *verb, int argc, char **argv, void *out,
                                   struct option_list *positional, struct error *err);
 void options_release(const struct verb *verb, void *out, struct option_list *positional);
