@@ -30,7 +30,7 @@ struct option {
     enum option_type type;
     size_t offset;        // of the target inside the verb's options struct
     const char *argument; // placeholder for --help ("DIR"); NULL for a flag
-    const char *fallback; // default as it would be typed; NULL: unset (NULL, 0, false, empty)
+    const char *fallback; // default as typed (one item of a list); NULL: NULL, 0, false, empty
     double minimum;       // numbers only; minimum == maximum means no range
     double maximum;
     const char *choices; // "linear|ties", choices only
