@@ -31,15 +31,15 @@ struct model_config {
     enum dtype dtype; // of the weights on disk
 };
 
-// An unknown architecture or a feature that is not implemented (sliding window in use, rope scaling)
-// is an error that says so: nothing is ignored silently.
+// An unknown architecture or a feature that is not implemented (sliding window in use, rope
+// scaling) is an error that says so: nothing is ignored silently.
 int model_config_parse(const char *json, size_t length, struct model_config *out,
                        struct error *err);
 int model_config_validate(const struct model_config *config, struct error *err);
 void model_config_write(const struct model_config *config, struct strbuf *out); // config.json
 
-// Published shapes by name: "tiny" (about 4 M parameters with a vocabulary of 4,096), "qwen2.5-0.5b",
-// "qwen2.5-1.5b", ... ; NULL-terminated list of names for --help.
+// Published shapes by name: "tiny" (about 4 M parameters with a vocabulary of 4,096),
+// "qwen2.5-0.5b", "qwen2.5-1.5b", ... ; NULL-terminated list of names for --help.
 int model_config_shape(const char *name, struct model_config *out, struct error *err);
 extern const char *const model_shape_names[];
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where each parameter stands in one flat allocation. Parameters, gradients, moments and checkpoints
-// share the layout; initialisation, optimizer, files and all-reduce loop over the table. q, k, v (and
-// gate, up) follow one another, so that each group is one matrix to the kernels.
+// Where each parameter stands in one flat allocation. Parameters, gradients, moments and
+// checkpoints share the layout; initialisation, optimizer, files and all-reduce loop over the
+// table. q, k, v (and gate, up) follow one another, so that each group is one matrix to the
+// kernels.
 #ifndef MEMO_WORKER_MODEL_LAYOUT_H
 #define MEMO_WORKER_MODEL_LAYOUT_H
 

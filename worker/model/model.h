@@ -12,7 +12,10 @@ struct model {
     struct model_config config;
     struct layout layout;
     struct device *device;
-    struct tensor weights; // [layout.elements], on the device, f32 for training
+    struct tensor weights;    // [layout.elements], on the device, f32 for training
+    struct decoder *decoder;  // views into weights, see decoder.h
+    float *inverse_frequency; // [head_width / 2], rotary embedding, on the device
+    int pack_count;
 };
 
 // Allocates zeroed weights. dtype is that of the weights on the device.
@@ -20,9 +23,14 @@ int model_create(struct device *device, const struct model_config *config, enum 
                  struct model **out, struct error *err);
 void model_destroy(struct model *model);
 
-// Normal initialisation, deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms 1, biases 0.
-// Element i of a tensor depends on seed, tensor name and i only.
+// Normal initialisation, deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms 1,
+// biases 0. Element i of a tensor depends on seed, tensor name and i only.
 int model_init_random(struct model *model, uint64_t seed, struct error *err);
+
+// Lets the kernels keep their own copy of the dense weights in the layout that they read fastest.
+// Between the first pack and the last unpack (they nest) the weights must not change.
+void model_pack(struct model *model);
+void model_unpack(struct model *model);
 
 // --- training ---
 
@@ -43,9 +51,10 @@ int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
 void workspace_destroy(struct workspace *workspace);
 size_t workspace_bytes(const struct workspace *workspace);
 
-// Sum of the losses over the batch's targets (not the mean). With grads not NULL ([layout.elements],
-// f32, device) accumulates d(sum of losses * grad_scale)/d weights. The head and the cross-entropy run
-// over slices of the rows that have a target, so that [tokens, vocabulary] never exists.
+// Sum of the losses over the batch's targets (not the mean). With grads not NULL
+// ([layout.elements], f32, device) accumulates d(sum of losses * grad_scale)/d weights. The head
+// and the cross-entropy run over slices of the rows that have a target, so that [tokens,
+// vocabulary] never exists.
 int model_loss(struct model *model, struct workspace *workspace, const struct batch *batch,
                float *grads, float grad_scale, double *loss_sum, struct error *err);
 
@@ -75,17 +84,22 @@ struct step_tokens {
 int model_step(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                float *out, struct error *err);
 
+// The same, but only each wanted row's largest logit leaves the device: out [wanted_count], the
+// token (the lowest on ties).
+int model_step_greedy(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
+                      int32_t *out, struct error *err);
+
 // --- files ---
 
-// A Hugging Face directory. Every tensor is checked by name and shape; what is missing or left over is
-// an error that lists it.
+// A Hugging Face directory. Every tensor is checked by name and shape; what is missing or left over
+// is an error that lists it.
 int model_load(struct device *device, const char *directory, enum dtype dtype, struct model **out,
                struct error *err);
 
 struct fs;
-// Writes config.json and model.safetensors (dtype: config.dtype) into directory, which is created. The
-// tokenizer files of tokenizer_from (a directory; NULL: none) are copied beside them. The weights come
-// last: a directory that has model.safetensors is whole.
+// Writes config.json and model.safetensors (dtype: config.dtype) into directory, which is created.
+// The tokenizer files of tokenizer_from (a directory; NULL: none) are copied beside them. The
+// weights come last: a directory that has model.safetensors is whole.
 int model_save(const struct model *model, struct fs *fs, const char *directory,
                const char *tokenizer_from, struct error *err);
 

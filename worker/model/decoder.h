@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// Inside worker/model: the decoder as its operations see it, and one pass over a packed batch.
+#ifndef MEMO_WORKER_MODEL_DECODER_H
+#define MEMO_WORKER_MODEL_DECODER_H
+
+#include "worker/model/model.h"
+
+struct decoder_layer {
+    struct tensor input_norm; // [D]
+    struct linear qkv;        // [(H + 2 H_kv) d, D]
+    struct linear o;          // [D, H d]
+    struct tensor post_norm;  // [D]
+    struct linear gate_up;    // [2 F, D]
+    struct linear down;       // [D, F]
+};
+
+// Views into one flat allocation of a layout: the weights, or the gradients.
+struct decoder {
+    struct tensor embedding; // [V, D]
+    struct decoder_layer *layers;
+    struct tensor final_norm; // [D]
+    struct linear head;       // [V, D], the embedding when tied
+};
+
+void decoder_create(const struct model_config *config, struct decoder *out);
+void decoder_release(struct decoder *decoder);
+void decoder_bind(struct decoder *decoder, const struct model_config *config,
+                  const struct layout *layout, struct tensor flat);
+
+// What one layer leaves behind for its backward; without backward all layers share one set.
+struct activations {
+    struct tensor x;         // [T, D], the layer's input
+    float *input_rstd;       // [T]; NULL without backward, as the other statistics
+    struct tensor qkv;       // [T, (H + 2 H_kv) d], rotated
+    struct tensor attention; // [T, H d]
+    float *log_sum_exp;      // [T, H]
+    struct tensor middle;    // [T, D], x + attention block
+    struct tensor ffn_x;     // middle; in the last layer its wanted rows only
+    float *ffn_rstd;         // [T]
+    struct tensor gate_up;   // [T, 2 F]
+    struct tensor ffn_out;   // [T, D], ffn_x + feed-forward block: the next layer's x, or top
+};
+
+struct workspace {
+    struct model *model;
+    size_t max_tokens;
+    size_t slice_rows; // of the head, see loss.c
+    bool with_backward;
+    void *block; // everything below that lives on the device
+    size_t block_bytes;
+
+    // inputs of the pass
+    int32_t *ids, *positions, *targets, *wanted; // [T]
+    int32_t *offsets;                            // [T + 1]
+
+    struct activations *layers; // [layers], host
+    struct tensor normed;       // [T, D]
+    struct tensor gated;        // [T, F]
+    struct tensor top;          // [R, D], what the final norm reads: rows with a wanted output
+    float *top_rstd;            // [T]
+    struct tensor logits;       // [slice_rows, V], f32
+    float *losses;              // [T]
+
+    // with_backward
+    struct tensor grad_x;         // [T, D], of the residual stream
+    struct tensor grad_top;       // [R, D], the same where only wanted rows exist
+    struct tensor grad_normed;    // [T, D]
+    struct tensor grad_qkv;       // [T, (H + 2 H_kv) d]
+    struct tensor grad_attention; // [T, H d]
+    struct tensor grad_gated;     // [T, F]
+    struct decoder grads;         // views of grads_bound
+    float *grads_bound;
+
+    // host
+    int32_t *host_targets, *host_wanted; // [T]
+    float *host_losses;                  // [T]
+};
+
+// Keys and values of earlier tokens, when there are any to look up.
+struct cache_lookup {
+    struct tensor k, v; // [layers, slots, capacity, H_kv, d]
+    size_t slots, capacity;
+    const int32_t *token_slots; // [T], device
+};
+
+// One forward pass. Inputs have been copied into the workspace.
+struct pass {
+    struct model *model;
+    struct workspace *workspace;
+    size_t tokens;
+    size_t wanted;                    // rows of workspace->top
+    struct sequences sequences;       // packed sequences, or
+    const struct cache_lookup *cache; // slots of a cache (then sequences are unused)
+};
+
+void decoder_forward(const struct pass *pass); // leaves workspace->top
+
+// From workspace->grad_normed (of the final norm's output) to the gradients of everything below the
+// head. Overwrites the kept gate_up.
+void decoder_backward(const struct pass *pass, const struct decoder *grads);
+
+// Through one dense layer: grads += , grad_x = .
+void linear_backward(const struct pass *pass, const struct linear *linear,
+                     const struct linear *grads, struct tensor x, struct tensor grad_out,
+                     struct tensor grad_x, size_t rows);
+
+// The final norm of workspace->top into workspace->normed.
+void decoder_final_norm(const struct pass *pass);
+
+// workspace->logits of `rows` rows of workspace->normed from `row` on.
+void decoder_logits(const struct pass *pass, size_t row, size_t rows);
+
+// Logits of every wanted row, slice by slice, to the host: [pass->wanted, V].
+int decoder_logits_out(const struct pass *pass, float *out, struct error *err);
+
+static inline struct tensor tensor_at(struct tensor tensor, size_t element)
+{
+    tensor.data = (char *)tensor.data + element * dtype_bytes(tensor.dtype);
+    return tensor;
+}
+
+static inline size_t queries_width(const struct model_config *config) // H d
+{
+    return (size_t)(config->heads * config->head_width);
+}
+
+static inline size_t keys_width(const struct model_config *config) // H_kv d
+{
+    return (size_t)(config->kv_heads * config->head_width);
+}
+
+static inline size_t qkv_width(const struct model_config *config)
+{
+    return queries_width(config) + 2 * keys_width(config);
+}
+
+#endif

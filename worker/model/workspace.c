@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Planned once: one block on the device holds every activation and temporary of a pass of at most
+// max_tokens, so that a step allocates nothing.
+//
+// Bytes per token with backward, in elements of the activations' type: per layer
+//     2 D + (H + 2 H_kv) d + H d + 2 F      and H + 2 float32 statistics,
+// once 5 D + (H + 2 H_kv) d + H d + 2 F more; without backward one layer's share serves all. The
+// tiny shape takes 11 KiB a token and layer, Qwen2.5-0.5B 57 KiB (f32). The slice of logits adds 64
+// MiB at most.
+#include "worker/model/decoder.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+
+enum { LOGITS_SLICE_BYTES = 64 << 20 };
+
+// Hands out consecutive, aligned parts of a block. With base 0 it only measures.
+struct planner {
+    uintptr_t base;
+    size_t used_bytes;
+};
+
+static void *plan(struct planner *planner, size_t count, size_t element_bytes)
+{
+    enum { ALIGNMENT = 64 };
+    size_t at = planner->used_bytes;
+    planner->used_bytes += (count * element_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return planner->base ? (void *)(planner->base + at) : NULL;
+}
+
+static struct tensor plan_tensor(struct planner *planner, enum dtype dtype, size_t rows,
+                                 size_t width)
+{
+    return (struct tensor){plan(planner, rows * width, dtype_bytes(dtype)), dtype};
+}
+
+static float *plan_floats(struct planner *planner, size_t count)
+{
+    return plan(planner, count, sizeof(float));
+}
+
+static int32_t *plan_indices(struct planner *planner, size_t count)
+{
+    return plan(planner, count, sizeof(int32_t));
+}
+
+static void plan_layer(struct planner *planner, const struct workspace *w, struct activations *a)
+{
+    const struct model_config *config = &w->model->config;
+    enum dtype dtype = w->model->weights.dtype;
+    size_t rows = w->max_tokens, hidden = (size_t)config->hidden;
+    a->x = plan_tensor(planner, dtype, rows, hidden);
+    a->qkv = plan_tensor(planner, dtype, rows, qkv_width(config));
+    a->attention = plan_tensor(planner, dtype, rows, queries_width(config));
+    a->middle = w->with_backward ? plan_tensor(planner, dtype, rows, hidden) : a->x;
+    a->ffn_x = a->middle;
+    a->gate_up = plan_tensor(planner, dtype, rows, 2 * (size_t)config->ffn);
+    if (!w->with_backward)
+        return;
+    a->input_rstd = plan_floats(planner, rows);
+    a->log_sum_exp = plan_floats(planner, rows * (size_t)config->heads);
+    a->ffn_rstd = plan_floats(planner, rows);
+}
+
+static void plan_layers(struct planner *planner, struct workspace *w)
+{
+    size_t layers = (size_t)w->model->config.layers;
+    for (size_t i = 0; i < layers; i++) {
+        if (i == 0 || w->with_backward)
+            plan_layer(planner, w, &w->layers[i]);
+        else
+            w->layers[i] = w->layers[0];
+    }
+    for (size_t i = 0; i + 1 < layers; i++)
+        w->layers[i].ffn_out = w->layers[i + 1].x;
+    struct activations *last = &w->layers[layers - 1];
+    enum dtype dtype = w->model->weights.dtype;
+    size_t hidden = (size_t)w->model->config.hidden;
+    w->top = plan_tensor(planner, dtype, w->max_tokens, hidden);
+    last->ffn_x = w->with_backward ? plan_tensor(planner, dtype, w->max_tokens, hidden) : w->top;
+    last->ffn_out = w->top;
+}
+
+static void plan_inputs(struct planner *planner, struct workspace *w)
+{
+    w->ids = plan_indices(planner, w->max_tokens);
+    w->positions = plan_indices(planner, w->max_tokens);
+    w->targets = plan_indices(planner, w->max_tokens);
+    w->wanted = plan_indices(planner, w->max_tokens);
+    w->offsets = plan_indices(planner, w->max_tokens + 1);
+}
+
+static void plan_gradients(struct planner *planner, struct workspace *w)
+{
+    const struct model_config *config = &w->model->config;
+    enum dtype dtype = w->model->weights.dtype;
+    size_t rows = w->max_tokens, hidden = (size_t)config->hidden;
+    w->top_rstd = plan_floats(planner, rows);
+    w->grad_x = plan_tensor(planner, dtype, rows, hidden);
+    w->grad_top = plan_tensor(planner, dtype, rows, hidden);
+    w->grad_normed = plan_tensor(planner, dtype, rows, hidden);
+    w->grad_qkv = plan_tensor(planner, dtype, rows, qkv_width(config));
+    w->grad_attention = plan_tensor(planner, dtype, rows, queries_width(config));
+    w->grad_gated = plan_tensor(planner, dtype, rows, (size_t)config->ffn);
+}
+
+static void plan_workspace(struct planner *planner, struct workspace *w)
+{
+    const struct model_config *config = &w->model->config;
+    enum dtype dtype = w->model->weights.dtype;
+    plan_inputs(planner, w);
+    plan_layers(planner, w);
+    w->normed = plan_tensor(planner, dtype, w->max_tokens, (size_t)config->hidden);
+    w->gated = plan_tensor(planner, dtype, w->max_tokens, (size_t)config->ffn);
+    w->logits = plan_tensor(planner, DTYPE_F32, w->slice_rows, (size_t)config->vocabulary);
+    w->losses = plan_floats(planner, w->max_tokens);
+    if (w->with_backward)
+        plan_gradients(planner, w);
+}
+
+static size_t choose_slice_rows(const struct model_config *config, size_t max_tokens)
+{
+    size_t rows = LOGITS_SLICE_BYTES / (sizeof(float) * (size_t)config->vocabulary);
+    if (rows > max_tokens)
+        rows = max_tokens;
+    return rows ? rows : 1;
+}
+
+int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
+                     struct workspace **out, struct error *err)
+{
+    *out = NULL;
+    if (max_tokens < 1 || max_tokens > INT32_MAX)
+        return error_set(err, "a workspace for %zu tokens: give 1 to %d", max_tokens, INT32_MAX);
+    struct workspace *w = mem_calloc(1, sizeof *w);
+    w->model = model;
+    w->max_tokens = max_tokens;
+    w->slice_rows = choose_slice_rows(&model->config, max_tokens);
+    w->with_backward = with_backward;
+    w->layers = mem_calloc((size_t)model->config.layers, sizeof *w->layers);
+    w->host_targets = mem_calloc(max_tokens, sizeof *w->host_targets);
+    w->host_wanted = mem_calloc(max_tokens, sizeof *w->host_wanted);
+    w->host_losses = mem_calloc(max_tokens, sizeof *w->host_losses);
+    decoder_create(&model->config, &w->grads);
+
+    struct planner measure = {0};
+    plan_workspace(&measure, w);
+    w->block_bytes = measure.used_bytes;
+    if (device_alloc(model->device, w->block_bytes, &w->block, err)) {
+        error_prefix(err, "workspace of %zu tokens", max_tokens);
+        workspace_destroy(w);
+        return -1;
+    }
+    struct planner place = {.base = (uintptr_t)w->block};
+    plan_workspace(&place, w);
+    *out = w;
+    return 0;
+}
+
+void workspace_destroy(struct workspace *workspace)
+{
+    if (!workspace)
+        return;
+    device_free(workspace->model->device, workspace->block);
+    decoder_release(&workspace->grads);
+    free(workspace->layers);
+    free(workspace->host_targets);
+    free(workspace->host_wanted);
+    free(workspace->host_losses);
+    free(workspace);
+}
+
+size_t workspace_bytes(const struct workspace *workspace)
+{
+    return workspace->block_bytes;
+}
