@@ -21,10 +21,10 @@ enum reflection_step {
 };
 const char *reflection_step_name(enum reflection_step step); // "cloze", "1a", "1b", "2", ...
 
-// Task id: what is asked of which text by which generator; see DESIGN "Identity" in docs. Two runs that
-// would do the same work agree on it.
+// Task id: what is asked of which text by which generator; see DESIGN "Identity" in docs. Two runs
+// that would do the same work agree on it.
 struct task_identity {
-    const char *kind; // "chunk" or "group"
+    const char *kind;              // "chunk" or "group"
     const struct digest *contents; // digests of the chunk, or of the group's chunks sorted
     size_t content_count;
     enum reflection_step step;
@@ -41,7 +41,7 @@ struct reflection {
     struct digest record_id;
     struct digest task_id;
     enum reflection_step step;
-    uint32_t ordinal; // within the task
+    uint32_t ordinal;     // within the task
     const char *question; // UTF-8
     size_t question_bytes;
     const char *answer;
@@ -60,7 +60,7 @@ struct reflection_task {
     struct digest task_id;
     enum task_outcome outcome;
     uint32_t pairs;
-    uint32_t dropped; // pairs dropped, see reason
+    uint32_t dropped;   // pairs dropped, see reason
     const char *reason; // why set aside or dropped; empty otherwise
     uint64_t tokens;
     double seconds;
@@ -75,8 +75,8 @@ void segment_writer_add(struct segment_writer *writer, const struct reflection_t
                         const struct reflection *pairs, size_t count);
 size_t segment_writer_tasks(const struct segment_writer *writer);
 size_t segment_writer_bytes(const struct segment_writer *writer); // about what the file will take
-// Writes directory/name.h5 durably (temporary name, sync, rename without replacing, directory sync) and
-// empties the writer. On failure the writer keeps its content.
+// Writes directory/name.h5 durably (temporary name, sync, rename without replacing, directory sync)
+// and empties the writer. On failure the writer keeps its content.
 int segment_writer_commit(struct segment_writer *writer, struct fs *fs, const char *directory,
                           const char *name, struct error *err);
 
@@ -91,9 +91,9 @@ struct segment {
 int segment_open(struct fs *fs, const char *path, struct segment *out, struct error *err);
 void segment_close(struct segment *segment);
 
-// A directory of segments: DIR/attempt-NNNN/*.h5. Each attempt directory is made by exclusive mkdir.
-// When a task was committed twice, the execution of the lower attempt (then the lower file name) counts,
-// whole.
+// A directory of segments: DIR/attempt-NNNN/*.h5. Each attempt directory is made by exclusive
+// mkdir. When a task was committed twice, the execution of the lower attempt (then the lower file
+// name) counts, whole.
 struct reflection_set {
     const struct reflection_task *tasks; // sorted by task id
     size_t task_count;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Safetensors: u64 little-endian header length, JSON header, tensor bytes. One file, or shards named
-// by model.safetensors.index.json.
+// Safetensors: u64 little-endian header length, JSON header, tensor bytes. One file, or shards
+// named by model.safetensors.index.json.
 #ifndef MEMO_DATASETS_SAFETENSORS_H
 #define MEMO_DATASETS_SAFETENSORS_H
 
@@ -11,8 +11,21 @@
 #include <stdint.h>
 
 enum safetensors_dtype {
-    ST_BOOL, ST_U8, ST_I8, ST_U16, ST_I16, ST_F16, ST_BF16, ST_U32, ST_I32, ST_F32, ST_F64, ST_I64,
-    ST_U64, ST_F8_E4M3, ST_F8_E5M2,
+    ST_BOOL,
+    ST_U8,
+    ST_I8,
+    ST_U16,
+    ST_I16,
+    ST_F16,
+    ST_BF16,
+    ST_U32,
+    ST_I32,
+    ST_F32,
+    ST_F64,
+    ST_I64,
+    ST_U64,
+    ST_F8_E4M3,
+    ST_F8_E5M2,
 };
 size_t safetensors_dtype_bytes(enum safetensors_dtype dtype);
 const char *safetensors_dtype_name(enum safetensors_dtype dtype); // "BF16"
@@ -29,8 +42,8 @@ struct safetensors_entry {
     const char *file; // which shard, for messages
 };
 
-// All tensors of a file or of a model directory (model.safetensors, or the index and its shards), sorted
-// by name. Mapped, not read.
+// All tensors of a file or of a model directory (model.safetensors, or the index and its shards),
+// sorted by name. Mapped, not read.
 struct safetensors {
     struct safetensors_entry *entries;
     size_t count;
@@ -46,13 +59,14 @@ const struct safetensors_entry *safetensors_find(const struct safetensors *tenso
                                                  const char *name);
 const char *safetensors_metadata(const struct safetensors *tensors, const char *key); // or NULL
 
-// The parser alone, over bytes; what is wrong names `file` and the place. Used by open and by tests.
+// The parser alone, over bytes; what is wrong names `file` and the place. Used by open and by
+// tests.
 int safetensors_parse(const void *bytes, size_t length, const char *file, struct safetensors *out,
                       struct error *err);
 
-// Writing streams tensor by tensor in the order declared: create with all entries (data unused), then
-// write each one's bytes in that order, in pieces as large as wanted, then finish: sync and rename to
-// the final name, replacing. Destroying an unfinished writer removes the temporary file.
+// Writing streams tensor by tensor in the order declared: create with all entries (data unused),
+// then write each one's bytes in that order, in pieces as large as wanted, then finish: sync and
+// rename to the final name, replacing. Destroying an unfinished writer removes the temporary file.
 struct safetensors_writer;
 int safetensors_writer_create(struct fs *fs, const char *path,
                               const struct safetensors_entry *entries, size_t count,
