@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The verbs of the command line, one file each.
+#ifndef MEMO_JOBS_VERBS_H
+#define MEMO_JOBS_VERBS_H
+
+#include "base/options.h"
+
+#define EXIT_DONE 0
+#define EXIT_FAILED 1
+#define EXIT_USAGE 2
+#define EXIT_STOPPED 75 // EX_TEMPFAIL: the same command continues
+
+extern const struct verb verb_ingest;
+extern const struct verb verb_init;
+extern const struct verb verb_generate;
+extern const struct verb verb_train;
+extern const struct verb verb_vector;
+extern const struct verb verb_merge;
+extern const struct verb verb_ask;
+extern const struct verb verb_eval;
+extern const struct verb verb_tokenize;
+extern const struct verb verb_logits;
+extern const struct verb verb_status;
+extern const struct verb verb_inspect;
+extern const struct verb verb_export;
+extern const struct verb verb_audit;
+extern const struct verb verb_compact;
+extern const struct verb verb_bench;
+
+// What this build has, in the order of the help text; NULL-terminated.
+extern const struct verb *const verbs[];
+
+#endif
