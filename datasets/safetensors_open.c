@@ -110,8 +110,8 @@ static int add_shards(struct safetensors *out, const char *directory, const char
     const struct json *map = json_get(root, "weight_map");
     if (!map || map->type != JSON_OBJECT)
         return error_set(err, "'%s': no \"weight_map\" object", index);
-    const char **shards;
-    size_t shard_count;
+    const char **shards = NULL;
+    size_t shard_count = 0;
     if (list_shards(map, index, &memory->arena, &shards, &shard_count, err) != 0)
         return -1;
     for (size_t i = 0; i < shard_count; i++) {
