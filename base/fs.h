@@ -24,11 +24,11 @@ struct fs_ops {
     int (*write)(void *state, int handle, const void *bytes, size_t length); // all or an error
     int (*sync)(void *state, int handle);
     int (*close)(void *state, int handle);
-    int (*rename)(void *state, const char *from, const char *to, bool replace);
+    int (*rename)(void *state, const char *from, const char *to, bool replace); // or -EEXIST
     int (*sync_directory)(void *state, const char *path);
-    int (*remove)(void *state, const char *path);         // file or empty directory
-    int (*make_directory)(void *state, const char *path); // -EEXIST when it is there
-    int (*read)(void *state, const char *path, struct strbuf *out);
+    int (*remove)(void *state, const char *path);                   // file or empty directory
+    int (*make_directory)(void *state, const char *path);           // -EEXIST when it is there
+    int (*read)(void *state, const char *path, struct strbuf *out); // appends; all or nothing
     int (*stat)(void *state, const char *path, struct fs_info *out);
     // Calls visit for every entry but "." and "..", in no order; stops when visit returns non-zero.
     int (*list)(void *state, const char *path, int (*visit)(void *context, const char *name),
@@ -44,7 +44,8 @@ struct fs {
 // "no space left on device" after N bytes, for tests of the whole binary.
 struct fs *fs_system(void);
 
-// A table that passes everything to inner and fails as told; for tests.
+// A table that passes everything to inner and fails as told; for tests. An operation that fails by
+// count is not passed on, except close. May be used by several threads.
 struct fs_fault {
     struct fs *inner;
     uint64_t write_budget_bytes; // writes beyond it store what fits and fail with ENOSPC
@@ -60,13 +61,14 @@ struct fs_part {
 
 // Writes the parts to a temporary name beside path, syncs, renames to path, syncs the directory.
 // With replace false an existing path is an error. On failure nothing stands under path that was
-// not there before, and the temporary file is removed.
+// not there before, and the temporary file is removed; only when all but the directory's sync
+// succeeded does replaced content stay replaced.
 int fs_write_atomic(struct fs *fs, const char *path, const struct fs_part *parts, size_t count,
                     bool replace, struct error *err);
 int fs_write_text(struct fs *fs, const char *path, const char *text, size_t length,
                   struct error *err); // atomic, replaces
 
-int fs_read(struct fs *fs, const char *path, struct strbuf *out, struct error *err);
+int fs_read(struct fs *fs, const char *path, struct strbuf *out, struct error *err); // appends
 bool fs_exists(struct fs *fs, const char *path);
 int fs_make_directories(struct fs *fs, const char *path, struct error *err); // like mkdir -p
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Progress and warnings for people, on stderr and, once a job has a run directory, in its log file.
-// Results never go here: they go to stdout.
+// Results never go here: they go to stdout. Each line is one write(2), so that
+// lines of several threads and ranks never mix.
 #ifndef MEMO_BASE_LOG_H
 #define MEMO_BASE_LOG_H
 

@@ -66,16 +66,24 @@ static size_t edit_distance(const char *a, size_t a_length, const char *b)
     return distance;
 }
 
-// The known option most like name, or NULL when none is like it.
-static const char *nearest_option(const struct verb *verb, const char *name, size_t length)
+// A known option most like the given name; name is NULL when none is like it.
+struct suggestion {
+    const char *prefix; // "" or "no-"
+    const char *name;
+};
+
+static struct suggestion nearest_option(const struct verb *verb, const char *name, size_t length)
 {
-    size_t best = length / 3 + 2; // more edits than this is another word
-    const char *nearest = NULL;
+    size_t best = length / 3 + 2; // as many edits make another word
+    bool negated = length > 3 && strncmp(name, "no-", 3) == 0;
+    size_t skipped = negated ? 3 : 0;
+    struct suggestion nearest = {"", NULL};
     for (const struct option *option = verb->options; option->name; option++) {
-        size_t distance = edit_distance(name, length, option->name);
+        size_t distance = edit_distance(name + skipped, length - skipped, option->name);
         if (distance < best) {
             best = distance;
-            nearest = option->name;
+            nearest = (struct suggestion){negated && option->type == OPTION_FLAG ? "no-" : "",
+                                          option->name};
         }
     }
     return nearest;
@@ -84,10 +92,10 @@ static const char *nearest_option(const struct verb *verb, const char *name, siz
 static int unknown_option(const struct parser *p, const char *dashes, const char *name,
                           size_t length)
 {
-    const char *nearest = nearest_option(p->verb, name, length);
-    if (nearest)
-        return error_set(p->err, "unknown option '%s%.*s'; did you mean '%s%s'?", dashes,
-                         (int)length, name, dashes, nearest);
+    struct suggestion nearest = nearest_option(p->verb, name, length);
+    if (nearest.name)
+        return error_set(p->err, "unknown option '%s%.*s'; did you mean '%s%s%s'?", dashes,
+                         (int)length, name, dashes, nearest.prefix, nearest.name);
     return error_set(p->err, "unknown option '%s%.*s'; see 'memo %s --help'", dashes, (int)length,
                      name, p->verb->name);
 }
