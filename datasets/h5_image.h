@@ -9,6 +9,9 @@
 //          24  16 bytes   XXH3-128 of those bytes, canonical order
 //          40 472 bytes   zero
 //
+// The digest finds damage, not forgery: the HDF5 library itself is not hardened against files made
+// on purpose to break it.
+//
 // Datasets are contiguous arrays of fixed little-endian types with one or two dimensions; text is
 // packed bytes with offsets, never variable-length strings. The same calls give the same bytes.
 // The HDF5 library keeps global state: one thread at a time.

@@ -119,34 +119,25 @@ static void every_truncation_is_an_error(void **state)
     strbuf_release(&file);
 }
 
-// Digests do not protect against a program that seals nonsense.
+// A right digest over something that is no HDF5 file.
 static void sealed_garbage_is_an_error(void **state)
 {
     (void)state;
-    struct strbuf file = {0};
-    build(33, &file);
-    size_t rest = file.length - H5_IMAGE_BLOCK_BYTES;
-    size_t opened = 0;
-    for (size_t i = 0; i < rest; i += 7) {
+    for (size_t length = 0; length <= 2000; length += 100) {
         struct error err = {""};
         struct h5_image *image = NULL;
-        char *bytes = mem_dup(file.bytes, file.length);
-        bytes[H5_IMAGE_BLOCK_BYTES + i] ^= (char)0xff;
-        h5_image_seal(magic, 1, bytes + H5_IMAGE_BLOCK_BYTES, rest, (uint8_t *)bytes);
-        if (h5_image_open(bytes, file.length, magic, 1, "a.h5", &image, &err) == 0) {
-            void *values = NULL;
-            size_t rows = 0;
-            opened++;
-            h5_image_read(image, "numbers", H5_IMAGE_U32, 0, &values, &rows, &err);
-            free(values);
-            h5_image_destroy(image);
-        } else {
-            assert_true(err.text[0] != '\0');
+        char *bytes = mem_calloc(H5_IMAGE_BLOCK_BYTES + length, 1);
+        for (size_t i = 0; i < length; i++) {
+            bytes[H5_IMAGE_BLOCK_BYTES + i] = (char)(i * 7 + length);
         }
+        h5_image_seal(magic, 1, bytes + H5_IMAGE_BLOCK_BYTES, length, (uint8_t *)bytes);
+        assert_int_equal(
+            h5_image_open(bytes, H5_IMAGE_BLOCK_BYTES + length, magic, 1, "a.h5", &image, &err),
+            -1);
+        assert_null(image);
+        assert_non_null(strstr(err.text, "hdf5 cannot open 'a.h5'"));
         free(bytes);
     }
-    assert_true(opened > 0); // flips inside the data are values
-    strbuf_release(&file);
 }
 
 static void wrong_kind_and_version_are_named(void **state)
