@@ -4,6 +4,7 @@
 #ifndef MEMO_DATASETS_CORPUS_H
 #define MEMO_DATASETS_CORPUS_H
 
+#include "base/arena.h"
 #include "base/error.h"
 #include "base/fs.h"
 #include "base/hash.h"
@@ -54,14 +55,29 @@ struct corpus {
     void *memory;         // owned by the corpus
 };
 
+// Verified as a whole before anything of it is used: damage and foreign files are errors.
 int corpus_open(const char *path, struct corpus **out, struct error *err);
 void corpus_close(struct corpus *corpus);
+
+// For those who build one: an empty corpus, the arena that lives as long as it, and blocks of the
+// heap that it shall free.
+struct corpus *corpus_create(void);
+struct arena *corpus_arena(struct corpus *corpus);
+void corpus_own(struct corpus *corpus, void *block);
+
+// What belongs into corpus->digest.
+struct digest corpus_content_digest(const struct corpus *corpus);
+
+// Spans inside each other, ascending and on character boundaries, indices in range, text and names
+// valid UTF-8: what every user of a corpus relies on.
+int corpus_check(const struct corpus *corpus, struct error *err);
 
 // Written through fs under a temporary name and renamed; replaces.
 int corpus_write(struct fs *fs, const char *path, const struct corpus *corpus, struct error *err);
 
-// Divides the documents into `parts` of about equal bytes (largest first, each to the lightest part,
-// ties to the lowest) and sets in_part[document] for those of `part` (from 1). [document_count]
+// Divides the documents into `parts` of about equal bytes (largest first, each to the lightest
+// part, ties to the lowest) and sets in_part[document] for those of `part` (from 1).
+// [document_count]
 void corpus_select_part(const struct corpus *corpus, int part, int parts, bool *in_part);
 
 #endif
