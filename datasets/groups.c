@@ -9,7 +9,9 @@
 // 3. Every two chunks of different documents that share a name get, for each shared name, words *
 //    65536 / chunks: longer names are surer, rarer ones say more, so that what is nearly a hub
 //    counts little. Integers, so that every machine agrees.
-// 4. Pairs join by descending score as long as the joined group is not larger than max_chunks.
+// 4. Pairs join by descending score as long as the joined group is not larger than max_chunks. A
+// score
+//    below that of one word shared by eight chunks is too weak to join anything.
 // Ties are broken by (document digest, place in the document), never by an index.
 #include "datasets/groups.h"
 
@@ -22,6 +24,7 @@
 
 #define NAME_WORDS 3
 #define SCORE_ONE 65536u
+#define SCORE_MINIMUM (SCORE_ONE / 8)
 
 struct mention {
     uint64_t name;
@@ -292,7 +295,7 @@ static void join_links(struct grouper *grouper, uint32_t *root_of, uint32_t *siz
         parents[i] = (uint32_t)i;
         sizes[i] = 1;
     }
-    for (size_t i = 0; i < grouper->link_count; i++) {
+    for (size_t i = 0; i < grouper->link_count && grouper->links[i].score >= SCORE_MINIMUM; i++) {
         uint32_t a = find_root(parents, grouper->links[i].low);
         uint32_t b = find_root(parents, grouper->links[i].high);
         if (a != b && sizes[a] + sizes[b] <= grouper->options->max_chunks) {
