@@ -19,8 +19,8 @@ static const char *const documents[] = {
     "{\"hidden_size\": 896, \"rope_theta\": 1000000.0, \"tie_word_embeddings\": true, "
     "\"architectures\": [\"Qwen2ForCausalLM\"], \"rope_scaling\": null, \"eps\": 1e-06}",
     "[[[[1,-2,3.5],[]],{}],[0,-0,1e5,1E-5,0.1e+2],[true,false,null]]",
-    "{\"\\u0120the\":1,\"\\ud83d\\ude00\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\",\"\xE2\x82\xAC\":\"\xF0\x9F"
-    "\x98\x80\"}",
+    "{\"\\u0120the\":1,\"\\ud83d\\ude00\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\","
+    "\"\xE2\x82\xAC\":\"\xF0\x9F\x98\x80\"}",
     "{\"wte\":{\"dtype\":\"F32\",\"shape\":[151936,896],\"data_offsets\":[0,544538624]},"
     "\"__metadata__\":{\"format\":\"pt\"}}",
     "  \"\\u0041 long string of plain text with a few \\u00e9scapes \\ud834\\udd1e in it\"  ",

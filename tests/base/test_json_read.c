@@ -135,7 +135,18 @@ static void bad_strings_are_rejected(void **state)
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_null(parse(*state, bad[i]));
-    assert_null(parse_bytes(*state, "\"a\0b\"", 5)); // a raw NUL is a control character
+    assert_null(parse(*state, "\"\\ud800\\ud800\""));
+}
+
+static void raw_control_characters_are_rejected(void **state)
+{
+    char text[] = "\"a?b\"";
+    for (char c = 0; c < 0x20; c++) {
+        text[2] = c;
+        assert_null(parse_bytes(*state, text, 5));
+    }
+    text[2] = ' ';
+    assert_string_equal(parse_bytes(*state, text, 5)->string, "a b");
 }
 
 static void containers_keep_the_order_of_the_file(void **state)
@@ -198,6 +209,19 @@ static void depth_is_limited(void **state)
     assert_non_null(strstr(f->err.text, "nested too deeply"));
 }
 
+static void siblings_do_not_add_depth(void **state)
+{
+    struct strbuf text = {0};
+    strbuf_addc(&text, '[');
+    for (int i = 0; i < 1000; i++)
+        strbuf_adds(&text, i ? ",[{}]" : "[{}]");
+    strbuf_addc(&text, ']');
+    const struct json *root = parse_bytes(*state, text.bytes, text.length);
+    strbuf_release(&text);
+    assert_non_null(root);
+    assert_int_equal(root->length, 1000);
+}
+
 static void every_truncation_is_rejected(void **state)
 {
     static const char text[] = "{\"a\": [1, -2.5e3, \"x\\u00e9\\ud83d\\ude00y\", true, null], "
@@ -238,11 +262,13 @@ int main(void)
         TEST(malformed_numbers_are_rejected),
         TEST(string_escapes_are_resolved),
         TEST(bad_strings_are_rejected),
+        TEST(raw_control_characters_are_rejected),
         TEST(containers_keep_the_order_of_the_file),
         TEST(bad_containers_are_rejected),
         TEST(errors_name_byte_and_line),
         TEST(duplicate_keys_are_kept),
         TEST(depth_is_limited),
+        TEST(siblings_do_not_add_depth),
         TEST(every_truncation_is_rejected),
         TEST(large_objects_take_linear_time),
     };

@@ -209,23 +209,40 @@ static void progress_elsewhere_is_the_first_and_the_last_line(void **state)
     free(text);
 }
 
+// Both ends of a pseudo-terminal; false where there is none.
+static bool open_terminal(int *master, int *slave)
+{
+    *master = posix_openpt(O_RDWR | O_NOCTTY);
+    if (*master < 0 || grantpt(*master) || unlockpt(*master))
+        return false;
+    *slave = open(ptsname(*master), O_RDWR | O_NOCTTY);
+    assert_true(*slave >= 0);
+    struct termios raw;
+    tcgetattr(*slave, &raw);
+    cfmakeraw(&raw); // or the terminal turns "\n" into "\r\n"
+    tcsetattr(*slave, TCSANOW, &raw);
+    return true;
+}
+
+static void make_teed_progress(void)
+{
+    log_tee(open(tee_path, O_WRONLY | O_CREAT | O_APPEND, 0666));
+    make_progress();
+}
+
 static void progress_on_a_terminal_replaces_itself(void **state)
 {
-    (void)state;
-    int master = posix_openpt(O_RDWR | O_NOCTTY);
-    if (master < 0 || grantpt(master) || unlockpt(master))
-        skip(); // no pseudo-terminals here
-    int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
-    assert_true(slave >= 0);
-    struct termios raw;
-    tcgetattr(slave, &raw);
-    cfmakeraw(&raw); // or the terminal turns "\n" into "\r\n"
-    tcsetattr(slave, TCSANOW, &raw);
+    int master = -1, slave = -1;
+    if (!open_terminal(&master, &slave))
+        skip();
+    char *path = mem_printf("%s/log", (char *)*state);
+    tee_path = path;
     double start = clock_seconds();
-    run_with_stderr(slave, make_progress);
+    run_with_stderr(slave, make_teed_progress);
     bool was_quick = clock_seconds() - start < 0.1; // else more lines than two were drawn
-    struct strbuf text = {0};
+    struct strbuf text = {0}, teed = {0};
     read_to_end(master, &text);
+    read_to_end(open(path, O_RDONLY), &teed);
 
     static const char first[] = "\r\033[K1 of 1000";
     static const char last[] = "between\n\r\033[K1000 of 1000\n";
@@ -234,7 +251,11 @@ static void progress_on_a_terminal_replaces_itself(void **state)
     assert_memory_equal(text.bytes + text.length - strlen(last), last, strlen(last));
     if (was_quick)
         assert_int_equal(text.length, strlen(first) + strlen("\r\033[K00:00:00 ") + strlen(last));
+    assert_null(strchr(teed.bytes, '\033')); // the log file holds plain lines
+    assert_string_equal(behind_time(strrchr(teed.bytes, ':') - 5), "1000 of 1000\n");
+    strbuf_release(&teed);
     strbuf_release(&text);
+    free(path);
 }
 
 #define TEST(name)                                                                                 \
@@ -249,7 +270,7 @@ int main(void)
         TEST(long_lines_are_whole),
         TEST(lines_of_processes_and_threads_do_not_mix),
         cmocka_unit_test(progress_elsewhere_is_the_first_and_the_last_line),
-        cmocka_unit_test(progress_on_a_terminal_replaces_itself),
+        TEST(progress_on_a_terminal_replaces_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
