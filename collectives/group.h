@@ -3,8 +3,8 @@
 // several ranks without MPI), mpi (host memory). Every call below is collective: all ranks of the
 // group make it, in the same order, with the same counts.
 //
-// Sums are computed in rank order (((r0 + r1) + r2) + ...), so that every rank gets the same bits and
-// a run repeats exactly.
+// Sums are computed in rank order (((r0 + r1) + r2) + ...), so that every rank gets the same bits
+// and a run repeats exactly.
 #ifndef MEMO_COLLECTIVES_GROUP_H
 #define MEMO_COLLECTIVES_GROUP_H
 
@@ -19,11 +19,17 @@ struct group;
 // MPI when this process was started by mpirun or srun, otherwise a group of one. Initialises MPI.
 int group_open(struct group **out, struct error *err);
 int group_open_self(struct group **out, struct error *err);
-void group_close(struct group *group); // finalises MPI; accepts NULL
+
+// Accepts NULL. Over MPI: waits until every rank closes, then finalises MPI; a group of which a
+// call failed aborts the whole launch instead, after printing the failure, because the other ranks
+// and the requests in flight cannot be called back.
+void group_close(struct group *group);
 
 // Forks ranks - 1 children over shared memory and runs body in each rank; the children exit with
 // body's result. Returns in the caller (rank 0) when all have ended: 0, or -1 with the text of the
 // lowest rank that failed. A rank that dies makes the others' collectives fail instead of hanging.
+// Call it before threads are started: a child has only the thread that forked, and OpenMP regions
+// hang in a child when the parent has run one.
 int group_run_shm(int ranks, int (*body)(struct group *group, void *context, struct error *err),
                   void *context, struct error *err);
 
@@ -38,17 +44,19 @@ int group_all_reduce_f32(struct group *group, float *data, size_t count, struct 
 int group_all_reduce_f64(struct group *group, double *data, size_t count, struct error *err);
 int group_all_reduce_i64(struct group *group, int64_t *data, size_t count, struct error *err);
 
-// Equal parts: in is [size * count], out [count] = this rank's part of the sum.
+// Equal parts: in is [size * count], out [count] = this rank's part of the sum. out may be this
+// rank's part of in, but must not overlap another one's.
 int group_reduce_scatter_f32(struct group *group, float *out, const float *in, size_t count,
                              struct error *err);
-// in is [bytes], out [size * bytes] in rank order.
+// in is [bytes], out [size * bytes] in rank order. in may be this rank's place in out.
 int group_all_gather(struct group *group, void *out, const void *in, size_t bytes,
                      struct error *err);
 int group_broadcast(struct group *group, void *data, size_t bytes, int root, struct error *err);
 int group_barrier(struct group *group, struct error *err);
 
-// All ranks take the same branch after a step that may fail locally: 0 when rc is 0 everywhere; else
-// -1 on every rank, with the text of the lowest failing rank prefixed by "rank N: " on the others.
+// All ranks take the same branch after a step that may fail locally: 0 when rc is 0 everywhere;
+// else -1 on every rank, with the text of the lowest failing rank prefixed by "rank N: " on the
+// others.
 int group_agree(struct group *group, int rc, struct error *err);
 
 // Logical or over ranks: true everywhere when true anywhere. For stop requests.

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// The calls of struct group: each is numbered, handed to the transport, and named when it fails.
+#include "collectives/group.h"
+
+#include "base/mem.h"
+#include "collectives/group_internal.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct group *group_create(const struct group_ops *ops, void *state, int rank, int size)
+{
+    assert(size >= 1 && rank >= 0 && rank < size);
+    struct group *group = mem_calloc(1, sizeof(*group));
+    group->ops = ops;
+    group->state = state;
+    group->rank = rank;
+    group->size = size;
+    group->deadline_seconds = GROUP_DEADLINE_SECONDS;
+    return group;
+}
+
+int group_open(struct group **out, struct error *err)
+{
+    struct launch launch = launch_detect();
+    if (launch.connected) {
+        return group_open_launched(&launch, out, err);
+    }
+    if (launch_refuse_split(&launch, "use mpirun, or srun --mpi=pmix", err) != 0) {
+        return -1;
+    }
+    return group_open_self(out, err);
+}
+
+void group_close(struct group *group)
+{
+    if (group == NULL) {
+        return;
+    }
+    group->ops->close(group);
+    free(group);
+}
+
+int group_rank(const struct group *group)
+{
+    return group->rank;
+}
+
+int group_size(const struct group *group)
+{
+    return group->size;
+}
+
+int group_local_rank(const struct group *group)
+{
+    return group->local_rank;
+}
+
+const char *group_transport(const struct group *group)
+{
+    return group->ops->transport;
+}
+
+// Every call is begin, the transport's operation, end.
+static int call_begin(struct group *group, const char *call, struct error *err)
+{
+    group->call = call;
+    group->sequence++;
+    if (group->broken) {
+        return error_set(err, "an earlier call of this group failed, the job must end");
+    }
+    return 0;
+}
+
+static int call_end(struct group *group, int rc, struct error *err)
+{
+    if (rc == 0) {
+        return 0;
+    }
+    error_prefix(err, "rank %d of %d, %s number %" PRIu64, group->rank, group->size, group->call,
+                 group->sequence);
+    if (!group->broken) {
+        group->broken = true;
+        group->failure = *err;
+    }
+    return -1;
+}
+
+static int all_reduce(struct group *group, const char *call, void *data, size_t count,
+                      const struct group_element *element, struct error *err)
+{
+    int rc = call_begin(group, call, err);
+    if (rc == 0) {
+        rc = group->ops->all_reduce(group, data, count, element, err);
+    }
+    return call_end(group, rc, err);
+}
+
+int group_all_reduce_f32(struct group *group, float *data, size_t count, struct error *err)
+{
+    return all_reduce(group, "all-reduce f32", data, count, &group_f32, err);
+}
+
+int group_all_reduce_f64(struct group *group, double *data, size_t count, struct error *err)
+{
+    return all_reduce(group, "all-reduce f64", data, count, &group_f64, err);
+}
+
+int group_all_reduce_i64(struct group *group, int64_t *data, size_t count, struct error *err)
+{
+    return all_reduce(group, "all-reduce i64", data, count, &group_i64, err);
+}
+
+int group_reduce_scatter_f32(struct group *group, float *out, const float *in, size_t count,
+                             struct error *err)
+{
+    int rc = call_begin(group, "reduce-scatter f32", err);
+    if (rc == 0) {
+        rc = group->ops->reduce_scatter(group, out, in, count, &group_f32, err);
+    }
+    return call_end(group, rc, err);
+}
+
+int group_all_gather(struct group *group, void *out, const void *in, size_t bytes,
+                     struct error *err)
+{
+    int rc = call_begin(group, "all-gather", err);
+    if (rc == 0) {
+        rc = group->ops->all_gather(group, out, in, bytes, err);
+    }
+    return call_end(group, rc, err);
+}
+
+int group_broadcast(struct group *group, void *data, size_t bytes, int root, struct error *err)
+{
+    assert(root >= 0 && root < group->size);
+    int rc = call_begin(group, "broadcast", err);
+    if (rc == 0) {
+        rc = group->ops->broadcast(group, data, bytes, root, err);
+    }
+    return call_end(group, rc, err);
+}
+
+int group_barrier(struct group *group, struct error *err)
+{
+    int rc = call_begin(group, "barrier", err);
+    if (rc == 0) {
+        rc = group->ops->barrier(group, err);
+    }
+    return call_end(group, rc, err);
+}
+
+// The lowest rank whose flag is set, or -1: one byte of every rank.
+static int lowest_flagged(struct group *group, bool flag, int *lowest, struct error *err)
+{
+    unsigned char mine = flag;
+    unsigned char *flags = mem_calloc((size_t)group->size, 1);
+    int rc = group_all_gather(group, flags, &mine, 1, err);
+    const unsigned char *first = memchr(flags, 1, (size_t)group->size);
+    *lowest = first ? (int)(first - flags) : -1;
+    free(flags);
+    return rc;
+}
+
+int group_agree(struct group *group, int rc, struct error *err)
+{
+    struct error failure = {{0}}; // of the group; our own text in err is worth more
+    int lowest = -1;
+    if (lowest_flagged(group, rc != 0, &lowest, &failure) == 0) {
+        if (lowest < 0) {
+            return 0;
+        }
+        struct error text = {{0}};
+        if (lowest == group->rank) {
+            text = *err;
+        }
+        if (group_broadcast(group, text.text, sizeof(text.text), lowest, &failure) == 0) {
+            if (lowest != group->rank) {
+                error_prefix(&text, "rank %d", lowest);
+            }
+            *err = text;
+            return -1;
+        }
+    }
+    if (rc == 0) {
+        *err = failure;
+    }
+    return -1;
+}
+
+int group_any(struct group *group, bool value, bool *out, struct error *err)
+{
+    int lowest = -1;
+    int rc = lowest_flagged(group, value, &lowest, err);
+    *out = lowest >= 0;
+    return rc;
+}

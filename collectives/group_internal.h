@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a transport of struct group provides. group.c counts the calls, names them in errors and
+// builds group_agree and group_any; a transport moves bytes and sums.
+#ifndef MEMO_COLLECTIVES_GROUP_INTERNAL_H
+#define MEMO_COLLECTIVES_GROUP_INTERNAL_H
+
+#include "collectives/group.h"
+
+// Waiting longer than this for the other ranks is an error. Longer than any step, evaluation or
+// checkpoint between two collectives; short enough that a stuck job does not burn a night.
+#define GROUP_DEADLINE_SECONDS (30.0 * 60.0)
+
+// Where part `part` begins when count elements are cut into `parts` parts that differ by at most
+// one.
+static inline size_t group_part_begin(size_t count, int parts, int part)
+{
+    size_t n = (size_t)parts;
+    size_t i = (size_t)part;
+    return count / n * i + count % n * i / n;
+}
+
+// One element type of a sum.
+struct group_element {
+    size_t bytes;
+    void (*add)(void *sum, const void *term, size_t count); // sum[i] = sum[i] + term[i]
+};
+
+extern const struct group_element group_f32;
+extern const struct group_element group_f64;
+extern const struct group_element group_i64; // wraps around
+
+struct group_ops {
+    const char *transport;
+    int (*all_reduce)(struct group *group, void *data, size_t count,
+                      const struct group_element *element, struct error *err);
+    int (*reduce_scatter)(struct group *group, void *out, const void *in, size_t count,
+                          const struct group_element *element, struct error *err);
+    int (*all_gather)(struct group *group, void *out, const void *in, size_t bytes,
+                      struct error *err);
+    int (*broadcast)(struct group *group, void *data, size_t bytes, int root, struct error *err);
+    int (*barrier)(struct group *group, struct error *err);
+    void (*close)(struct group *group); // releases state, not the group itself
+};
+
+struct group {
+    const struct group_ops *ops;
+    void *state; // of the transport
+    int rank;
+    int size;
+    int local_rank;
+    double deadline_seconds;
+    const char *call;  // name of the current or last call
+    uint64_t sequence; // calls begun; equal on all ranks in a correct program
+    bool broken;       // a call failed; failure says why
+    struct error failure;
+};
+
+struct group *group_create(const struct group_ops *ops, void *state, int rank, int size);
+
+// How this process was started. Read from the environment, so that a plain start on a laptop never
+// touches MPI.
+struct launch {
+    const char *variable; // the environment variable that told; NULL: not started by a launcher
+    bool connected;       // the launcher offers what MPI_Init needs (Open MPI's own, PMIx or PMI)
+    long size;            // processes started together; 0 when the environment does not say
+};
+
+struct launch launch_detect(void);
+
+// Fails when a launcher started several processes that could not find each other, which would
+// otherwise run as so many separate jobs over the same files.
+int launch_refuse_split(const struct launch *launch, const char *remedy, struct error *err);
+
+// In mpi.c, or mpi_absent.c in a build without MPI.
+int group_open_launched(const struct launch *launch, struct group **out, struct error *err);
+
+#endif
