@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// memo status: what the runs beside these outputs say of themselves, as a table or JSON Lines.
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "jobs/run_directory.h"
+#include "jobs/verbs.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct status_options {
+    bool json;
+};
+
+static const struct option status_option_table[] = {
+    {"json", OPTION_FLAG, offsetof(struct status_options, json), NULL, NULL, 0, 0, NULL,
+     "one JSON object per run instead of the table", false},
+    {0},
+};
+
+// The summary of OUT/run, OUT.run or the run directory itself.
+static int read_summary(const char *output, struct strbuf *out, struct error *err)
+{
+    struct fs *fs = fs_system();
+    char *places[] = {mem_printf("%s/run/summary.json", output),
+                      mem_printf("%s.run/summary.json", output),
+                      mem_printf("%s/summary.json", output)};
+    int rc = 1; // not found
+    for (int i = 0; i < 3; i++) {
+        if (rc == 1 && fs_exists(fs, places[i]))
+            rc = fs_read(fs, places[i], out, err);
+        free(places[i]);
+    }
+    if (rc != 1)
+        return rc;
+    return error_set(err, "no run was found beside '%s'", output);
+}
+
+static void print_count(const struct json *summary, const char *key, int width)
+{
+    const struct json *value = json_get(summary, key);
+    if (value && value->type == JSON_NUMBER && value->is_integer)
+        printf("  %*" PRId64, width, value->integer);
+    else
+        printf("  %*s", width, "-");
+}
+
+static void print_rate(const struct json *summary, double seconds)
+{
+    const struct json *tokens = json_get(summary, "tokens");
+    if (tokens && tokens->type == JSON_NUMBER && seconds > 0)
+        printf("  %9.0f", tokens->number / seconds);
+    else
+        printf("  %9s", "-");
+}
+
+static int print_row(const char *output, const struct json *summary, int name_width,
+                     struct error *err)
+{
+    const char *verb = "?", *state = "?", *reason = NULL;
+    double seconds = 0;
+    char duration[32];
+    if (json_get_string(summary, "verb", &verb, err) ||
+        json_get_string(summary, "state", &state, err) ||
+        json_get_string(summary, "reason", &reason, err) ||
+        json_get_number(summary, "seconds", &seconds, err))
+        return -1;
+    clock_format_duration(seconds, duration, sizeof(duration));
+    printf("%-9s %-*s  %-8s", verb, name_width, output, state);
+    print_count(summary, "pairs", 8);
+    print_count(summary, "tokens", 10);
+    printf("  %9s", duration);
+    print_rate(summary, seconds);
+    printf("%s%s\n", reason ? "  " : "", reason ? reason : "");
+    return 0;
+}
+
+static int show(const char *output, bool as_json, int name_width, struct error *err)
+{
+    struct strbuf text = {0};
+    struct arena arena = {0};
+    const struct json *summary;
+    int rc = read_summary(output, &text, err);
+    if (rc == 0 && as_json)
+        printf("%s", text.bytes);
+    else if (rc == 0)
+        rc = json_parse(&arena, text.bytes, text.length, &summary, err) ||
+                     print_row(output, summary, name_width, err)
+                 ? error_prefix(err, "summary of '%s'", output)
+                 : 0;
+    arena_release(&arena);
+    strbuf_release(&text);
+    return rc;
+}
+
+static int run_status(const void *parsed, const struct option_list *outputs, struct error *err)
+{
+    const struct status_options *options = parsed;
+    int name_width = 6;
+    if (outputs->count == 0) {
+        error_set(err, "name the outputs whose runs to show");
+        return EXIT_USAGE;
+    }
+    for (size_t i = 0; i < outputs->count; i++) {
+        const int length = (int)strlen(outputs->items[i]);
+        name_width = length > name_width ? length : name_width;
+    }
+    if (!options->json)
+        printf("%-9s %-*s  %-8s  %8s  %10s  %9s  %9s\n", "stage", name_width, "output", "state",
+               "pairs", "tokens", "time", "tokens/s");
+    for (size_t i = 0; i < outputs->count; i++) {
+        if (show(outputs->items[i], options->json, name_width, err))
+            return EXIT_FAILED;
+    }
+    return EXIT_DONE;
+}
+
+const struct verb verb_status = {
+    .name = "status",
+    .summary = "show how runs stand: state, pairs, tokens, time",
+    .positional = "OUTPUT...",
+    .examples = "  memo status corpus.h5 reflections/ models/memory\n"
+                "  memo status --json models/*\n",
+    .options = status_option_table,
+    .options_bytes = sizeof(struct status_options),
+    .run = run_status,
+};
