@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training data as token sequences, and how a step is laid out.
 //
-// A step is a set of sequences chosen by the seed alone: epoch e visits all sequences in the order of
-// random_permutation(seed, e), cut into steps of `per_step` (the last step of an epoch may be smaller).
-// Packing, micro-batches and ranks only lay that set out; every rank can compute every rank's layout,
-// so that nobody needs to be asked how many target tokens a step has.
+// A step is a set of sequences chosen by the seed alone: epoch e visits all sequences in the order
+// of random_permutation(seed, e), cut into steps of `per_step` (the last step of an epoch may be
+// smaller). Packing, micro-batches and ranks only lay that set out; every rank can compute every
+// rank's layout, so that nobody needs to be asked how many target tokens a step has.
 #ifndef MEMO_DATASETS_PACKING_H
 #define MEMO_DATASETS_PACKING_H
 
@@ -14,8 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Sequence s is ids[offsets[s]..offsets[s + 1]); the tokens target_begin[s]..target_end[s] (positions
-// inside the sequence, begin at least 1) are predicted, each from the token before it.
+// Sequence s is ids[offsets[s]..offsets[s + 1]); the tokens target_begin[s]..target_end[s]
+// (positions inside the sequence, begin at least 1) are predicted, each from the token before it.
 struct sequence_set {
     int32_t *ids;
     uint64_t *offsets; // [count + 1]
@@ -23,7 +23,7 @@ struct sequence_set {
     uint32_t *target_end;
     size_t count;
     size_t ids_capacity, count_capacity;
-    size_t too_long;       // refused by sequence_set_add
+    size_t too_long;        // refused by sequence_set_add
     size_t longest_refused; // tokens
 };
 
@@ -31,7 +31,8 @@ struct sequence_set {
 int sequence_set_add(struct sequence_set *set, const int32_t *ids, size_t length,
                      size_t target_begin, size_t target_end, size_t max_tokens);
 void sequence_set_release(struct sequence_set *set);
-struct digest sequence_set_digest(const struct sequence_set *set); // of everything that training sees
+struct digest sequence_set_digest(
+    const struct sequence_set *set); // of everything that training sees
 
 struct step_plan {
     uint64_t seed;
@@ -42,13 +43,13 @@ size_t plan_steps_per_epoch(const struct step_plan *plan, const struct sequence_
 size_t plan_steps(const struct step_plan *plan, const struct sequence_set *set);
 
 // The sequences of a step (from 0), room for per_step; returns how many.
-size_t plan_step_sequences(const struct step_plan *plan, const struct sequence_set *set, size_t step,
-                           uint32_t *out);
+size_t plan_step_sequences(const struct step_plan *plan, const struct sequence_set *set,
+                           size_t step, uint32_t *out);
 size_t sequences_target_tokens(const struct sequence_set *set, const uint32_t *sequences,
                                size_t count);
 
-// Divides sequences over ranks by tokens (longest first to the lightest rank, ties to the lowest) and
-// keeps those of `rank`, in place and in a fixed order; returns how many remain.
+// Divides sequences over ranks by tokens (longest first to the lightest rank, ties to the lowest)
+// and keeps those of `rank`, in place and in a fixed order; returns how many remain.
 size_t sequences_for_rank(const struct sequence_set *set, uint32_t *sequences, size_t count,
                           int rank, int ranks);
 
@@ -63,8 +64,8 @@ struct packed_batch {
     size_t tokens_capacity, sequences_capacity;
 };
 
-// Cuts a rank's sequences into micro-batches of at most max_tokens (best fit decreasing). bins[i] is the
-// micro-batch of sequences[i]; returns how many micro-batches there are.
+// Cuts a rank's sequences into micro-batches of at most max_tokens (best fit decreasing). bins[i]
+// is the micro-batch of sequences[i]; returns how many micro-batches there are.
 size_t pack_sequences(const struct sequence_set *set, const uint32_t *sequences, size_t count,
                       size_t max_tokens, uint32_t *bins);
 // Builds micro-batch `bin`.
