@@ -241,7 +241,7 @@ int splitter_next(const struct splitter *splitter, struct splitter_scratch *scra
             *end = bounds[1];
             return 0;
         }
-        from = next_character(text, length, from); // an empty match cuts nothing
+        from = next_character(text, length, from); // an empty match here cuts nothing
         if (from >= length) {
             *end = length;
             return 0;
