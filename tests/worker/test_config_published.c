@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Published config.json files, which lie outside the repository: $MEMO_TEST_DATA/model-configs.
+#include "worker/model/config.h"
+
+#include "base/fs.h"
+#include "base/mem.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char *data_path(const char *name)
+{
+    const char *root = getenv("MEMO_TEST_DATA");
+    return mem_printf("%s/model-configs/%s/config.json", root ? root : "../shared/data", name);
+}
+
+static void published_configs_have_the_shapes_of_the_table(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"Qwen2.5-0.5B-Instruct", "qwen2.5-0.5b"}, {"Qwen2.5-1.5B-Instruct", "qwen2.5-1.5b"},
+        {"Qwen2.5-3B-base", "qwen2.5-3b"},         {"Qwen2.5-7B-base", "qwen2.5-7b"},
+        {"Qwen2.5-14B-base", "qwen2.5-14b"},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        struct model_config file, shape;
+        struct error err;
+        struct strbuf text = {0};
+        char *path = data_path(pairs[i][0]);
+        if (fs_read(fs_system(), path, &text, &err))
+            fail_msg("%s", err.text);
+        if (model_config_parse(text.bytes, text.length, &file, &err))
+            fail_msg("%s: %s", path, err.text);
+        assert_int_equal(model_config_shape(pairs[i][1], &shape, &err), 0);
+        file.dtype = shape.dtype; // some repositories hold converted weights
+        struct strbuf expected = {0}, got = {0};
+        model_config_write(&shape, &expected);
+        model_config_write(&file, &got);
+        assert_string_equal(got.bytes, expected.bytes);
+        strbuf_release(&text);
+        strbuf_release(&expected);
+        strbuf_release(&got);
+        free(path);
+    }
+}
+
+static void other_published_models_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {{"gemma-3-1b-it", "'gemma3_text'"},
+                                           {"LFM2-350M", "'lfm2'"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        struct model_config config;
+        struct error err;
+        struct strbuf text = {0};
+        char *path = data_path(pairs[i][0]);
+        if (fs_read(fs_system(), path, &text, &err))
+            fail_msg("%s", err.text);
+        assert_int_equal(model_config_parse(text.bytes, text.length, &config, &err), -1);
+        assert_non_null(strstr(err.text, pairs[i][1]));
+        strbuf_release(&text);
+        free(path);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(published_configs_have_the_shapes_of_the_table),
+        cmocka_unit_test(other_published_models_are_refused_by_name),
+    };
+    char *path = data_path("gemma-3-1b-it");
+    bool present = fs_exists(fs_system(), path);
+    if (!present)
+        printf("skipped: '%s' is absent, set MEMO_TEST_DATA\n", path);
+    free(path);
+    return present ? cmocka_run_group_tests(tests, NULL, NULL) : 77;
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Our decoder against the one of Hugging Face transformers: tests/oracle/qwen2_golden.py wrote the
+// files.
+#include "tests/worker/model_fixture.h"
+
+#include "base/mem.h"
+#include "datasets/safetensors.h"
+#include "worker/engine/engine.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct golden {
+    struct device *device;
+    struct model *model;
+    struct safetensors expected;
+    struct batch batch;
+    int32_t *positions;
+};
+
+// The tensor's values in aligned memory that the caller frees.
+static void *tensor_of(const struct golden *golden, const char *name, enum safetensors_dtype dtype,
+                       size_t *count)
+{
+    const struct safetensors_entry *entry = safetensors_find(&golden->expected, name);
+    if (!entry || entry->dtype != dtype)
+        fail_msg("golden file has no '%s' of type %s", name, safetensors_dtype_name(dtype));
+    *count = entry->bytes / safetensors_dtype_bytes(dtype);
+    return mem_dup(entry->data, entry->bytes);
+}
+
+static void golden_open(struct golden *golden, const char *name)
+{
+    struct error err;
+    size_t count;
+    char *directory = mem_printf("%s/%s", GOLDEN_DIRECTORY, name);
+    char *expected = mem_printf("%s/expected.safetensors", directory);
+    *golden = (struct golden){.device = fixture_device()};
+    if (model_load(golden->device, directory, DTYPE_F32, &golden->model, &err) ||
+        safetensors_open(expected, &golden->expected, &err))
+        fail_msg("%s", err.text);
+    golden->batch.ids = tensor_of(golden, "ids", ST_I32, &golden->batch.tokens);
+    golden->batch.targets = tensor_of(golden, "targets", ST_I32, &count);
+    golden->batch.offsets = tensor_of(golden, "offsets", ST_I32, &count);
+    golden->batch.sequences = count - 1;
+    golden->positions = mem_calloc(golden->batch.tokens, sizeof *golden->positions);
+    for (size_t s = 0; s < golden->batch.sequences; s++) {
+        for (int32_t t = golden->batch.offsets[s]; t < golden->batch.offsets[s + 1]; t++)
+            golden->positions[t] = t - golden->batch.offsets[s];
+    }
+    golden->batch.positions = golden->positions;
+    free(directory);
+    free(expected);
+}
+
+static void golden_close(struct golden *golden)
+{
+    free((void *)golden->batch.ids);
+    free((void *)golden->batch.targets);
+    free((void *)golden->batch.offsets);
+    free(golden->positions);
+    safetensors_close(&golden->expected);
+    model_destroy(golden->model);
+    device_destroy(golden->device);
+}
+
+static void expect_close(const float *got, const float *expected, size_t count, double tolerance,
+                         const char *name)
+{
+    double largest = 0, difference = 0;
+    for (size_t i = 0; i < count; i++) {
+        largest = fmax(largest, fabs((double)expected[i]));
+        difference = fmax(difference, fabs((double)got[i] - (double)expected[i]));
+    }
+    if (!(difference <= tolerance * largest))
+        fail_msg("%s: off by %g, largest value %g", name, difference, largest);
+}
+
+static void check_logits(struct golden *golden, struct workspace *workspace)
+{
+    struct error err;
+    size_t count;
+    float *expected = tensor_of(golden, "logits", ST_F32, &count);
+    float *got = mem_calloc(count, sizeof *got);
+    assert_int_equal(count, golden->batch.tokens * (size_t)golden->model->config.vocabulary);
+    assert_int_equal(model_logits(golden->model, workspace, &golden->batch, got, &err), 0);
+    expect_close(got, expected, count, 2e-4, "logits");
+    free(expected);
+    free(got);
+}
+
+static void check_gradients(struct golden *golden, struct workspace *workspace)
+{
+    struct error err;
+    double loss;
+    size_t count;
+    const struct layout *layout = &golden->model->layout;
+    float *grads = fixture_floats(golden->device, layout->elements);
+    assert_int_equal(model_loss(golden->model, workspace, &golden->batch, grads, 1.0f, &loss, &err),
+                     0);
+    double *expected_loss = tensor_of(golden, "loss", ST_F64, &count);
+    assert_true(fabs(loss - *expected_loss) <= 1e-5 * *expected_loss);
+    float *got = fixture_copy_out(golden->device, grads, layout->elements);
+    for (size_t i = 0; i < layout->parameter_count; i++) {
+        const struct parameter *p = &layout->parameters[i];
+        char *name = mem_printf("grad.%s", p->name);
+        float *expected = tensor_of(golden, name, ST_F32, &count);
+        assert_int_equal(count, p->count);
+        expect_close(got + p->offset, expected, count, 1e-3, name);
+        free(expected);
+        free(name);
+    }
+    free(expected_loss);
+    free(got);
+    device_free(golden->device, grads);
+}
+
+static void check_greedy(struct golden *golden)
+{
+    struct error err;
+    struct engine *engine;
+    struct engine_result result;
+    struct engine_options options = {.slots = 1, .capacity = 80, .max_tokens = 4};
+    size_t count, expected_count;
+    int32_t *prompt = tensor_of(golden, "prompt", ST_I32, &count);
+    int32_t *expected = tensor_of(golden, "greedy", ST_I32, &expected_count);
+    assert_int_equal(expected_count, 64);
+    assert_int_equal(engine_create(golden->model, &options, &engine, &err), 0);
+    engine_submit(engine, &(struct engine_request){
+                              .prompt = prompt, .prompt_count = count, .max_new = expected_count});
+    while (engine_poll(engine, &result, &err) == ENGINE_RUNNING)
+        continue;
+    assert_int_equal(result.count, expected_count);
+    assert_memory_equal(result.ids, expected, expected_count * sizeof *expected);
+    engine_destroy(engine);
+    free(prompt);
+    free(expected);
+}
+
+static void check_model(const char *name)
+{
+    struct golden golden;
+    struct workspace *workspace;
+    struct error err;
+    golden_open(&golden, name);
+    assert_int_equal(workspace_create(golden.model, golden.batch.tokens, true, &workspace, &err),
+                     0);
+    check_logits(&golden, workspace);
+    check_gradients(&golden, workspace);
+    check_greedy(&golden);
+    workspace_destroy(workspace);
+    golden_close(&golden);
+}
+
+static void tied_model_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("qwen2_tied");
+}
+
+static void odd_model_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("qwen2_odd");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tied_model_agrees_with_transformers),
+        cmocka_unit_test(odd_model_agrees_with_transformers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/worker/model_fixture.h"
+
+#include "base/mem.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LENGTH = 13, SLOTS = 3, CAPACITY = 16, MAX_TOKENS = 32 };
+
+struct rig {
+    struct device *device;
+    struct model *model;
+    struct kv_cache *cache;
+    struct fixture_batch batch; // one sequence of LENGTH tokens
+    size_t vocabulary;
+    float *expected; // logits of the whole sequence at once, [LENGTH, vocabulary]
+    float *got;
+};
+
+static void run(struct rig *rig, const struct step_tokens *step)
+{
+    struct error err;
+    if (model_step(rig->model, rig->cache, step, rig->got, &err))
+        fail_msg("%s", err.text);
+}
+
+// Tokens first..first + count of the sequence in one slot; all their logits are wanted.
+static void feed(struct rig *rig, int32_t slot, size_t first, size_t count)
+{
+    int32_t slots[LENGTH], wanted[LENGTH];
+    for (size_t i = 0; i < count; i++) {
+        slots[i] = slot;
+        wanted[i] = (int32_t)i;
+    }
+    run(rig, &(struct step_tokens){
+                 .ids = rig->batch.ids + first,
+                 .slots = slots,
+                 .positions = rig->batch.positions + first,
+                 .tokens = count,
+                 .wanted = wanted,
+                 .wanted_count = count,
+             });
+}
+
+static void setup(struct rig *rig, struct model_config config)
+{
+    static const int lengths[] = {LENGTH, -1};
+    struct error err;
+    *rig = (struct rig){.device = fixture_device(), .vocabulary = (size_t)config.vocabulary};
+    rig->model = fixture_model(rig->device, &config, DTYPE_F32, 21);
+    fixture_batch_fill(&rig->batch, lengths, config.vocabulary, 4);
+    if (kv_cache_create(rig->model, SLOTS, CAPACITY, MAX_TOKENS, &rig->cache, &err))
+        fail_msg("%s", err.text);
+    rig->expected = mem_calloc(LENGTH * rig->vocabulary, sizeof(float));
+    rig->got = mem_calloc(MAX_TOKENS * rig->vocabulary, sizeof(float));
+    feed(rig, 0, 0, LENGTH);
+    memcpy(rig->expected, rig->got, LENGTH * rig->vocabulary * sizeof(float));
+}
+
+static void teardown(struct rig *rig)
+{
+    free(rig->expected);
+    free(rig->got);
+    kv_cache_destroy(rig->cache);
+    model_destroy(rig->model);
+    device_destroy(rig->device);
+}
+
+static void expect_rows(const struct rig *rig, size_t at, size_t first, size_t count)
+{
+    assert_memory_equal(rig->got + at * rig->vocabulary, rig->expected + first * rig->vocabulary,
+                        count * rig->vocabulary * sizeof(float));
+}
+
+static void token_by_token_equals_the_whole_prompt(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup(&rig, fixture_config());
+    for (size_t i = 0; i < LENGTH; i++) {
+        feed(&rig, 2, i, 1);
+        expect_rows(&rig, 0, i, 1);
+    }
+    teardown(&rig);
+}
+
+static void pieces_of_a_prompt_equal_the_whole(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup(&rig, fixture_config_untied());
+    feed(&rig, 1, 0, 5);
+    expect_rows(&rig, 0, 0, 5);
+    feed(&rig, 1, 5, 1);
+    expect_rows(&rig, 0, 5, 1);
+    feed(&rig, 1, 6, 7);
+    expect_rows(&rig, 0, 6, 7);
+    teardown(&rig);
+}
+
+static void generation_agrees_with_training(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct workspace *workspace;
+    struct error err;
+    setup(&rig, fixture_config());
+    assert_int_equal(workspace_create(rig.model, LENGTH, false, &workspace, &err), 0);
+    assert_int_equal(model_logits(rig.model, workspace, &rig.batch.batch, rig.got, &err), 0);
+    for (size_t i = 0; i < LENGTH * rig.vocabulary; i++)
+        assert_true(fabsf(rig.got[i] - rig.expected[i]) <= 1e-4f);
+    workspace_destroy(workspace);
+    teardown(&rig);
+}
+
+// Slot 0 begins the sequence while slot 1 continues it and slot 2 holds something else.
+static void neighbours_in_a_step_change_nothing(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup(&rig, fixture_config());
+    feed(&rig, 1, 0, 9);
+    int32_t ids[16], slots[16], positions[16];
+    size_t count = 0;
+    for (int i = 0; i < 4; i++, count++) {
+        ids[count] = rig.batch.ids[i];
+        slots[count] = 0;
+        positions[count] = i;
+    }
+    for (int i = 0; i < 6; i++, count++) {
+        ids[count] = (i * 5 + 1) % 37;
+        slots[count] = 2;
+        positions[count] = i;
+    }
+    ids[count] = rig.batch.ids[9];
+    slots[count] = 1;
+    positions[count++] = 9;
+    int32_t wanted[] = {3, 10};
+    run(&rig, &(struct step_tokens){.ids = ids,
+                                    .slots = slots,
+                                    .positions = positions,
+                                    .tokens = count,
+                                    .wanted = wanted,
+                                    .wanted_count = 2});
+    expect_rows(&rig, 0, 3, 1);
+    expect_rows(&rig, 1, 9, 1);
+    teardown(&rig);
+}
+
+static void slot_is_reused_without_a_trace(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup(&rig, fixture_config());
+    feed(&rig, 2, 0, LENGTH);
+    feed(&rig, 2, 0, 3); // a new request: positions begin again
+    expect_rows(&rig, 0, 0, 3);
+    teardown(&rig);
+}
+
+static void step_without_wanted_rows_still_fills_the_cache(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup(&rig, fixture_config());
+    int32_t slots[LENGTH] = {0};
+    run(&rig, &(struct step_tokens){.ids = rig.batch.ids,
+                                    .slots = slots,
+                                    .positions = rig.batch.positions,
+                                    .tokens = LENGTH - 1});
+    feed(&rig, 0, LENGTH - 1, 1);
+    expect_rows(&rig, 0, LENGTH - 1, 1);
+    teardown(&rig);
+}
+
+static void greedy_step_gives_the_largest_logit(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct error err;
+    setup(&rig, fixture_config());
+    int32_t slots[LENGTH] = {0}, wanted[] = {4, 12, 0}, chosen[3];
+    struct step_tokens step = {.ids = rig.batch.ids,
+                               .slots = slots,
+                               .positions = rig.batch.positions,
+                               .tokens = LENGTH,
+                               .wanted = wanted,
+                               .wanted_count = 3};
+    assert_int_equal(model_step_greedy(rig.model, rig.cache, &step, chosen, &err), 0);
+    for (size_t i = 0; i < 3; i++) {
+        const float *row = rig.expected + (size_t)wanted[i] * rig.vocabulary;
+        for (size_t v = 0; v < rig.vocabulary; v++)
+            assert_true(row[v] <= row[chosen[i]]);
+    }
+    teardown(&rig);
+}
+
+static void packed_weights_give_the_same_tokens(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup(&rig, fixture_config());
+    model_pack(rig.model);
+    model_pack(rig.model);
+    model_unpack(rig.model);
+    feed(&rig, 1, 0, LENGTH);
+    for (size_t i = 0; i < LENGTH * rig.vocabulary; i++)
+        assert_true(fabsf(rig.got[i] - rig.expected[i]) <= 1e-4f);
+    model_unpack(rig.model);
+    teardown(&rig);
+}
+
+static void expect_rejected(struct rig *rig, struct step_tokens step, const char *part)
+{
+    struct error err = {{0}};
+    assert_int_equal(model_step(rig->model, rig->cache, &step, rig->got, &err), -1);
+    if (!strstr(err.text, part))
+        fail_msg("'%s' does not say '%s'", err.text, part);
+}
+
+static void tokens_outside_the_cache_are_rejected(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct error err;
+    struct kv_cache *cache;
+    setup(&rig, fixture_config());
+    int32_t id = 0, slot = 0, position = 0, wanted = 0;
+    struct step_tokens good = {.ids = &id,
+                               .slots = &slot,
+                               .positions = &position,
+                               .tokens = 1,
+                               .wanted = &wanted,
+                               .wanted_count = 1};
+    run(&rig, &good);
+    id = 37;
+    expect_rejected(&rig, good, "token 0 is 37");
+    id = 0;
+    slot = SLOTS;
+    expect_rejected(&rig, good, "in slot 3 of 3");
+    slot = 0;
+    position = CAPACITY;
+    expect_rejected(&rig, good, "at position 16 of 16");
+    position = 0;
+    wanted = 1;
+    expect_rejected(&rig, good, "wanted row 1");
+    wanted = 0;
+    good.tokens = MAX_TOKENS + 1;
+    expect_rejected(&rig, good, "33 tokens, at most 32");
+    assert_int_equal(kv_cache_create(rig.model, 1, 65, 8, &cache, &err), -1);
+    assert_non_null(strstr(err.text, "the model has 64"));
+    assert_int_equal(kv_cache_create(rig.model, 0, 8, 8, &cache, &err), -1);
+    teardown(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(token_by_token_equals_the_whole_prompt),
+        cmocka_unit_test(pieces_of_a_prompt_equal_the_whole),
+        cmocka_unit_test(generation_agrees_with_training),
+        cmocka_unit_test(neighbours_in_a_step_change_nothing),
+        cmocka_unit_test(slot_is_reused_without_a_trace),
+        cmocka_unit_test(step_without_wanted_rows_still_fills_the_cache),
+        cmocka_unit_test(greedy_step_gives_the_largest_logit),
+        cmocka_unit_test(packed_weights_give_the_same_tokens),
+        cmocka_unit_test(tokens_outside_the_cache_are_rejected),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
