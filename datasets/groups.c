@@ -249,6 +249,9 @@ static void link_chunks(struct grouper *grouper, const struct mention *mentions,
 static void find_links(struct grouper *grouper)
 {
     struct mention *mentions = grouper->mentions;
+    if (grouper->mention_count == 0) {
+        return;
+    }
     qsort(mentions, grouper->mention_count, sizeof *mentions, compare_mentions);
     for (size_t first = 0, end; first < grouper->mention_count; first = end) {
         size_t unique = first;
@@ -265,6 +268,9 @@ static void find_links(struct grouper *grouper)
     }
     struct link *links = grouper->links;
     size_t unique = 0;
+    if (grouper->link_count == 0) {
+        return;
+    }
     qsort(links, grouper->link_count, sizeof *links, compare_link_ends);
     for (size_t i = 0; i < grouper->link_count; i++) {
         if (unique > 0 && compare_link_ends(&links[unique - 1], &links[i]) == 0) {

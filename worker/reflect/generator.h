@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Generators turn a task (which text, what seed) into reflections. They are interchangeable: a
+// worker submits as many tasks as the generator has room for and polls for what is finished;
+// nothing here waits. A generator is used by one thread.
+#ifndef MEMO_WORKER_GENERATOR_H
+#define MEMO_WORKER_GENERATOR_H
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "datasets/corpus.h"
+#include "datasets/reflections.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct generator_task {
+    struct digest task_id;
+    const struct corpus *corpus; // outlives the task
+    size_t chunk;                // index into corpus->chunks
+    uint64_t seed;               // of the run
+};
+
+// What became of a task: done, empty, or set aside with a reason. A task that fails is a result,
+// not an error of the generator.
+struct generated {
+    struct reflection_task task;
+    const struct reflection *pairs; // task.pairs of them, in the order of ordinals
+    void *memory;                   // behind the pairs and the reason
+};
+void generated_release(struct generated *result);
+
+struct generator;
+
+struct generator_ops {
+    // Takes a task. Called with fewer than `capacity` tasks in flight. An error means that the
+    // generator itself cannot work on.
+    int (*submit)(struct generator *generator, const struct generator_task *task,
+                  struct error *err);
+    // 1: *out is one finished task, released by the caller. 0: nothing is finished yet. -1: the
+    // generator cannot work on.
+    int (*poll)(struct generator *generator, struct generated *out, struct error *err);
+    // The task need not be finished and will not be reported; an unknown id is no error.
+    void (*cancel)(struct generator *generator, struct digest task_id);
+    void (*destroy)(struct generator *generator); // cancels what is in flight
+};
+
+// The head of every generator's own struct.
+struct generator {
+    const struct generator_ops *ops;
+    const char *name;     // "cloze", for messages
+    struct digest digest; // part of every task's identity: equal digests make equal pairs
+    size_t capacity;      // tasks that may be in flight
+};
+
+static inline int generator_submit(struct generator *generator, const struct generator_task *task,
+                                   struct error *err)
+{
+    return generator->ops->submit(generator, task, err);
+}
+
+static inline int generator_poll(struct generator *generator, struct generated *out,
+                                 struct error *err)
+{
+    return generator->ops->poll(generator, out, err);
+}
+
+static inline void generator_cancel(struct generator *generator, struct digest task_id)
+{
+    generator->ops->cancel(generator, task_id);
+}
+
+static inline void generator_destroy(struct generator *generator)
+{
+    if (generator) {
+        generator->ops->destroy(generator);
+    }
+}
+
+#endif
