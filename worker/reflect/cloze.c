@@ -49,7 +49,7 @@ static const char *shorten_title(const char *title, struct arena *arena)
         return title;
     }
     size_t comma = 0, space = 0, cut = CLOZE_TITLE_BYTES;
-    for (size_t i = CLOZE_TITLE_BYTES / 3; i < CLOZE_TITLE_BYTES; i++) {
+    for (size_t i = CLOZE_TITLE_BYTES / 5; i < CLOZE_TITLE_BYTES; i++) {
         comma = comma == 0 && title[i] == ',' ? i : comma;
         space = title[i] == ' ' ? i : space;
     }
