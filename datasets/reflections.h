@@ -19,7 +19,9 @@ enum reflection_step {
     STEP_ENTITY = 5,
     STEP_CROSS = 6,
 };
+#define REFLECTION_STEPS 7
 const char *reflection_step_name(enum reflection_step step); // "cloze", "1a", "1b", "2", ...
+int reflection_step_parse(const char *name, enum reflection_step *out, struct error *err);
 
 // Task id: what is asked of which text by which generator; see DESIGN "Identity" in docs. Two runs
 // that would do the same work agree on it.
@@ -41,8 +43,8 @@ struct reflection {
     struct digest record_id;
     struct digest task_id;
     enum reflection_step step;
-    uint32_t ordinal;     // within the task
-    const char *question; // UTF-8
+    uint32_t ordinal;     // within the task, ascending
+    const char *question; // UTF-8; a NUL follows in what is read from files
     size_t question_bytes;
     const char *answer;
     size_t answer_bytes;
@@ -70,15 +72,22 @@ struct reflection_task {
 struct segment_writer;
 struct segment_writer *segment_writer_create(void);
 void segment_writer_destroy(struct segment_writer *writer);
-// pairs belong to task and are stored with it or not at all.
-void segment_writer_add(struct segment_writer *writer, const struct reflection_task *task,
-                        const struct reflection *pairs, size_t count);
+// pairs belong to task and are stored with it or not at all. An error, and nothing is added, when
+// they would make a segment that segment_open rejects: task->pairs is not count, a task is done
+// without pairs or has pairs without being done, ordinals do not ascend, a text is not UTF-8, a
+// span ends before it begins, or an id is not that of its task, step and ordinal.
+int segment_writer_add(struct segment_writer *writer, const struct reflection_task *task,
+                       const struct reflection *pairs, size_t count, struct error *err);
 size_t segment_writer_tasks(const struct segment_writer *writer);
 size_t segment_writer_bytes(const struct segment_writer *writer); // about what the file will take
 // Writes directory/name.h5 durably (temporary name, sync, rename without replacing, directory sync)
 // and empties the writer. On failure the writer keeps its content.
 int segment_writer_commit(struct segment_writer *writer, struct fs *fs, const char *directory,
                           const char *name, struct error *err);
+
+// What segment_writer_add and segment_open demand of a task; pure.
+int reflection_task_check(const struct reflection_task *task, const struct reflection *pairs,
+                          size_t count, struct error *err);
 
 // A committed segment, verified as a whole before anything is read from it.
 struct segment {
@@ -99,10 +108,12 @@ struct reflection_set {
     size_t task_count;
     const struct reflection *pairs; // sorted by (task id, ordinal)
     size_t pair_count;
+    const char *const *segments; // paths, in the order in which they count
     size_t segment_count;
     size_t duplicate_tasks; // executions that did not count
     void *memory;
 };
+// Files under temporary names are not looked at. One damaged segment is an error that names it.
 int reflection_set_open(struct fs *fs, const char *directory, struct reflection_set *out,
                         struct error *err);
 void reflection_set_close(struct reflection_set *set);
