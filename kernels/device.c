@@ -7,9 +7,12 @@
 #include <string.h>
 
 // Fastest first: the order in which device_create tries when no backend is named.
-static const struct backend *const backends[] = {&backend_ref};
+static const struct backend *const backends[] = {&backend_cpu, &backend_ref};
 
-enum { BACKENDS = sizeof backends / sizeof backends[0] };
+enum {
+    BACKENDS = sizeof backends / sizeof backends[0],
+    THREADS_LIMIT = 4096, // above the processors of any machine: a slip of the pen
+};
 
 static int backend_start(const struct backend *backend, const struct device_options *options,
                          struct device **out, struct error *err)
@@ -29,19 +32,22 @@ static int backend_start(const struct backend *backend, const struct device_opti
 int device_create(const struct device_options *options, struct device **out, struct error *err)
 {
     *out = NULL;
-    if (options->threads < 0)
-        return error_set(err, "wrong number of threads %d: give 0 (all) or more", options->threads);
+    if (options->threads < 0 || options->threads > THREADS_LIMIT)
+        return error_set(err, "wrong number of threads %d: give 0 (all) to %d", options->threads,
+                         THREADS_LIMIT);
+    // A named instruction set belongs to the cpu: nothing else would honour it.
+    const char *name = options->backend ? options->backend : options->isa ? "cpu" : NULL;
     for (size_t i = 0; i < BACKENDS; i++) {
-        if (!options->backend) {
-            if (backend_start(backends[i], options, out, err) == 0)
-                return 0;
-        } else if (strcmp(options->backend, backends[i]->name) == 0) {
-            return backend_start(backends[i], options, out, err);
-        }
+        if (name && strcmp(name, backends[i]->name) != 0)
+            continue;
+        if (backend_start(backends[i], options, out, err) == 0)
+            return 0;
+        if (name)
+            return -1;
     }
-    if (!options->backend)
-        return -1;
-    return error_set(err, "unknown backend '%s': this build has 'ref'", options->backend);
+    if (!name)
+        return error_prefix(err, "no backend works here");
+    return error_set(err, "unknown backend '%s': this build has 'cpu' and 'ref'", options->backend);
 }
 
 void device_destroy(struct device *device)

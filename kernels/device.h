@@ -48,8 +48,8 @@ struct device_options {
 
 int device_create(const struct device_options *options, struct device **out, struct error *err);
 void device_destroy(struct device *device);
-void device_describe(const struct device *device, char *out,
-                     size_t out_bytes); // "cpu avx512, 2 threads"
+// "cpu avx512, 2 threads"
+void device_describe(const struct device *device, char *out, size_t out_bytes);
 
 // Memory is 64-byte aligned and zeroed.
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);

@@ -11,9 +11,8 @@
 
 #include "kernels/device.h"
 
-enum {
-    HEAD_WIDTH_LIMIT = 256
-}; // attention keeps a head's row on the stack; no known model has more
+// Attention keeps one head of a row on the stack; no known model has wider ones.
+enum { HEAD_WIDTH_LIMIT = 256 };
 
 // out[t] = weight[ids[t]] * scale
 struct embedding_forward {
@@ -123,8 +122,9 @@ struct sequences {
 };
 
 // Causal grouped-query attention inside each sequence:
-// out[t,h] = sum_u softmax_u(scale q[t,h] . k[u,g]) v[u,g], u <= t, t - u < window, g = h / (H /
-// H_kv). Rows of q, k, v are `stride` elements apart (they may be parts of one buffer).
+// out[t,h] = sum_u softmax_u(scale q[t,h] . k[u,g]) v[u,g], u <= t, t - u < window,
+// g = h / (H / H_kv). Rows of q, k, v are `stride` elements apart (they may be parts of one
+// buffer).
 struct attention_forward {
     struct tensor out;  // [T, H, d] =
     float *log_sum_exp; // [T, H] = for backward; NULL: not kept

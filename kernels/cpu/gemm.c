@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+// Register-tiled product (Goto and van de Geijn 2008): a tile of TILE_ROWS x TILE_COLUMNS of C
+// stays in registers while k runs over a block of BLOCK_DEPTH; the panel of B it reads stays in the
+// first cache for all tiles below each other. A is read where it lies when its rows are contiguous,
+// and through a packed copy when its columns are (backward of the weight), as one element per cache
+// line would be read otherwise.
+#include "kernels/cpu/gemm.h"
+
+#include <assert.h>
+
+// What a tile reads and writes; begin is what its chains start from.
+struct tile {
+    const float *a;
+    size_t a_row, a_column;
+    const void *b;
+    float *c;
+    size_t c_stride;
+    const float *begin;
+    size_t begin_stride;
+    size_t depth;
+};
+
+// rows and dtype are constants at every call, so that the accumulators are registers.
+static inline __attribute__((always_inline)) void tile_compute(const struct tile *t, size_t rows,
+                                                               size_t a_row, size_t a_column,
+                                                               enum dtype dtype)
+{
+    const float *a = t->a;
+    vf sum[TILE_ROWS][2];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < rows; i++) {
+        sum[i][0] = vf_load(t->begin + i * t->begin_stride);
+        sum[i][1] = vf_load(t->begin + i * t->begin_stride + VF_LANES);
+    }
+    for (size_t k = 0; k < t->depth; k++) {
+        vf b0 = vf_load_any(t->b, dtype, k * TILE_COLUMNS);
+        vf b1 = vf_load_any(t->b, dtype, k * TILE_COLUMNS + VF_LANES);
+#pragma GCC unroll 16
+        for (size_t i = 0; i < rows; i++) {
+            vf x = vf_set(a[i * a_row + k * a_column]);
+            sum[i][0] = vf_fma(x, b0, sum[i][0]);
+            sum[i][1] = vf_fma(x, b1, sum[i][1]);
+        }
+    }
+#pragma GCC unroll 16
+    for (size_t i = 0; i < rows; i++) {
+        vf_store(t->c + i * t->c_stride, sum[i][0]);
+        vf_store(t->c + i * t->c_stride + VF_LANES, sum[i][1]);
+    }
+}
+
+// A as it lies (a_column 1), or packed (a_row 1, TILE_ROWS rows interleaved).
+static inline __attribute__((always_inline)) void tile_layout(const struct tile *t, size_t rows,
+                                                              enum dtype dtype)
+{
+    if (t->a_column == 1)
+        tile_compute(t, rows, t->a_row, 1, dtype);
+    else
+        tile_compute(t, rows, 1, TILE_ROWS, dtype);
+}
+
+static inline __attribute__((always_inline)) size_t tile_dtype(const struct tile *t, size_t rows,
+                                                               enum dtype dtype)
+{
+    if (dtype == DTYPE_F32)
+        tile_layout(t, rows, DTYPE_F32);
+    else
+        tile_layout(t, rows, DTYPE_BF16);
+    return rows;
+}
+
+// Computes the largest tile that fits into `rows`; returns its rows.
+static size_t tile_run(const struct tile *t, size_t rows, enum dtype dtype)
+{
+    if (rows >= TILE_ROWS)
+        return tile_dtype(t, TILE_ROWS, dtype);
+    if (TILE_ROWS > 8 && rows >= 8)
+        return tile_dtype(t, 8, dtype);
+    if (rows >= 4)
+        return tile_dtype(t, 4, dtype);
+    if (rows >= 2)
+        return tile_dtype(t, 2, dtype);
+    return tile_dtype(t, 1, dtype);
+}
+
+// A tile that overhangs C: computed beside it, the columns that exist are copied.
+static size_t tile_run_edge(const struct tile *t, size_t rows, size_t columns, enum dtype dtype)
+{
+    float begin[TILE_ROWS * TILE_COLUMNS] = {0}, c[TILE_ROWS * TILE_COLUMNS];
+    rows = min_size(rows, TILE_ROWS);
+    for (size_t i = 0; i < rows; i++)
+        memcpy(begin + i * TILE_COLUMNS, t->begin + i * t->begin_stride, columns * sizeof *begin);
+    struct tile beside = *t;
+    beside.begin = begin;
+    beside.begin_stride = TILE_COLUMNS;
+    beside.c = c;
+    beside.c_stride = TILE_COLUMNS;
+    size_t done = tile_run(&beside, rows, dtype);
+    for (size_t i = 0; i < done; i++)
+        memcpy(t->c + i * t->c_stride, c + i * TILE_COLUMNS, columns * sizeof *c);
+    return done;
+}
+
+// One block of A (at most BLOCK_ROWS when packed) against panels; g describes the block alone.
+static void block_run(const struct gemm *g, bool packed)
+{
+    static const float zeros[TILE_COLUMNS];
+    for (size_t column = 0; column < g->columns; column += TILE_COLUMNS) {
+        size_t columns = min_size(TILE_COLUMNS, g->columns - column);
+        size_t panel = column / TILE_COLUMNS * g->panels.panel_stride;
+        struct tile t = {
+            .b = (const char *)g->panels.data + panel * dtype_bytes(g->panels.dtype),
+            .a_row = g->a.row,
+            .a_column = g->a.column,
+            .c_stride = g->c_stride,
+            .begin_stride = g->keep ? g->c_stride : 0,
+            .depth = g->depth,
+        };
+        for (size_t row = 0, done; row < g->rows; row += done) {
+            size_t rows = g->rows - row;
+            if (packed) { // a tile stays inside its group of interleaved rows
+                size_t group = row / TILE_ROWS * TILE_ROWS;
+                t.a = (const float *)g->a.data + group * g->depth + (row - group);
+                rows = min_size(rows, group + TILE_ROWS - row);
+            } else {
+                t.a = (const float *)g->a.data + row * g->a.row;
+            }
+            t.c = g->c + row * g->c_stride + column;
+            t.begin = g->keep ? t.c : g->bias ? g->bias + column : zeros;
+            done = columns == TILE_COLUMNS ? tile_run(&t, rows, g->panels.dtype)
+                                           : tile_run_edge(&t, rows, columns, g->panels.dtype);
+        }
+    }
+}
+
+// Rows of A interleaved by TILE_ROWS: element (i, k) of a group lies at k TILE_ROWS + i.
+static void pack_rows(float *out, const struct gemm *g)
+{
+    for (size_t row = 0; row < g->rows; row += TILE_ROWS) {
+        size_t rows = min_size(TILE_ROWS, g->rows - row);
+        for (size_t k = 0; k < g->depth; k++) {
+            const float *a = (const float *)g->a.data + row + k * g->a.column;
+            float *to = out + row * g->depth + k * TILE_ROWS;
+            if (rows == TILE_ROWS)
+                memcpy(to, a, TILE_ROWS * sizeof *to);
+            else
+                memcpy(to, a, rows * sizeof *to);
+        }
+    }
+}
+
+// All rows of A against one block of panels.
+static void rows_run(const struct gemm *g)
+{
+    if (g->a.column == 1) {
+        for (size_t row = 0; row < g->rows; row += BLOCK_ROWS) {
+            struct gemm block = *g;
+            block.rows = min_size(BLOCK_ROWS, g->rows - row);
+            block.a.data = (const float *)g->a.data + row * g->a.row;
+            block.c = g->c + row * g->c_stride;
+            block_run(&block, false);
+        }
+        return;
+    }
+    _Alignas(64) float packed[BLOCK_ROWS * BLOCK_DEPTH];
+    assert(g->a.row == 1 && g->depth <= BLOCK_DEPTH);
+    for (size_t row = 0; row < g->rows; row += BLOCK_ROWS) {
+        struct gemm block = *g;
+        block.rows = min_size(BLOCK_ROWS, g->rows - row);
+        block.a.data = (const float *)g->a.data + row;
+        block.c = g->c + row * g->c_stride;
+        pack_rows(packed, &block);
+        block.a.data = packed;
+        block_run(&block, true);
+    }
+}
+
+static const void *matrix_at(struct matrix m, size_t i, size_t j)
+{
+    return (const char *)m.data + (i * m.row + j * m.column) * dtype_bytes(m.dtype);
+}
+
+// Panels of B for a block that starts at (k, column): a part of those given, in float32 when many
+// rows will read them, or packed now.
+static void block_panels(struct gemm *block, const struct gemm *g, size_t k, size_t column,
+                         void *scratch)
+{
+    struct panels fresh = {
+        .data = scratch, .dtype = DTYPE_F32, .panel_stride = block->depth * TILE_COLUMNS};
+    if (!g->panels.data) {
+        struct matrix b = g->b;
+        b.data = matrix_at(g->b, k, column);
+        block->panels = fresh;
+        ISA(gemm_pack)(&fresh, b, block->depth, block->columns);
+        return;
+    }
+    size_t at = column / TILE_COLUMNS * g->panels.panel_stride + k * TILE_COLUMNS;
+    block->panels.data = (char *)g->panels.data + at * dtype_bytes(g->panels.dtype);
+    if (g->panels.dtype == DTYPE_F32 || g->rows <= FEW_ROWS)
+        return;
+    for (size_t panel = 0; panel < ceil_div(block->columns, TILE_COLUMNS); panel++) {
+        const uint16_t *from = (uint16_t *)block->panels.data + panel * g->panels.panel_stride;
+        float *to = (float *)scratch + panel * fresh.panel_stride;
+        for (size_t i = 0; i < fresh.panel_stride; i += VF_LANES)
+            vf_store(to + i, vf_load_bf16(from + i));
+    }
+    block->panels = fresh;
+}
+
+void ISA(gemm)(const struct gemm *gemm, void *scratch)
+{
+    const struct gemm *g = gemm;
+    if (g->keep && g->bias)
+        for (size_t row = 0; row < g->rows; row++)
+            for (size_t i = 0; i < g->columns; i++)
+                g->c[row * g->c_stride + i] += g->bias[i];
+    // Few rows are bound by memory: they read each panel in one go, as it lies.
+    bool few = g->panels.data && g->rows <= FEW_ROWS && g->a.column == 1;
+    size_t depth_step = few && g->depth > BLOCK_DEPTH ? g->depth : BLOCK_DEPTH;
+    for (size_t column = 0; column < g->columns; column += BLOCK_COLUMNS) {
+        // A product of depth 0 still has its start to write.
+        for (size_t k = 0; k == 0 || k < g->depth; k += depth_step) {
+            struct gemm block = *g;
+            block.columns = min_size(BLOCK_COLUMNS, g->columns - column);
+            block.depth = min_size(depth_step, g->depth - k);
+            block.a.data = matrix_at(g->a, 0, k);
+            block.c = g->c + column;
+            block.keep = g->keep || k > 0;
+            block.bias = g->bias ? g->bias + column : NULL;
+            block_panels(&block, g, k, column, scratch);
+            rows_run(&block);
+        }
+    }
+}
+
+#if defined(__AVX2__)
+// out[k * TILE_COLUMNS + i] = in[i * stride + k] for 8 x 8 elements.
+static void transpose_8x8(float *out, const float *in, size_t stride)
+{
+    __m256 r[8], s[8];
+    for (size_t i = 0; i < 8; i++)
+        r[i] = _mm256_loadu_ps(in + i * stride);
+    for (size_t i = 0; i < 8; i += 2) {
+        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (size_t i = 0; i < 8; i += 4)
+        for (size_t j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0x44);
+            r[i + 2 * j + 1] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0xee);
+        }
+    for (size_t i = 0; i < 4; i++) {
+        _mm256_storeu_ps(out + i * TILE_COLUMNS, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(out + (i + 4) * TILE_COLUMNS,
+                         _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+#else
+static void transpose_8x8(float *out, const float *in, size_t stride)
+{
+    for (size_t i = 0; i < 8; i++)
+        for (size_t k = 0; k < 8; k++)
+            out[k * TILE_COLUMNS + i] = in[i * stride + k];
+}
+#endif
+
+// A full panel of float32 whose columns are contiguous in memory (a weight stored [out, in]).
+static void pack_columns(float *out, const float *b, size_t stride, size_t depth)
+{
+    size_t whole = depth / 8 * 8;
+    for (size_t k = 0; k < whole; k += 8)
+        for (size_t j = 0; j < TILE_COLUMNS; j += 8)
+            transpose_8x8(out + k * TILE_COLUMNS + j, b + j * stride + k, stride);
+    for (size_t k = whole; k < depth; k++)
+        for (size_t j = 0; j < TILE_COLUMNS; j++)
+            out[k * TILE_COLUMNS + j] = b[j * stride + k];
+}
+
+// Any panel, element by element.
+static void pack_any(void *out, enum dtype dtype, struct matrix b, size_t depth, size_t columns)
+{
+    for (size_t k = 0; k < depth; k++)
+        for (size_t j = 0; j < TILE_COLUMNS; j++) {
+            size_t at = k * TILE_COLUMNS + j, from = k * b.row + j * b.column;
+            if (dtype == DTYPE_F32)
+                ((float *)out)[at] = j < columns ? load_any(b.data, b.dtype, from) : 0;
+            else
+                ((uint16_t *)out)[at] = j < columns ? ((const uint16_t *)b.data)[from] : 0;
+        }
+}
+
+void ISA(gemm_pack)(const struct panels *panels, struct matrix b, size_t depth, size_t columns)
+{
+    bool same = panels->dtype == b.dtype;
+    assert(same || panels->dtype == DTYPE_F32);
+    for (size_t column = 0; column < columns; column += TILE_COLUMNS) {
+        struct matrix from = b;
+        from.data = matrix_at(b, 0, column);
+        size_t at = column / TILE_COLUMNS * panels->panel_stride;
+        void *out = (char *)panels->data + at * dtype_bytes(panels->dtype);
+        size_t count = min_size(TILE_COLUMNS, columns - column);
+        if (!same || count < TILE_COLUMNS || b.dtype != DTYPE_F32)
+            pack_any(out, panels->dtype, from, depth, count);
+        else if (b.row == 1)
+            pack_columns(out, from.data, b.column, depth);
+        else
+            for (size_t k = 0; k < depth; k++)
+                memcpy((float *)out + k * TILE_COLUMNS, (const float *)from.data + k * b.row,
+                       TILE_COLUMNS * sizeof(float));
+    }
+}
