@@ -47,18 +47,22 @@ if(NOT MEMO_MINIMAL)
 endif()
 
 # memo_mpi_test(NAME RANKS count... SOURCES file... [LINK library...] [TIMEOUT seconds]
-#               [ARGUMENTS word...]): one binary, and a test NAME_COUNT with label mpi for each count.
+#               [LABEL label] [ARGUMENTS word...]): one binary, and a test NAME_COUNT for each count,
+# with label mpi unless LABEL says another.
 function(memo_mpi_test name)
-    cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;SOURCES;LINK;ARGUMENTS" ${ARGN})
+    cmake_parse_arguments(ARG "" "TIMEOUT;LABEL" "RANKS;SOURCES;LINK;ARGUMENTS" ${ARGN})
     add_executable(test_${name} ${ARG_SOURCES})
     target_link_libraries(test_${name} PRIVATE ${ARG_LINK} memo_testing)
     if(NOT ARG_TIMEOUT)
         set(ARG_TIMEOUT 120)
     endif()
+    if(NOT ARG_LABEL)
+        set(ARG_LABEL mpi)
+    endif()
     foreach(ranks IN LISTS ARG_RANKS)
         add_test(NAME ${name}_${ranks}
                  COMMAND ${MEMO_MPIRUN} ${ranks} $<TARGET_FILE:test_${name}> ${ARG_ARGUMENTS})
-        set_tests_properties(${name}_${ranks} PROPERTIES LABELS mpi TIMEOUT ${ARG_TIMEOUT}
+        set_tests_properties(${name}_${ranks} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT}
                              PROCESSORS ${ranks} SKIP_RETURN_CODE 77
                              ENVIRONMENT "${MEMO_MPI_ENVIRONMENT}")
     endforeach()
