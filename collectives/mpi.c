@@ -280,13 +280,12 @@ int group_open_launched(const struct launch *launch, struct group **out, struct 
     int size = 1;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
-    if (size == 1 && launch_refuse_split(launch,
-                                         "the launcher and this memo use different MPI "
-                                         "libraries; use the mpirun of the MPI that memo "
-                                         "was built with",
-                                         err) != 0) {
+    if (size == 1 && launch->size > 1) {
         MPI_Finalize();
-        return -1;
+        return launch_refuse_split(launch,
+                                   "the launcher and memo use different MPI libraries; take "
+                                   "the mpirun of the MPI that memo was built with",
+                                   err);
     }
     *out = mpi_group_create(rank, size);
     return 0;

@@ -22,19 +22,19 @@ static void expect(bool good, int *rc, struct error *err, const char *what, size
 // Terms of very different size, so that (a + b) + c and a + (b + c) differ.
 static float term_f32(int rank, size_t i)
 {
-    double magnitude = (double)(1 << (random_u64(1, (uint64_t)rank, i) % 24));
-    return (float)(random_normal(2, (uint64_t)rank, i) * magnitude);
+    uint64_t bits = random_u64(1, (uint64_t)rank, i);
+    return (float)(int32_t)bits * (float)(1u << (bits >> 59));
 }
 
 static double term_f64(int rank, size_t i)
 {
-    double magnitude = (double)(1ull << (random_u64(3, (uint64_t)rank, i) % 50));
-    return random_normal(4, (uint64_t)rank, i) * magnitude;
+    uint64_t bits = random_u64(2, (uint64_t)rank, i);
+    return (double)(int64_t)bits * (double)(1u << (bits & 31));
 }
 
 static int64_t term_i64(int rank, size_t i)
 {
-    return (int64_t)random_u64(5, (uint64_t)rank, i); // sums overflow and wrap
+    return (int64_t)random_u64(3, (uint64_t)rank, i); // sums overflow and wrap
 }
 
 static float sum_f32(int size, size_t i)

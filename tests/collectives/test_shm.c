@@ -4,6 +4,7 @@
 #include "collectives/group_internal.h"
 #include "group_checks.h"
 
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -155,6 +157,40 @@ static void killed_rank_is_an_error_on_the_others_within_5_seconds(void **state)
     }
 }
 
+static int die_first(struct group *group, void *context, struct error *err)
+{
+    (void)context;
+    if (group_rank(group) == 0) {
+        raise(SIGKILL);
+    }
+    return group_barrier(group, err);
+}
+
+// The children hold the writing end of a pipe: it closes when the last of them is gone.
+static void children_die_with_the_caller(void **state)
+{
+    (void)state;
+    int ends[2];
+    char byte = 0;
+    assert_int_equal(pipe(ends), 0);
+    pid_t caller = fork();
+    assert_true(caller >= 0);
+    if (caller == 0) {
+        struct error err = {{0}};
+        close(ends[0]);
+        group_run_shm(3, die_first, NULL, &err);
+        _exit(1);
+    }
+    close(ends[1]);
+    struct pollfd end = {.fd = ends[0]};
+    assert_int_equal(poll(&end, 1, 5000), 1);
+    assert_int_equal(read(ends[0], &byte, 1), 0);
+    close(ends[0]);
+    int status = 0;
+    assert_int_equal(waitpid(caller, &status, 0), caller);
+    assert_true(WIFSIGNALED(status));
+}
+
 static int exit_in_the_middle(struct group *group, void *context, struct error *err)
 {
     (void)context;
@@ -264,6 +300,7 @@ int main(void)
         cmocka_unit_test(rank_that_fails_early_releases_the_others),
         cmocka_unit_test(rank_that_ends_early_releases_the_others),
         cmocka_unit_test(killed_rank_is_an_error_on_the_others_within_5_seconds),
+        cmocka_unit_test(children_die_with_the_caller),
         cmocka_unit_test(rank_that_exits_is_an_error_on_the_others),
         cmocka_unit_test(broken_group_stays_broken),
         cmocka_unit_test(ranks_that_make_different_calls_are_told),
