@@ -3,11 +3,15 @@
 
 #include "base/mem.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define COORDINATOR_PEER 0
+#define LEASE_AHEAD 2        // windows of tasks held: one runs, one waits
+#define BURST_SECONDS 0.1    // a limited rate is made up for after a pause of at most so long
+#define COMPACT_QUEUE_AT 256 // taken entries; then the queue moves to the front of its memory
 
 struct task_numbers {
     uint32_t *items;
@@ -19,6 +23,7 @@ struct agent {
     struct transport *transport;
     const struct task_runner *runner;
     struct agent_options options;
+    struct task_numbers held;   // leased and neither committed nor failed, in no order
     struct task_numbers leased; // not yet submitted, a queue from leased_first
     size_t leased_first;
     size_t running;
@@ -38,6 +43,21 @@ static void numbers_add(struct task_numbers *numbers, uint32_t task)
     numbers->items[numbers->count++] = task;
 }
 
+static size_t numbers_find(const struct task_numbers *numbers, uint32_t task)
+{
+    size_t i = 0;
+    while (i < numbers->count && numbers->items[i] != task)
+        i++;
+    return i;
+}
+
+static void numbers_remove(struct task_numbers *numbers, uint32_t task)
+{
+    const size_t i = numbers_find(numbers, task);
+    if (i < numbers->count)
+        numbers->items[i] = numbers->items[--numbers->count];
+}
+
 static int send_message(struct agent *agent, const struct message *message, struct error *err)
 {
     struct strbuf bytes = {0};
@@ -48,15 +68,28 @@ static int send_message(struct agent *agent, const struct message *message, stru
     return rc;
 }
 
+// Tasks to ask for. With a rate limit no more than can start within half a lease, so that the last
+// of them does not expire while it waits for its turn.
+static uint32_t lease_window(const struct task_runner *runner, const struct agent_options *options)
+{
+    const uint32_t most = PROTOCOL_MAX_TASKS / LEASE_AHEAD;
+    const uint32_t window = LEASE_AHEAD * (runner->window < most ? runner->window : most);
+    const double startable = options->max_tasks_per_second * options->lease_seconds / 2;
+    if (startable <= 0 || startable >= window)
+        return window;
+    return startable < 1 ? 1 : (uint32_t)startable;
+}
+
 int agent_create(struct transport *transport, const struct task_runner *runner,
                  const struct agent_options *options, struct agent **out, struct error *err)
 {
+    assert(runner->window > 0);
     struct agent *agent = mem_calloc(1, sizeof(*agent));
     agent->transport = transport;
     agent->runner = runner;
     agent->options = *options;
     const struct message hello = {
-        .kind = MESSAGE_HELLO, .plan = options->plan, .window = runner->window};
+        .kind = MESSAGE_HELLO, .plan = options->plan, .window = lease_window(runner, options)};
     if (send_message(agent, &hello, err)) {
         agent_destroy(agent);
         return -1;
@@ -69,6 +102,7 @@ void agent_destroy(struct agent *agent)
 {
     if (!agent)
         return;
+    free(agent->held.items);
     free(agent->leased.items);
     free(agent->finished.items);
     free(agent);
@@ -79,12 +113,20 @@ bool agent_ended(const struct agent *agent)
     return agent->ended;
 }
 
+static void accept_lease(struct agent *agent, uint32_t task)
+{
+    if (numbers_find(&agent->held, task) < agent->held.count)
+        return;
+    numbers_add(&agent->held, task);
+    numbers_add(&agent->leased, task);
+}
+
 int agent_receive(struct agent *agent, const struct message *message, struct error *err)
 {
     switch (message->kind) {
     case MESSAGE_LEASE:
         for (size_t i = 0; i < message->count; i++)
-            numbers_add(&agent->leased, message->tasks[i]);
+            accept_lease(agent, message->tasks[i]);
         return 0;
     case MESSAGE_STOP:
         agent->stopping = true;
@@ -102,23 +144,43 @@ static int say_goodbye(struct agent *agent, bool failed, const char *reason, str
     return send_message(agent, &bye, err);
 }
 
-static int submit_leased(struct agent *agent, double now_seconds, bool *busy, struct error *err)
+// Whether the rate limit lets one more task start now; takes its place when it does.
+static bool rate_allows(struct agent *agent, double now_seconds)
 {
     const double rate = agent->options.max_tasks_per_second;
-    while (agent->leased_first < agent->leased.count && agent->running < agent->runner->window) {
-        if (rate > 0 && now_seconds < agent->next_submit_seconds)
-            return 0;
-        agent->next_submit_seconds = rate > 0 ? now_seconds + 1 / rate : 0;
+    if (rate <= 0)
+        return true;
+    if (now_seconds < agent->next_submit_seconds)
+        return false;
+    if (agent->next_submit_seconds < now_seconds - BURST_SECONDS)
+        agent->next_submit_seconds = now_seconds - BURST_SECONDS;
+    agent->next_submit_seconds += 1 / rate;
+    return true;
+}
+
+static void compact_queue(struct agent *agent)
+{
+    struct task_numbers *leased = &agent->leased;
+    const size_t left = leased->count - agent->leased_first;
+    if (left > 0 && agent->leased_first < COMPACT_QUEUE_AT)
+        return;
+    if (left > 0)
+        memmove(leased->items, leased->items + agent->leased_first, left * sizeof(*leased->items));
+    leased->count = left;
+    agent->leased_first = 0;
+}
+
+static int submit_leased(struct agent *agent, double now_seconds, bool *busy, struct error *err)
+{
+    while (agent->leased_first < agent->leased.count && agent->running < agent->runner->window &&
+           rate_allows(agent, now_seconds)) {
         const uint32_t task = agent->leased.items[agent->leased_first++];
         if (agent->runner->submit(agent->runner->state, task, err))
             return -1;
         agent->running++;
         *busy = true;
     }
-    if (agent->leased_first == agent->leased.count) {
-        agent->leased_first = 0;
-        agent->leased.count = 0;
-    }
+    compact_queue(agent);
     return 0;
 }
 
@@ -138,8 +200,10 @@ static int collect_one(struct agent *agent, double now_seconds, struct error *er
     if (rc <= 0)
         return rc;
     agent->running--;
-    if (result.failed)
+    if (result.failed) {
+        numbers_remove(&agent->held, result.task);
         return report_failure(agent, &result, err) ? -1 : 1;
+    }
     if (agent->finished.count == 0)
         agent->oldest_finished_seconds = now_seconds;
     numbers_add(&agent->finished, result.task);
@@ -148,11 +212,17 @@ static int collect_one(struct agent *agent, double now_seconds, struct error *er
     return 1;
 }
 
+// The queue is empty and only a commit brings new leases.
+static bool is_starving(const struct agent *agent)
+{
+    return agent->leased_first == agent->leased.count &&
+           (agent->running == 0 || agent->finished.count >= agent->runner->window);
+}
+
 static bool commit_is_due(const struct agent *agent, double now_seconds)
 {
-    const bool waiting = agent->running == 0 && agent->leased.count == 0;
     return agent->finished.count > 0 &&
-           (waiting || agent->stopping || agent->finished.count >= PROTOCOL_MAX_TASKS ||
+           (is_starving(agent) || agent->stopping || agent->finished.count >= PROTOCOL_MAX_TASKS ||
             now_seconds - agent->oldest_finished_seconds >= agent->options.commit_seconds ||
             agent->runner->uncommitted_bytes(agent->runner->state) >= agent->options.commit_bytes);
 }
@@ -167,6 +237,8 @@ static int commit_finished(struct agent *agent, struct error *err)
                                       .pairs = agent->pairs,
                                       .tokens = agent->tokens};
     const int rc = send_message(agent, &committed, err);
+    for (size_t i = 0; i < agent->finished.count; i++)
+        numbers_remove(&agent->held, agent->finished.items[i]);
     agent->finished.count = 0;
     agent->pairs = 0;
     agent->tokens = 0;

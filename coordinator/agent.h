@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The worker's end of the protocol: asks for tasks, has them run, commits results and reports them
 // after the commit. What a task is, only the runner knows.
+//
+// New leases come only when earlier tasks were reported, so the agent asks for twice what the
+// runner can use: while one half runs, the other waits its turn, and the runner is never left
+// without work by a commit. A lease of a task that the agent still holds (it was given up as
+// expired, and came back) changes nothing: no task runs twice at once.
 #ifndef MEMO_COORDINATOR_AGENT_H
 #define MEMO_COORDINATOR_AGENT_H
 
@@ -20,7 +25,7 @@ struct task_result {
 // Computes tasks. Supplied by the job, which binds a generator and a segment writer.
 struct task_runner {
     void *state;
-    uint32_t window; // most tasks it can use at once
+    uint32_t window; // most tasks it can use at once, at least 1
     int (*submit)(void *state, uint32_t task, struct error *err);
     // Works for a few milliseconds at most. 1: a task ended, *out says how; 0: none did; -1: the
     // worker cannot go on.
@@ -35,6 +40,7 @@ struct agent_options {
     double commit_seconds;       // finished work waits at most so long for its commit
     size_t commit_bytes;         // and never grows beyond this
     double max_tasks_per_second; // 0: no limit
+    double lease_seconds;        // of the coordinator, 0 when unknown; cluster_run fills it in
 };
 
 struct agent;

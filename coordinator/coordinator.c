@@ -2,6 +2,7 @@
 #include "coordinator/coordinator.h"
 
 #include "base/mem.h"
+#include "coordinator/room_queue.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -43,8 +44,10 @@ struct task {
 struct worker {
     bool present;
     bool stop_sent;
+    bool silent; // let a lease expire and has reported nothing since
     uint32_t window;
     uint32_t held;
+    uint64_t turn; // of its last lease
     struct task_list tasks;
 };
 
@@ -56,7 +59,11 @@ struct coordinator {
     struct task_list leased; // ascending deadline: every lease lasts equally long
     struct task_list aside;  // to be set aside
     size_t pending_count;
-    int next_worker; // where the search for a worker with room begins
+    struct room_queue *room;
+    uint64_t turn;         // leases given
+    size_t silent_workers; // present ones
+    size_t told_to_stop;   // present ones
+    size_t next_stop;      // where the search for a worker to stop begins
     bool stopping;
     double now_seconds;
     struct coordinator_counts counts;
@@ -103,6 +110,7 @@ struct coordinator *coordinator_create(const struct coordinator_options *options
     c->counts.tasks = options->tasks;
     c->tasks = mem_calloc(options->tasks, sizeof(*c->tasks));
     c->workers = mem_calloc(options->max_workers, sizeof(*c->workers));
+    c->room = room_queue_create(options->max_workers);
     list_init(&c->pending);
     list_init(&c->leased);
     list_init(&c->aside);
@@ -124,7 +132,30 @@ void coordinator_destroy(struct coordinator *c)
         free(c->tasks[t].reason);
     free(c->tasks);
     free(c->workers);
+    room_queue_destroy(c->room);
     free(c);
+}
+
+// A silent worker is given one task at a time: should it hang, it spends few attempts of others.
+static void worker_update_room(struct coordinator *c, int number)
+{
+    const struct worker *worker = &c->workers[number];
+    const uint32_t limit = worker->silent && worker->window > 1 ? 1 : worker->window;
+    const struct room_key key = {worker->silent, worker->held, worker->turn};
+    if (worker->present && worker->held < limit)
+        room_queue_set(c->room, number, key);
+    else
+        room_queue_remove(c->room, number);
+}
+
+static void worker_set_silent(struct coordinator *c, int number, bool silent)
+{
+    struct worker *worker = &c->workers[number];
+    if (!worker->present || worker->silent == silent)
+        return;
+    worker->silent = silent;
+    c->silent_workers = silent ? c->silent_workers + 1 : c->silent_workers - 1;
+    worker_update_room(c, number);
 }
 
 // Takes the task out of the lists of its state; the caller gives it a new state.
@@ -139,6 +170,7 @@ static void task_detach(struct coordinator *c, uint32_t number)
         list_remove(c, &c->leased, LINK_QUEUE, number);
         list_remove(c, &worker->tasks, LINK_OWNER, number);
         worker->held--;
+        worker_update_room(c, task->worker);
         task->worker = NO_WORKER;
         c->counts.leased--;
     } else if (task->state == TASK_SETTING_ASIDE && !task->announced) {
@@ -208,7 +240,11 @@ static void worker_remove(struct coordinator *c, int number, bool lost)
         else
             task_requeue(c, worker->tasks.first);
     }
+    worker_set_silent(c, number, false);
+    c->told_to_stop -= worker->stop_sent;
+    worker->stop_sent = false;
     worker->present = false;
+    worker_update_room(c, number);
     c->counts.workers--;
 }
 
@@ -216,16 +252,18 @@ static void worker_join(struct coordinator *c, int number, uint32_t window)
 {
     worker_remove(c, number, true); // a worker that joins twice has lost what it held
     c->workers[number].present = true;
-    c->workers[number].stop_sent = false;
     c->workers[number].window = window;
     c->counts.workers++;
+    worker_update_room(c, number);
 }
 
 static void expire_leases(struct coordinator *c)
 {
     while (c->leased.first != NO_TASK &&
-           c->tasks[c->leased.first].deadline_seconds <= c->now_seconds)
+           c->tasks[c->leased.first].deadline_seconds <= c->now_seconds) {
+        worker_set_silent(c, c->tasks[c->leased.first].worker, true);
         task_retry(c, c->leased.first, "no result within the lease");
+    }
 }
 
 static void task_failed(struct coordinator *c, int worker, uint32_t number, const char *reason)
@@ -253,9 +291,11 @@ void coordinator_handle(struct coordinator *c, const struct coordinator_event *e
         worker_remove(c, event->worker, true);
         break;
     case EVENT_COMMITTED:
+        worker_set_silent(c, event->worker, false);
         task_finish(c, event->task, TASK_DONE_STATE);
         break;
     case EVENT_FAILED:
+        worker_set_silent(c, event->worker, false);
         task_failed(c, event->worker, event->task, event->reason);
         break;
     case EVENT_SET_ASIDE_COMMITTED:
@@ -280,54 +320,51 @@ bool coordinator_ended(const struct coordinator *c)
     return (coordinator_complete(c) || c->stopping) && c->counts.workers == 0;
 }
 
-// A worker may hold its window, but never more than a fair share of what is left, so that nobody
-// hoards the last tasks while others are idle.
-static bool worker_has_room(const struct coordinator *c, const struct worker *worker)
-{
-    const size_t open = c->pending_count + c->counts.leased;
-    const size_t share = (open + c->counts.workers - 1) / c->counts.workers;
-    const size_t limit = worker->window < share ? worker->window : share;
-    return worker->present && worker->held < limit;
-}
-
 static bool next_stop(struct coordinator *c, struct coordinator_action *out)
 {
-    for (size_t w = 0; w < c->options.max_workers; w++) {
-        struct worker *worker = &c->workers[w];
-        if (!worker->present || worker->stop_sent)
-            continue;
-        worker->stop_sent = true;
-        *out = (struct coordinator_action){.kind = ACTION_STOP_WORKER, .worker = (int)w};
-        return true;
-    }
-    return false;
+    if (c->counts.workers == c->told_to_stop)
+        return false;
+    while (!c->workers[c->next_stop].present || c->workers[c->next_stop].stop_sent)
+        c->next_stop = (c->next_stop + 1) % c->options.max_workers;
+    c->workers[c->next_stop].stop_sent = true;
+    c->told_to_stop++;
+    *out = (struct coordinator_action){.kind = ACTION_STOP_WORKER, .worker = (int)c->next_stop};
+    return true;
+}
+
+// The worker that gets the next task, or NO_WORKER. It may hold its window, but never more than a
+// fair share of what is left, so that nobody hoards the last tasks while others are idle.
+static int choose_worker(const struct coordinator *c)
+{
+    const int number = room_queue_first(c->room);
+    if (number == NO_WORKER || c->workers[number].silent)
+        return number;
+    const size_t open = c->pending_count + c->counts.leased;
+    const size_t answering = c->counts.workers - c->silent_workers;
+    const size_t share = (open + answering - 1) / answering;
+    return c->workers[number].held < share ? number : NO_WORKER;
 }
 
 static bool next_lease(struct coordinator *c, struct coordinator_action *out)
 {
-    if (c->pending_count == 0 || c->counts.workers == 0)
+    const int number = c->pending_count > 0 ? choose_worker(c) : NO_WORKER;
+    if (number == NO_WORKER)
         return false;
-    const int workers = (int)c->options.max_workers;
-    for (int i = 0; i < workers; i++) {
-        const int number = (c->next_worker + i) % workers;
-        struct worker *worker = &c->workers[number];
-        if (!worker_has_room(c, worker))
-            continue;
-        const uint32_t t = c->pending.first;
-        struct task *task = &c->tasks[t];
-        task_detach(c, t);
-        task->state = TASK_LEASED;
-        task->worker = number;
-        task->deadline_seconds = c->now_seconds + c->options.lease_seconds;
-        list_append(c, &c->leased, LINK_QUEUE, t);
-        list_append(c, &worker->tasks, LINK_OWNER, t);
-        worker->held++;
-        c->counts.leased++;
-        c->next_worker = (number + 1) % workers;
-        *out = (struct coordinator_action){.kind = ACTION_LEASE, .worker = number, .task = t};
-        return true;
-    }
-    return false;
+    struct worker *worker = &c->workers[number];
+    const uint32_t t = c->pending.first;
+    struct task *task = &c->tasks[t];
+    task_detach(c, t);
+    task->state = TASK_LEASED;
+    task->worker = number;
+    task->deadline_seconds = c->now_seconds + c->options.lease_seconds;
+    list_append(c, &c->leased, LINK_QUEUE, t);
+    list_append(c, &worker->tasks, LINK_OWNER, t);
+    c->counts.leased++;
+    worker->held++;
+    worker->turn = ++c->turn;
+    worker_update_room(c, number);
+    *out = (struct coordinator_action){.kind = ACTION_LEASE, .worker = number, .task = t};
+    return true;
 }
 
 bool coordinator_next_action(struct coordinator *c, struct coordinator_action *out)

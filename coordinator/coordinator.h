@@ -14,6 +14,10 @@
 // The truth is on disk: DONE and ASIDE mean that the task's row is in a committed segment. A result
 // counts whenever it comes, also after its lease expired; the second one of a task changes nothing.
 // A graceful leave gives tasks back without counting an attempt.
+//
+// Tasks are leased to the worker that holds fewest, up to its window and a fair share of what is
+// left. A worker that let a lease expire may be stuck: until it reports again it comes last and
+// gets one task at a time, so that a dead node does not use up the attempts of good tasks.
 #ifndef MEMO_COORDINATOR_COORDINATOR_H
 #define MEMO_COORDINATOR_COORDINATOR_H
 
@@ -43,9 +47,9 @@ struct coordinator_event {
     enum coordinator_event_kind kind;
     double now_seconds; // never decreasing
     int worker;
-    uint32_t window; // most tasks the worker wants to hold
+    uint32_t window; // most tasks the worker wants to hold, at least 1
     uint32_t task;
-    const char *reason;
+    const char *reason; // FAILED: never NULL
 };
 
 enum coordinator_action_kind {

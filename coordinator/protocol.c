@@ -112,19 +112,33 @@ static void take_text(struct reader *reader, struct message *out)
     reader->length = 0;
 }
 
+// The version comes first, so that a build with another message layout is named as such.
+static int take_hello(struct reader *reader, struct message *out, struct error *err)
+{
+    const uint32_t version = take_u32(reader);
+    if (!reader->short_read && version != PROTOCOL_VERSION)
+        return error_set(err, "protocol version %u, expected %u: all ranks must run the same build",
+                         version, PROTOCOL_VERSION);
+    take(reader, out->plan.bytes, sizeof(out->plan.bytes));
+    out->window = take_u32(reader);
+    if (!reader->short_read && out->window == 0)
+        return error_set(err, "a worker that wants no tasks: its window is 0");
+    return 0;
+}
+
 int message_decode(const void *bytes, size_t length, struct message *out, struct error *err)
 {
     struct reader reader = {.bytes = bytes, .length = length};
     uint8_t kind, failed;
-    uint32_t version = PROTOCOL_VERSION;
     memset(out, 0, sizeof(*out));
+    if (length == 0)
+        return error_set(err, "empty message");
     take(&reader, &kind, 1);
     out->kind = (enum message_kind)kind;
     switch (out->kind) {
     case MESSAGE_HELLO:
-        version = take_u32(&reader);
-        take(&reader, out->plan.bytes, sizeof(out->plan.bytes));
-        out->window = take_u32(&reader);
+        if (take_hello(&reader, out, err))
+            return -1;
         break;
     case MESSAGE_LEASE:
         take_tasks(&reader, out);
@@ -154,9 +168,6 @@ int message_decode(const void *bytes, size_t length, struct message *out, struct
         message_release(out);
         return error_set(err, "malformed message of kind %d, %zu bytes", kind, length);
     }
-    if (version != PROTOCOL_VERSION)
-        return error_set(err, "protocol version %u, expected %u: all ranks must run the same build",
-                         version, PROTOCOL_VERSION);
     return 0;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages between coordinator and agents. One byte of kind, then fields in little-endian order:
 //
-//     HELLO     u32 version, 16 bytes plan digest, u32 window     agent -> coordinator
+//     HELLO     u32 version, 16 bytes plan digest,
+//               u32 window (at least 1)                           agent -> coordinator
 //     LEASE     u32 count, u32 task x count                       coordinator -> agent
 //     COMMITTED u32 count, u32 task x count, u64 pairs,
 //               u64 tokens                                        agent -> coordinator
@@ -48,6 +49,7 @@ struct message {
 };
 
 void message_encode(const struct message *message, struct strbuf *out); // text is cut to the limit
+// On failure there is nothing to release.
 int message_decode(const void *bytes, size_t length, struct message *out, struct error *err);
 void message_release(struct message *message);
 

@@ -14,24 +14,34 @@
 
 #define IDLE_SLEEP_MS 1      // after a quiet round; doubles while it stays quiet
 #define IDLE_SLEEP_MAX_MS 20 // short enough that a message is never late by more than this
+#define WORK_SECONDS 0.0002  // a longer round has computed, though nothing ended: no sleep after it
 #define PROGRESS_SECONDS 1.0 // between calls of the progress callback
 #define DRAIN_SECONDS 30.0   // for the last messages to leave at the end
 #define STOP_SIGNALS 3
+
+// Leases to one worker that follow one another travel in one message.
+struct lease_batch {
+    uint32_t tasks[256];
+    size_t count;
+};
 
 struct shell {
     struct group *group;
     const struct cluster_job *job;
     struct transport *transport;
     struct coordinator *coordinator; // rank 0
+    struct lease_batch *batches;     // rank 0: [ranks]
+    bool *left;                      // rank 0: [ranks] the agent there has said goodbye
+    int agents_left;                 // the job ends when all have
     struct agent *agent;             // every other rank, or rank 0 alone
     uv_loop_t loop;
+    bool loop_open;
     uv_timer_t wakeup;
     uv_signal_t signals[STOP_SIGNALS];
     bool stop_signalled;
     bool stop_told; // the coordinator knows
     double started_seconds;
     double next_progress_seconds;
-    int goodbyes; // agents that have left; the job ends when all have
     struct cluster_progress progress;
     char worker_failure[PROTOCOL_MAX_TEXT + 64]; // of the first worker that gave up
 };
@@ -52,6 +62,14 @@ static void on_wakeup(uv_timer_t *timer)
 static int uv_check(int rc, const char *what, struct error *err)
 {
     return rc < 0 ? error_set(err, "%s: %s", what, uv_strerror(rc)) : 0;
+}
+
+static int open_loop(struct shell *shell, struct error *err)
+{
+    if (uv_check(uv_loop_init(&shell->loop), "event loop", err))
+        return -1;
+    shell->loop_open = true;
+    return uv_check(uv_timer_init(&shell->loop, &shell->wakeup), "event loop", err);
 }
 
 // SIGUSR1 is left alone: NCCL uses it.
@@ -139,7 +157,8 @@ static int receive_from_worker(struct shell *shell, int peer, const struct messa
         if (message->failed)
             tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
         tell_coordinator(shell, EVENT_WORKER_LEFT, peer, 0, NULL, 0);
-        shell->goodbyes++;
+        shell->agents_left += !shell->left[peer];
+        shell->left[peer] = true;
         return 0;
     default:
         return error_set(err, "unexpected message of kind %d from rank %d", message->kind, peer);
@@ -178,13 +197,6 @@ static int receive_all(struct shell *shell, bool *busy, struct error *err)
     return rc;
 }
 
-// Leases to one worker that follow one another travel in one message.
-struct lease_batch {
-    int worker;
-    uint32_t tasks[256];
-    size_t count;
-};
-
 static int post(struct shell *shell, int peer, const struct message *message, struct error *err)
 {
     struct strbuf bytes = {0};
@@ -194,26 +206,25 @@ static int post(struct shell *shell, int peer, const struct message *message, st
     return rc;
 }
 
-static int batch_flush(struct shell *shell, struct lease_batch *batch, struct error *err)
+static int flush_leases(struct shell *shell, int worker, struct error *err)
 {
+    struct lease_batch *batch = &shell->batches[worker];
     const struct message lease = {
         .kind = MESSAGE_LEASE, .tasks = batch->tasks, .count = batch->count};
-    if (batch->count > 0 && post(shell, batch->worker, &lease, err))
+    if (batch->count > 0 && post(shell, worker, &lease, err))
         return -1;
     batch->count = 0;
     return 0;
 }
 
-static int act(struct shell *shell, const struct coordinator_action *action,
-               struct lease_batch *batches, struct error *err)
+static int act(struct shell *shell, const struct coordinator_action *action, struct error *err)
 {
-    struct lease_batch *batch = &batches[action->worker];
+    struct lease_batch *batch = &shell->batches[action->worker];
     switch (action->kind) {
     case ACTION_LEASE:
-        batch->worker = action->worker;
         batch->tasks[batch->count++] = action->task;
         if (batch->count == sizeof(batch->tasks) / sizeof(batch->tasks[0]))
-            return batch_flush(shell, batch, err);
+            return flush_leases(shell, action->worker, err);
         return 0;
     case ACTION_SET_ASIDE:
         log_warn("task %u set aside: %s", action->task, action->reason);
@@ -222,7 +233,7 @@ static int act(struct shell *shell, const struct coordinator_action *action,
         tell_coordinator(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task, NULL, 0);
         return 0;
     case ACTION_STOP_WORKER:
-        return batch_flush(shell, batch, err) ||
+        return flush_leases(shell, action->worker, err) ||
                        post(shell, action->worker, &(struct message){.kind = MESSAGE_STOP}, err)
                    ? -1
                    : 0;
@@ -238,18 +249,17 @@ static int coordinate(struct shell *shell, bool *busy, struct error *err)
     }
     tell_coordinator(shell, EVENT_TICK, 0, 0, NULL, 0);
 
-    const int size = group_size(shell->group);
-    struct lease_batch *batches = mem_calloc((size_t)size, sizeof(*batches));
     struct coordinator_action action;
-    int rc = 0;
-    while (rc == 0 && coordinator_next_action(shell->coordinator, &action)) {
+    while (coordinator_next_action(shell->coordinator, &action)) {
         *busy = true;
-        rc = act(shell, &action, batches, err);
+        if (act(shell, &action, err))
+            return -1;
     }
-    for (int w = 0; rc == 0 && w < size; w++)
-        rc = batch_flush(shell, &batches[w], err);
-    free(batches);
-    return rc;
+    for (int w = 0; w < group_size(shell->group); w++) {
+        if (flush_leases(shell, w, err))
+            return -1;
+    }
+    return 0;
 }
 
 static void report_progress(struct shell *shell, bool last)
@@ -286,7 +296,7 @@ static int run_round(struct shell *shell, bool *busy, bool *over, struct error *
         (void)agent_step(shell->agent, elapsed(shell), busy, &agent_err);
     *over = (!shell->agent || agent_ended(shell->agent)) &&
             (!shell->coordinator ||
-             (coordinator_ended(shell->coordinator) && shell->goodbyes == agent_count(shell)));
+             (coordinator_ended(shell->coordinator) && shell->agents_left == agent_count(shell)));
     return 0;
 }
 
@@ -317,29 +327,29 @@ static int run_rounds(struct shell *shell, struct error *err)
     uint64_t sleep = IDLE_SLEEP_MS;
     bool over = false;
     while (!over) {
+        const double begin = elapsed(shell);
         bool busy = false;
         if (run_round(shell, &busy, &over, err))
             return -1;
-        sleep = busy ? IDLE_SLEEP_MS : sleep * 2;
-        if (!busy && !over)
-            sleep_ms(shell, sleep < IDLE_SLEEP_MAX_MS ? sleep : IDLE_SLEEP_MAX_MS);
+        if (busy || elapsed(shell) - begin > WORK_SECONDS) {
+            sleep = IDLE_SLEEP_MS;
+        } else if (!over) {
+            sleep_ms(shell, sleep);
+            sleep = 2 * sleep < IDLE_SLEEP_MAX_MS ? 2 * sleep : IDLE_SLEEP_MAX_MS;
+        }
     }
-    if (drain(shell, err))
-        return -1;
-    if (shell->worker_failure[0])
-        return error_set(err, "%s", shell->worker_failure);
-    return 0;
+    return drain(shell, err);
 }
 
 // This rank failed outside the protocol: the others are told to end, so that nobody waits for it.
 static void abandon(struct shell *shell, const char *reason)
 {
     struct error ignored; // the first failure is the one to report
-    if (!shell->transport)
-        return;
     if (shell->coordinator) {
-        for (int w = 1; w < group_size(shell->group); w++)
-            (void)post(shell, w, &(struct message){.kind = MESSAGE_STOP}, &ignored);
+        for (int w = 1; w < group_size(shell->group); w++) {
+            if (!shell->left[w])
+                (void)post(shell, w, &(struct message){.kind = MESSAGE_STOP}, &ignored);
+        }
     } else if (!shell->agent || !agent_ended(shell->agent)) {
         struct message bye = {.kind = MESSAGE_BYE, .failed = true};
         snprintf(bye.text, sizeof(bye.text), "%s", reason);
@@ -370,10 +380,14 @@ static int start_roles(struct shell *shell, struct error *err)
                                                     .lease_seconds = job->lease_seconds,
                                                     .max_attempts = job->max_attempts};
         shell->coordinator = coordinator_create(&options);
+        shell->batches = mem_calloc(options.max_workers, sizeof(*shell->batches));
+        shell->left = mem_calloc(options.max_workers, sizeof(*shell->left));
         restore_tasks(shell);
     }
+    struct agent_options agent = job->agent;
+    agent.lease_seconds = job->lease_seconds;
     if (group_rank(shell->group) != 0 || group_size(shell->group) == 1)
-        return agent_create(shell->transport, job->runner, &job->agent, &shell->agent, err);
+        return agent_create(shell->transport, job->runner, &agent, &shell->agent, err);
     return 0;
 }
 
@@ -381,7 +395,19 @@ static void stop_roles(struct shell *shell)
 {
     agent_destroy(shell->agent);
     coordinator_destroy(shell->coordinator);
-    transport_close(shell->transport);
+    free(shell->batches);
+    free(shell->left);
+    if (shell->transport)
+        transport_close(shell->transport);
+}
+
+static void close_loop(struct shell *shell)
+{
+    if (!shell->loop_open)
+        return;
+    uv_walk(&shell->loop, close_handle, NULL);
+    uv_run(&shell->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&shell->loop);
 }
 
 // Every rank learns how it ended.
@@ -399,24 +425,30 @@ static int share_result(struct shell *shell, enum cluster_end *end,
                : 0;
 }
 
+// Collective.
+static int run_until_over(struct shell *shell, struct error *err)
+{
+    int rc = run_rounds(shell, err);
+    if (rc != 0)
+        abandon(shell, err->text);
+    else if (shell->worker_failure[0])
+        rc = error_set(err, "%s", shell->worker_failure);
+    return group_agree(shell->group, rc, err);
+}
+
 int cluster_run(struct group *group, const struct cluster_job *job, enum cluster_end *end,
                 struct cluster_progress *progress, struct error *err)
 {
     struct shell shell = {.group = group, .job = job, .started_seconds = clock_seconds()};
     signal(SIGPIPE, SIG_IGN);
-    uv_loop_init(&shell.loop);
-    uv_timer_init(&shell.loop, &shell.wakeup);
-    int rc = start_signals(&shell, err) || start_roles(&shell, err) ? -1 : 0;
+    int rc =
+        open_loop(&shell, err) || start_signals(&shell, err) || start_roles(&shell, err) ? -1 : 0;
+    rc = group_agree(group, rc, err); // a rank that did not start would never say goodbye
     if (rc == 0)
-        rc = run_rounds(&shell, err);
-    if (rc != 0 && !shell.worker_failure[0])
-        abandon(&shell, err->text);
-    rc = group_agree(group, rc, err);
+        rc = run_until_over(&shell, err);
     if (rc == 0)
         rc = share_result(&shell, end, progress, err);
     stop_roles(&shell);
-    uv_walk(&shell.loop, close_handle, NULL);
-    uv_run(&shell.loop, UV_RUN_DEFAULT);
-    uv_loop_close(&shell.loop);
+    close_loop(&shell);
     return rc;
 }
