@@ -397,8 +397,7 @@ static void stop_roles(struct shell *shell)
     coordinator_destroy(shell->coordinator);
     free(shell->batches);
     free(shell->left);
-    if (shell->transport)
-        transport_close(shell->transport);
+    transport_close(shell->transport);
 }
 
 static void close_loop(struct shell *shell)
