@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/worker/model_fixture.h"
 
+#include "base/mem.h"
 #include "base/random.h"
 
 #include <setjmp.h>
@@ -157,36 +158,93 @@ static void loss_is_the_same_with_and_without_gradients(void **state)
     rig_destroy(&rig);
 }
 
+// One sequence of a packed batch, which keeps pointing into it; offsets is storage for its two.
+static struct batch sequence_of(const struct batch *whole, size_t s, int32_t offsets[2])
+{
+    size_t begin = (size_t)whole->offsets[s], end = (size_t)whole->offsets[s + 1];
+    offsets[0] = 0;
+    offsets[1] = (int32_t)(end - begin);
+    return (struct batch){
+        .ids = whole->ids + begin,
+        .positions = whole->positions + begin,
+        .targets = whole->targets + begin,
+        .offsets = offsets,
+        .tokens = end - begin,
+        .sequences = end > begin ? 1 : 0,
+    };
+}
+
+static void expect_equal_gradients(const float *a, const float *b, size_t count)
+{
+    float largest = largest_magnitude(a, count);
+    for (size_t i = 0; i < count; i++)
+        assert_true(fabsf(a[i] - b[i]) <= 1e-5f * largest);
+}
+
 static void packed_sequences_do_not_see_each_other(void **state)
 {
     (void)state;
     struct rig rig;
     rig_create(&rig, fixture_config());
-    double packed = loss_of(&rig, rig.grads, 1.0f);
+    double packed = loss_of(&rig, rig.grads, 1.0f), sum = 0;
     float *together = fixture_copy_out(rig.device, rig.grads, rig.elements);
     device_zero(rig.device, rig.grads, rig.elements * sizeof(float));
     struct batch whole = rig.batch.batch;
-    double sum = 0;
     for (size_t s = 0; s < whole.sequences; s++) {
-        size_t begin = (size_t)whole.offsets[s], end = (size_t)whole.offsets[s + 1];
-        int32_t offsets[] = {0, (int32_t)(end - begin)};
-        rig.batch.batch = (struct batch){
-            .ids = whole.ids + begin,
-            .positions = whole.positions + begin,
-            .targets = whole.targets + begin,
-            .offsets = offsets,
-            .tokens = end - begin,
-            .sequences = end > begin ? 1 : 0,
-        };
+        int32_t offsets[2];
+        rig.batch.batch = sequence_of(&whole, s, offsets);
         sum += loss_of(&rig, rig.grads, 1.0f);
     }
     float *apart = fixture_copy_out(rig.device, rig.grads, rig.elements);
     assert_true(fabs(sum - packed) <= 1e-9 * packed);
-    float largest = largest_magnitude(together, rig.elements);
-    for (size_t i = 0; i < rig.elements; i++)
-        assert_true(fabsf(together[i] - apart[i]) <= 1e-5f * largest);
+    expect_equal_gradients(together, apart, rig.elements);
     free(together);
     free(apart);
+    rig_destroy(&rig);
+}
+
+// A vocabulary so large that a slice of logits has seven rows: the packed batch needs two slices,
+// each of its sequences alone one.
+static void slices_of_the_head_join_without_a_seam(void **state)
+{
+    (void)state;
+    struct error err;
+    static const int lengths[] = {7, 4, -1};
+    struct model_config config = fixture_config();
+    config.layers = 1;
+    config.hidden = config.heads = config.head_width = config.ffn = 2;
+    config.kv_heads = 1;
+    config.vocabulary = (1 << 21) + 1;
+    struct rig rig;
+    rig_create(&rig, config);
+    fixture_batch_fill(&rig.batch, lengths, config.vocabulary, 8);
+    for (size_t i = 0; i < rig.batch.batch.tokens; i++)
+        rig.batch.targets[i] = (int32_t)i * 190000;
+    size_t vocabulary = (size_t)config.vocabulary;
+    float *packed_logits = mem_calloc(11 * vocabulary, sizeof *packed_logits);
+    float *alone_logits = mem_calloc(7 * vocabulary, sizeof *alone_logits);
+    assert_int_equal(model_logits(rig.model, rig.workspace, &rig.batch.batch, packed_logits, &err),
+                     0);
+    double packed = loss_of(&rig, rig.grads, 1.0f), sum = 0;
+    float *together = fixture_copy_out(rig.device, rig.grads, rig.elements);
+    device_zero(rig.device, rig.grads, rig.elements * sizeof(float));
+    struct batch whole = rig.batch.batch;
+    for (size_t s = 0; s < whole.sequences; s++) {
+        int32_t offsets[2];
+        rig.batch.batch = sequence_of(&whole, s, offsets);
+        sum += loss_of(&rig, rig.grads, 1.0f);
+        assert_int_equal(
+            model_logits(rig.model, rig.workspace, &rig.batch.batch, alone_logits, &err), 0);
+        assert_memory_equal(packed_logits + (size_t)whole.offsets[s] * vocabulary, alone_logits,
+                            rig.batch.batch.tokens * vocabulary * sizeof(float));
+    }
+    float *apart = fixture_copy_out(rig.device, rig.grads, rig.elements);
+    assert_true(fabs(sum - packed) <= 1e-9 * packed);
+    expect_equal_gradients(together, apart, rig.elements);
+    free(together);
+    free(apart);
+    free(packed_logits);
+    free(alone_logits);
     rig_destroy(&rig);
 }
 
@@ -316,6 +374,7 @@ int main(void)
         cmocka_unit_test(gradients_accumulate_and_scale),
         cmocka_unit_test(loss_is_the_same_with_and_without_gradients),
         cmocka_unit_test(packed_sequences_do_not_see_each_other),
+        cmocka_unit_test(slices_of_the_head_join_without_a_seam),
         cmocka_unit_test(loss_follows_from_logits),
         cmocka_unit_test(batch_without_targets_changes_nothing),
         cmocka_unit_test(batch_outside_the_model_is_rejected),

@@ -204,6 +204,53 @@ static void greedy_step_gives_the_largest_logit(void **state)
     teardown(&rig);
 }
 
+// A vocabulary so large that a slice of logits has seven rows.
+static void greedy_step_works_in_slices(void **state)
+{
+    (void)state;
+    enum { TOKENS = 9 };
+    static const int lengths[] = {TOKENS, -1};
+    struct error err;
+    struct model_config config = fixture_config();
+    config.layers = 1;
+    config.hidden = config.heads = config.head_width = config.ffn = 2;
+    config.kv_heads = 1;
+    config.vocabulary = (1 << 21) + 1;
+    struct device *device = fixture_device();
+    struct model *model = fixture_model(device, &config, DTYPE_F32, 2);
+    struct kv_cache *cache;
+    struct fixture_batch batch;
+    fixture_batch_fill(&batch, lengths, config.vocabulary, 6);
+    assert_int_equal(kv_cache_create(model, 2, TOKENS, TOKENS, &cache, &err), 0);
+    int32_t slots[2][TOKENS], wanted[TOKENS], chosen[TOKENS];
+    for (int i = 0; i < TOKENS; i++) {
+        slots[0][i] = 0;
+        slots[1][i] = 1;
+        wanted[i] = i;
+    }
+    struct step_tokens step = {.ids = batch.ids,
+                               .slots = slots[0],
+                               .positions = batch.positions,
+                               .tokens = TOKENS,
+                               .wanted = wanted,
+                               .wanted_count = TOKENS};
+    assert_int_equal(model_step_greedy(model, cache, &step, chosen, &err), 0);
+    for (int i = 0; i < TOKENS; i++) {
+        int32_t alone = -1;
+        step = (struct step_tokens){.ids = batch.ids + i,
+                                    .slots = slots[1],
+                                    .positions = batch.positions + i,
+                                    .tokens = 1,
+                                    .wanted = wanted,
+                                    .wanted_count = 1};
+        assert_int_equal(model_step_greedy(model, cache, &step, &alone, &err), 0);
+        assert_int_equal(alone, chosen[i]);
+    }
+    kv_cache_destroy(cache);
+    model_destroy(model);
+    device_destroy(device);
+}
+
 static void packed_weights_give_the_same_tokens(void **state)
 {
     (void)state;
@@ -272,6 +319,7 @@ int main(void)
         cmocka_unit_test(slot_is_reused_without_a_trace),
         cmocka_unit_test(step_without_wanted_rows_still_fills_the_cache),
         cmocka_unit_test(greedy_step_gives_the_largest_logit),
+        cmocka_unit_test(greedy_step_works_in_slices),
         cmocka_unit_test(packed_weights_give_the_same_tokens),
         cmocka_unit_test(tokens_outside_the_cache_are_rejected),
     };
