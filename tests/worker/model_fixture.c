@@ -53,7 +53,8 @@ struct device *fixture_device(void)
 {
     struct error err;
     struct device *device = NULL;
-    struct device_options options = {.backend = "ref"};
+    const char *backend = getenv("MEMO_TEST_BACKEND");
+    struct device_options options = {.backend = backend ? backend : "ref", .threads = 2};
     if (device_create(&options, &device, &err))
         fail_msg("%s", err.text);
     return device;

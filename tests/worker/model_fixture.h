@@ -12,7 +12,7 @@ struct model_config fixture_config(void);
 // One layer, seven heads over one, untied, head width unrelated to hidden.
 struct model_config fixture_config_untied(void);
 
-struct device *fixture_device(void); // the reference backend
+struct device *fixture_device(void); // $MEMO_TEST_BACKEND, or the reference backend
 
 // Every tensor random, norms around 1, biases too; deviation as wide as the tests need gradients to
 // be.
