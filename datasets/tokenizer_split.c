@@ -5,8 +5,9 @@
 //   \p{Name}    names longer than a general category are scripts; PCRE2 would also match the
 //               script extensions: written as \p{sc:Name}
 //   \uXXXX      \x{XXXX}
-// and refused where no faithful translation is at hand: \w \b \h and other letters, sets inside
-// sets, && and (* inside a pattern.
+// and refused where they differ and no published pattern needs it: \w \b \h and other letters, sets
+// inside sets, ^ and $ (which Oniguruma matches at every line), possessive or lazy {n,m}, (* and
+// groups with flags other than i.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "datasets/tokenizer_split.h"
 
@@ -88,50 +89,78 @@ static size_t translate_escape(const char *p, size_t left, bool in_class, struct
     return 0;
 }
 
+// What means something else, or nothing, in the other dialect.
+static bool is_refused(const char *p, size_t left, bool in_class)
+{
+    static const char *const in_sets[] = {"[", "&&"};
+    static const char *const outside[] = {"^", "$", "(*", "{,", "}+", "}?"};
+    static const char *const groups[] = {":", "=", "!", ">", "<=", "<!", "i:", "i)"};
+    const char *const *list = in_class ? in_sets : outside;
+    size_t count = in_class ? sizeof in_sets / sizeof *in_sets : sizeof outside / sizeof *outside;
+    for (size_t i = 0; i < count; i++) {
+        if (left >= strlen(list[i]) && memcmp(p, list[i], strlen(list[i])) == 0) {
+            return true;
+        }
+    }
+    if (in_class || left < 2 || memcmp(p, "(?", 2) != 0) {
+        return *p == '\0';
+    }
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        if (left - 2 >= strlen(groups[i]) && memcmp(p + 2, groups[i], strlen(groups[i])) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Copies the opening of a set, [ or [^; returns its length, or 0 when the set is empty.
+static size_t translate_set_begin(const char *p, size_t left, struct strbuf *out)
+{
+    size_t used = left > 1 && p[1] == '^' ? 2 : 1;
+    strbuf_add(out, p, used);
+    return used < left && p[used] == ']' ? 0 : used;
+}
+
+// One construct at p; returns the bytes consumed, or 0 on error.
+static size_t translate_next(const char *p, size_t left, bool *in_class, struct strbuf *out,
+                             struct error *err)
+{
+    if (*p == '\\') {
+        size_t used = translate_escape(p + 1, left - 1, *in_class, out, err);
+        if (used > 0 && *in_class && (p[1] == 's' || p[1] == 'S') && used + 1 < left &&
+            p[used + 1] == '-') {
+            strbuf_adds(out, "\\-"); // after a set such as \s it stands for itself
+            used++;
+        }
+        return used == 0 ? 0 : used + 1;
+    }
+    size_t used = 1;
+    if (!is_refused(p, left, *in_class)) {
+        if (!*in_class && *p == '[') {
+            used = translate_set_begin(p, left, out);
+            *in_class = true;
+        } else {
+            strbuf_addc(out, *p);
+            *in_class = *in_class && *p != ']';
+        }
+        if (used > 0) {
+            return used;
+        }
+    }
+    error_set(err, "the pre-tokenizer's pattern has '%.*s', which is not supported",
+              (int)(left < 3 ? left : 3), p);
+    return 0;
+}
+
 static int translate(const char *pattern, size_t length, struct strbuf *out, struct error *err)
 {
     bool in_class = false;
     for (size_t i = 0; i < length;) {
-        char c = pattern[i];
-        bool has_next = i + 1 < length;
-        if (c == '\\') {
-            size_t used = translate_escape(pattern + i + 1, length - i - 1, in_class, out, err);
-            if (used == 0) {
-                return -1;
-            }
-            i += 1 + used;
-            continue;
+        size_t used = translate_next(pattern + i, length - i, &in_class, out, err);
+        if (used == 0) {
+            return -1;
         }
-        if (in_class && (c == '[' || (c == '&' && has_next && pattern[i + 1] == '&'))) {
-            return error_set(err,
-                             "the pre-tokenizer's pattern has a set inside a set at byte %zu, "
-                             "which is not supported",
-                             i);
-        }
-        if (!in_class && c == '(' && has_next && pattern[i + 1] == '*') {
-            return error_set(err,
-                             "the pre-tokenizer's pattern has '(*' at byte %zu, which is not "
-                             "supported",
-                             i);
-        }
-        if (c == '\0') {
-            return error_set(err, "the pre-tokenizer's pattern has a NUL at byte %zu", i);
-        }
-        strbuf_addc(out, c);
-        i++;
-        if (!in_class && c == '[') {
-            in_class = true;
-            if (i < length && pattern[i] == '^') {
-                strbuf_addc(out, '^');
-                i++;
-            }
-            if (i < length && pattern[i] == ']') {
-                return error_set(err, "the pre-tokenizer's pattern has an empty set at byte %zu",
-                                 i);
-            }
-        } else if (in_class && c == ']') {
-            in_class = false;
-        }
+        i += used;
     }
     return 0;
 }

@@ -154,6 +154,39 @@ static void space_means_white_space_of_unicode(void **state)
                   "a|\xE3\x80\x80|b");
 }
 
+static void constructs_that_mean_something_else_are_refused(void **state)
+{
+    (void)state;
+    static const char *const patterns[] = {
+        "\\w+",       "\\bx",          "\\h",     "\\1",    "x\\",     "\\p",
+        "\\pL",       "\\u12",         "^x",      "x$",     "[a[b]]",  "[a&&b]",
+        "[]x]",       "[^]x]",         "(*UTF)x", "(?m:x)", "(?<n>x)", "(?#c)x",
+        "(?",         "x{,3}",         "x{1,3}+", "x{2}?",  "[",       "(",
+        "x{1,99999}", "\\p{Nonsense}", "",        "*"};
+    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+        struct error err = {""};
+        struct splitter *splitter = NULL;
+        if (splitter_create(patterns[i], strlen(patterns[i]), &splitter, &err) == 0) {
+            fail_msg("'%s' is accepted", patterns[i]);
+        }
+        assert_non_null(strstr(err.text, "pre-tokenizer's pattern"));
+    }
+}
+
+static void a_dash_after_a_class_in_a_set_is_a_dash(void **state)
+{
+    (void)state;
+    assert_pieces("[\\s-z]+", "a- zb", "a|- z|b");
+    assert_pieces("[a-c]+", "xabcx", "x|abc|x");
+}
+
+static void scripts_do_not_include_their_extensions(void **state)
+{
+    (void)state;
+    // U+3001 belongs to script Common and is extended to Han.
+    assert_pieces("\\p{Han}+", "\xE6\x9D\xB1\xE3\x80\x81", "\xE6\x9D\xB1|\xE3\x80\x81");
+}
+
 static void a_pattern_made_to_explode_fails(void **state)
 {
     (void)state;
@@ -229,6 +262,9 @@ int main(void)
         cmocka_unit_test(patterns_cut_as_written),
         cmocka_unit_test(gaps_and_empty_matches_lose_no_byte),
         cmocka_unit_test(space_means_white_space_of_unicode),
+        cmocka_unit_test(constructs_that_mean_something_else_are_refused),
+        cmocka_unit_test(a_dash_after_a_class_in_a_set_is_a_dash),
+        cmocka_unit_test(scripts_do_not_include_their_extensions),
         cmocka_unit_test(a_pattern_made_to_explode_fails),
         cmocka_unit_test(the_byte_alphabet_is_one_to_one),
         cmocka_unit_test(the_map_finds_what_was_inserted),
