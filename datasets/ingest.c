@@ -169,7 +169,8 @@ static bool has_ending(const char *path, const char *ending)
     return length > ending_length && strcmp(path + length - ending_length, ending) == 0;
 }
 
-// A string member that holds no NUL; numbers are taken as they are written, for ids.
+// A string member that holds no NUL. With an arena whole numbers are taken as well, as ids and
+// years often are.
 static int get_member(const struct json *object, const char *key, struct arena *arena,
                       const char **out, size_t *length, struct error *err)
 {
@@ -178,7 +179,7 @@ static int get_member(const struct json *object, const char *key, struct arena *
     if (!value || value->type == JSON_NULL) {
         return 0;
     }
-    if (value->type == JSON_NUMBER && value->is_integer) {
+    if (arena && value->type == JSON_NUMBER && value->is_integer) {
         *out = arena_printf(arena, "%lld", (long long)value->integer);
         *length = strlen(*out);
         return 0;
@@ -208,10 +209,10 @@ static int add_json_line(struct ingest *ingest, const char *source, const char *
     if (object->type != JSON_OBJECT) {
         return error_set(err, "not a JSON object");
     }
-    if (get_member(object, options->text_key, scratch, &text, &text_length, err) ||
+    if (get_member(object, options->text_key, NULL, &text, &text_length, err) ||
         get_member(object, options->id_key, scratch, &stated.id, &unused, err) ||
         get_member(object, options->date_key, scratch, &stated.date, &unused, err) ||
-        get_member(object, options->title_key, scratch, &stated.title, &unused, err)) {
+        get_member(object, options->title_key, NULL, &stated.title, &unused, err)) {
         return -1;
     }
     if (!text) {
