@@ -32,7 +32,8 @@ static void print_usage(FILE *out)
 
 static int report(const struct verb *verb, int code, const struct error *err)
 {
-    if (code == EXIT_FAILED || code == EXIT_USAGE)
+    // An empty text: another rank of the job says why.
+    if ((code == EXIT_FAILED || code == EXIT_USAGE) && err->text[0])
         log_line(LOG_ERROR, "memo %s: %s", verb->name, err->text);
     return code;
 }

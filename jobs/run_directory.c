@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -103,6 +104,49 @@ int run_directory_open(struct run_directory *run, const char *output, bool outpu
     }
     log_tee(run->log_fd);
     return 0;
+}
+
+static int read_done(const char *summary, bool *done, char *identity, size_t identity_bytes,
+                     struct error *err)
+{
+    struct strbuf text = {0};
+    struct arena arena = {0};
+    const struct json *root;
+    const char *state = "", *stored = "";
+    int rc = fs_read(fs_system(), summary, &text, err) ||
+                     json_parse(&arena, text.bytes, text.length, &root, err) ||
+                     json_get_string(root, "state", &state, err) ||
+                     json_get_string(root, "identity", &stored, err)
+                 ? error_prefix(err, "'%s'", summary)
+                 : 0;
+    if (rc == 0) {
+        *done = strcmp(state, "done") == 0;
+        snprintf(identity, identity_bytes, "%s", stored);
+    }
+    arena_release(&arena);
+    strbuf_release(&text);
+    return rc;
+}
+
+int run_directory_was_done(const char *output, const char *identity, bool *out, struct error *err)
+{
+    char stored[64] = "";
+    bool done = false;
+    char *summary = fs_join(output, "run/summary.json");
+    char *weights = fs_join(output, "model.safetensors");
+    int rc = 0;
+    if (fs_exists(fs_system(), summary) && fs_exists(fs_system(), weights))
+        rc = read_done(summary, &done, stored, sizeof(stored), err);
+    if (rc == 0 && done && strcmp(stored, identity) != 0)
+        rc =
+            error_set(err,
+                      "'%s' holds a model trained on other data or with other options: use another "
+                      "--out, or remove it",
+                      output);
+    *out = rc == 0 && done;
+    free(summary);
+    free(weights);
+    return rc;
 }
 
 int run_directory_metric(struct run_directory *run, const struct strbuf *object, struct error *err)

@@ -16,6 +16,8 @@
 #include "base/json.h"
 #include "base/options.h"
 
+#include <stdbool.h>
+
 struct run_directory {
     struct fs *fs;
     char *path;
@@ -31,6 +33,11 @@ struct run_directory {
 // does.
 int run_directory_open(struct run_directory *run, const char *output, bool output_is_directory,
                        const struct verb *verb, const void *options, struct error *err);
+
+// Whether the run beside a directory ended as done with this figure `identity`, and its
+// model.safetensors is still there. A done run of another identity is an error: its output would be
+// overwritten.
+int run_directory_was_done(const char *output, const char *identity, bool *out, struct error *err);
 
 // Appends one line to metrics.jsonl; `object` is a JSON object without line breaks.
 int run_directory_metric(struct run_directory *run, const struct strbuf *object, struct error *err);

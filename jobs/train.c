@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+// memo train: full-parameter training of a memory model, by one process or by the ranks of mpirun.
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "jobs/compute.h"
+#include "jobs/run_directory.h"
+#include "jobs/training_data.h"
+#include "jobs/verbs.h"
+#include "worker/train/checkpoint.h"
+#include "worker/train/trainer.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct train_options {
+    const char *base;
+    struct option_list data;
+    const char *out;
+    const char *objective;
+    const char *part;
+    const char *chat_template;
+    int64_t sample;
+    int64_t max_tokens;
+    int64_t epochs;
+    int64_t batch;
+    int64_t micro_batch_tokens;
+    double learning_rate;
+    const char *schedule;
+    double warmup;
+    double weight_decay;
+    double clip;
+    double beta1, beta2, epsilon;
+    int64_t seed;
+    int64_t checkpoint_steps;
+    int64_t keep;
+    const char *backend;
+    int64_t threads;
+};
+
+#define OPTION_AT(field) offsetof(struct train_options, field)
+
+static const struct option train_option_table[] = {
+    {"base", OPTION_STRING, OPTION_AT(base), "DIR", NULL, 0, 0, NULL,
+     "model directory to start from", true},
+    {"data", OPTION_LIST, OPTION_AT(data), "PATH...", NULL, 0, 0, NULL,
+     "reflections directories or .jsonl files of pairs; with --objective text one corpus.h5", true},
+    {"out", OPTION_STRING, OPTION_AT(out), "DIR", NULL, 0, 0, NULL, "model directory to write",
+     true},
+    {"objective", OPTION_CHOICE, OPTION_AT(objective), "NAME", "qa", 0, 0, "qa|text",
+     "qa: answers of pairs; text: every token of the documents", false},
+    {"sample", OPTION_INT, OPTION_AT(sample), "N", "0", 0, INT32_MAX, NULL,
+     "train on the N pairs with the smallest record ids (0: all)", false},
+    {"part", OPTION_STRING, OPTION_AT(part), "K/N", "1/1", 0, 0, NULL,
+     "with --objective text: only the documents of part K of N", false},
+    {"chat-template", OPTION_STRING, OPTION_AT(chat_template), "NAME", NULL, 0, 0, NULL,
+     "chatml or qwen2.5 (default: what the base model's files say)", false},
+    {"max-tokens", OPTION_INT, OPTION_AT(max_tokens), "N", "8096", 2, 1 << 20, NULL,
+     "of one pair, longer ones are counted and left out; of one piece of text", false},
+    {"epochs", OPTION_INT, OPTION_AT(epochs), "N", "3", 1, 1 << 20, NULL, "passes over the data",
+     false},
+    {"batch", OPTION_INT, OPTION_AT(batch), "N", "512", 1, 1 << 20, NULL,
+     "sequences of one optimizer step, over all ranks", false},
+    {"micro-batch-tokens", OPTION_INT, OPTION_AT(micro_batch_tokens), "N", "8192", 2, 1 << 24, NULL,
+     "most tokens that a rank computes at once; costs memory, changes no result", false},
+    {"lr", OPTION_NUMBER, OPTION_AT(learning_rate), "X", "2e-5", 0, 1, NULL, "peak learning rate",
+     false},
+    {"schedule", OPTION_CHOICE, OPTION_AT(schedule), "NAME", "constant", 0, 0, SCHEDULE_CHOICES,
+     "of the learning rate after the warm-up", false},
+    {"warmup", OPTION_NUMBER, OPTION_AT(warmup), "X", "0.05", 0, 1, NULL,
+     "share of the steps over which the learning rate rises", false},
+    {"weight-decay", OPTION_NUMBER, OPTION_AT(weight_decay), "X", "0.01", 0, 1, NULL,
+     "of matrices; norms and biases have none", false},
+    {"clip", OPTION_NUMBER, OPTION_AT(clip), "X", "1", 0, 1e9, NULL,
+     "largest gradient norm (0: no limit)", false},
+    {"beta1", OPTION_NUMBER, OPTION_AT(beta1), "X", "0.9", 0, 0.9999, NULL, "of AdamW", false},
+    {"beta2", OPTION_NUMBER, OPTION_AT(beta2), "X", "0.999", 0, 0.99999, NULL, "of AdamW", false},
+    {"epsilon", OPTION_NUMBER, OPTION_AT(epsilon), "X", "1e-8", 1e-16, 1, NULL, "of AdamW", false},
+    {"seed", OPTION_INT, OPTION_AT(seed), "N", "1", 0, INT32_MAX, NULL, "of the order of the data",
+     false},
+    {"checkpoint-steps", OPTION_INT, OPTION_AT(checkpoint_steps), "N", "500", 0, INT32_MAX, NULL,
+     "steps between checkpoints (0: none but at a stop request)", false},
+    {"keep", OPTION_INT, OPTION_AT(keep), "N", "1", 1, 1000, NULL, "checkpoints kept", false},
+    {"backend", OPTION_STRING, OPTION_AT(backend), "NAME", NULL, 0, 0, NULL,
+     "ref or cpu (default: the fastest that works here)", false},
+    {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
+     "of each rank (0: the host's processors shared among its ranks)", false},
+    {0},
+};
+
+struct train_job {
+    const struct train_options *options;
+    struct group *group;
+    struct device *device;
+    struct text_codec codec;
+    struct model *model;
+    struct sequence_set set;
+    struct trainer *trainer;
+    struct run_directory run; // rank 0
+    char *checkpoints;
+    size_t pairs;
+    uint64_t tokens; // trained on in this run
+    uint64_t target_tokens;
+    double first_loss, last_loss;
+    double training_seconds;
+};
+
+static bool is_rank0(const struct train_job *job)
+{
+    return group_rank(job->group) == 0;
+}
+
+static int load_pairs(struct train_job *job, struct error *err)
+{
+    const struct train_options *options = job->options;
+    struct pair_list pairs;
+    if (pair_list_open(fs_system(), options->data.items, options->data.count,
+                       (size_t)options->sample, &pairs, err))
+        return -1;
+    job->pairs = pairs.count;
+    const int rc =
+        training_data_from_pairs(&job->codec, &pairs, (size_t)options->max_tokens, &job->set, err);
+    pair_list_close(&pairs);
+    return rc;
+}
+
+static int load_text(struct train_job *job, struct error *err)
+{
+    const struct train_options *options = job->options;
+    struct corpus_part part;
+    struct corpus *corpus = NULL;
+    if (options->data.count != 1)
+        return error_set(err, "--objective text takes one corpus, not %zu", options->data.count);
+    int rc = corpus_part_parse(options->part, &part, err) ||
+                     corpus_open(options->data.items[0], &corpus, err) ||
+                     training_data_from_corpus(&job->codec, corpus, part,
+                                               (size_t)options->max_tokens, &job->set, err)
+                 ? -1
+                 : 0;
+    corpus_close(corpus);
+    return rc;
+}
+
+static int load_data(struct train_job *job, struct error *err)
+{
+    const bool text = strcmp(job->options->objective, "text") == 0;
+    if (text ? load_text(job, err) : load_pairs(job, err))
+        return -1;
+    if (job->set.too_long > 0 && is_rank0(job))
+        log_warn("%zu of %zu pairs are longer than --max-tokens %" PRId64
+                 " (longest: %zu tokens) and were left out",
+                 job->set.too_long, job->pairs, job->options->max_tokens, job->set.longest_refused);
+    if (job->set.count == 0)
+        return error_set(err, "nothing to train on: every sequence is longer than --max-tokens");
+    return 0;
+}
+
+static int open_trainer(struct train_job *job, struct error *err)
+{
+    const struct train_options *options = job->options;
+    size_t micro_batch = (size_t)options->micro_batch_tokens;
+    if (micro_batch < (size_t)options->max_tokens) {
+        // The longest sequence must fit a micro-batch; max_tokens itself may be far above it.
+        for (size_t s = 0; s < job->set.count; s++) {
+            const size_t length = (size_t)(job->set.offsets[s + 1] - job->set.offsets[s]);
+            micro_batch = length > micro_batch ? length : micro_batch;
+        }
+    }
+    struct trainer_options how = {.plan = {.seed = (uint64_t)options->seed,
+                                           .per_step = (size_t)options->batch,
+                                           .epochs = (size_t)options->epochs},
+                                  .schedule = {.peak = options->learning_rate},
+                                  .warmup_fraction = options->warmup,
+                                  .micro_batch_tokens = micro_batch,
+                                  .beta1 = options->beta1,
+                                  .beta2 = options->beta2,
+                                  .epsilon = options->epsilon,
+                                  .weight_decay = options->weight_decay,
+                                  .clip_norm = options->clip};
+    if (schedule_parse_kind(options->schedule, &how.schedule.kind, err))
+        return -1;
+    return trainer_create(job->model, job->group, &job->set, &how, &job->trainer, err);
+}
+
+static int open_local(struct train_job *job, struct error *err)
+{
+    const struct train_options *options = job->options;
+    return compute_device_open(job->group, options->backend, options->threads, &job->device, err) ||
+                   text_codec_open(options->base, options->chat_template, &job->codec, err) ||
+                   model_load(job->device, options->base, DTYPE_F32, &job->model, err) ||
+                   text_codec_check(&job->codec, &job->model->config, err) || load_data(job, err)
+               ? -1
+               : 0;
+}
+
+static void say_what_will_be_done(const struct train_job *job, int resumed)
+{
+    char device[128];
+    const struct trainer *trainer = job->trainer;
+    const size_t tokens = (size_t)job->set.offsets[job->set.count];
+    device_describe(job->device, device, sizeof(device));
+    log_info("%.2f M parameters, %zu sequences of %zu tokens, %zu steps of %zu sequences, %d ranks "
+             "over %s, %s, %.2f GB per rank",
+             (double)job->model->layout.elements / 1e6, job->set.count, tokens, trainer->steps,
+             trainer->options.plan.per_step, group_size(job->group), group_transport(job->group),
+             device, (double)trainer_device_bytes(trainer) / 1e9);
+    if (resumed)
+        log_info("continuing after step %zu of %zu", trainer->step, trainer->steps);
+}
+
+static int record_step(struct train_job *job, const struct step_stats *stats, double seconds,
+                       struct error *err)
+{
+    struct strbuf line = {0};
+    struct json_writer w = {.out = &line};
+    json_begin_object(&w);
+    json_key(&w, "step");
+    json_int(&w, (int64_t)stats->step + 1);
+    json_key(&w, "loss");
+    json_number(&w, stats->loss);
+    json_key(&w, "grad_norm");
+    json_number(&w, stats->grad_norm);
+    json_key(&w, "lr");
+    json_number(&w, stats->learning_rate);
+    json_key(&w, "tokens");
+    json_int(&w, (int64_t)stats->tokens);
+    json_key(&w, "target_tokens");
+    json_int(&w, (int64_t)stats->target_tokens);
+    json_key(&w, "seconds");
+    json_number(&w, seconds);
+    json_end_object(&w);
+    const int rc = run_directory_metric(&job->run, &line, err);
+    strbuf_release(&line);
+    return rc;
+}
+
+static void show_step(const struct train_job *job, const struct step_stats *stats)
+{
+    char left[32];
+    const struct trainer *trainer = job->trainer;
+    const double rate = (double)job->tokens / job->training_seconds;
+    const double tokens_left = (double)(trainer->steps - trainer->step) * (double)stats->tokens;
+    clock_format_duration(tokens_left / rate, left, sizeof(left));
+    log_progress("step %zu of %zu, loss %.4f, gradient norm %.3f, lr %.2e, %.0f tokens/s, left %s",
+                 trainer->step, trainer->steps, stats->loss, stats->grad_norm, stats->learning_rate,
+                 rate, left);
+}
+
+static int one_step(struct train_job *job, struct error *err)
+{
+    struct step_stats stats;
+    const double start = clock_seconds();
+    if (trainer_step(job->trainer, &stats, err))
+        return -1;
+    const double seconds = clock_seconds() - start;
+    if (job->tokens == 0)
+        job->first_loss = stats.loss;
+    job->last_loss = stats.loss;
+    job->tokens += stats.tokens;
+    job->target_tokens += stats.target_tokens;
+    job->training_seconds += seconds;
+    if (!is_rank0(job))
+        return 0;
+    show_step(job, &stats);
+    return record_step(job, &stats, seconds, err);
+}
+
+static int save_checkpoint(struct train_job *job, struct error *err)
+{
+    return checkpoint_save(job->trainer, fs_system(), job->checkpoints, (size_t)job->options->keep,
+                           err);
+}
+
+// 0: all steps done; 1: stopped on request after a checkpoint; -1: failed.
+static int train_steps(struct train_job *job, struct error *err)
+{
+    struct trainer *trainer = job->trainer;
+    const size_t every = (size_t)job->options->checkpoint_steps;
+    while (trainer->step < trainer->steps) {
+        bool stop;
+        const int rc = one_step(job, err);
+        if (group_agree(job->group, rc, err) || group_any(job->group, stop_requested(), &stop, err))
+            return -1;
+        const bool last = trainer->step == trainer->steps;
+        if (stop && !last)
+            return save_checkpoint(job, err) ? -1 : 1;
+        if (every > 0 && trainer->step % every == 0 && !last && save_checkpoint(job, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int save_model(struct train_job *job, struct error *err)
+{
+    int rc = 0;
+    if (is_rank0(job))
+        rc = model_save(job->model, fs_system(), job->options->out, job->options->base, err);
+    return group_agree(job->group, rc, err);
+}
+
+static void record_summary(struct train_job *job)
+{
+    char identity[DIGEST_TEXT_BYTES];
+    digest_format(trainer_identity(job->trainer), identity);
+    run_directory_text(&job->run, "identity", identity);
+    run_directory_int(&job->run, "pairs", (int64_t)job->pairs);
+    run_directory_int(&job->run, "sequences", (int64_t)job->set.count);
+    run_directory_int(&job->run, "too_long", (int64_t)job->set.too_long);
+    run_directory_int(&job->run, "steps", (int64_t)job->trainer->steps);
+    run_directory_int(&job->run, "steps_done", (int64_t)job->trainer->step);
+    run_directory_int(&job->run, "tokens", (int64_t)job->tokens);
+    run_directory_int(&job->run, "target_tokens", (int64_t)job->target_tokens);
+    run_directory_number(&job->run, "training_seconds", job->training_seconds);
+    run_directory_number(&job->run, "first_loss", job->first_loss);
+    run_directory_number(&job->run, "last_loss", job->last_loss);
+}
+
+static int run_training(struct train_job *job, struct error *err)
+{
+    const int resumed = checkpoint_load(job->trainer, fs_system(), job->checkpoints, err);
+    if (resumed < 0)
+        return EXIT_FAILED;
+    if (is_rank0(job))
+        say_what_will_be_done(job, resumed);
+    stop_requests_catch();
+    const int rc = train_steps(job, err);
+    if (is_rank0(job)) {
+        log_progress_end();
+        record_summary(job);
+    }
+    if (rc > 0) {
+        if (is_rank0(job))
+            log_info("stopped after step %zu of %zu; the same command continues",
+                     job->trainer->step, job->trainer->steps);
+        return EXIT_STOPPED;
+    }
+    if (rc < 0 || save_model(job, err))
+        return EXIT_FAILED;
+    if (is_rank0(job))
+        log_info("%s: loss %.4f -> %.4f, %" PRIu64 " tokens in this run, %.0f tokens/s",
+                 job->options->out, job->first_loss, job->last_loss, job->tokens,
+                 (double)job->tokens / job->training_seconds);
+    return EXIT_DONE;
+}
+
+// Whether an earlier run finished exactly this training; its records then stay as they are.
+static int is_finished(struct train_job *job, bool *finished, struct error *err)
+{
+    int rc = 0;
+    *finished = false;
+    if (is_rank0(job)) {
+        char identity[DIGEST_TEXT_BYTES];
+        digest_format(trainer_identity(job->trainer), identity);
+        rc = run_directory_was_done(job->options->out, identity, finished, err);
+    }
+    return group_agree(job->group, rc, err) ||
+                   group_broadcast(job->group, finished, sizeof(*finished), 0, err)
+               ? -1
+               : 0;
+}
+
+static int train(struct train_job *job, struct error *err)
+{
+    bool finished;
+    int rc = 0;
+    if (group_agree(job->group, open_local(job, err), err) || open_trainer(job, err) ||
+        is_finished(job, &finished, err))
+        return EXIT_FAILED;
+    if (finished) {
+        if (is_rank0(job))
+            log_info("%s: already trained on these data with these options", job->options->out);
+        return EXIT_DONE;
+    }
+    if (is_rank0(job))
+        rc = run_directory_open(&job->run, job->options->out, true, &verb_train, job->options, err);
+    if (group_agree(job->group, rc, err))
+        return EXIT_FAILED;
+    return run_directory_close(&job->run, run_training(job, err), err);
+}
+
+static void close_everything(struct train_job *job)
+{
+    trainer_destroy(job->trainer);
+    sequence_set_release(&job->set);
+    model_destroy(job->model);
+    text_codec_close(&job->codec);
+    device_destroy(job->device);
+    free(job->checkpoints);
+    group_close(job->group);
+}
+
+static int run_train(const void *parsed, const struct option_list *positional, struct error *err)
+{
+    struct train_job job = {.options = parsed};
+    (void)positional;
+    if (group_open(&job.group, err))
+        return EXIT_FAILED;
+    job.checkpoints = fs_join(job.options->out, "run/checkpoints");
+    const int code = train(&job, err);
+    if (!is_rank0(&job))
+        err->text[0] = '\0'; // rank 0 speaks for all
+    close_everything(&job);
+    return code;
+}
+
+const struct verb verb_train = {
+    .name = "train",
+    .summary = "train a memory model on pairs, or a base model on text",
+    .examples =
+        "  memo train --base models/base --data reflections/ --out models/memory\n"
+        "  mpirun -np 8 memo train --base models/base --data reflections/ --out models/memory\n"
+        "  memo train --base models/start --data corpus.h5 --objective text --out models/base\n"
+        "The same command continues from the last checkpoint, on any number of ranks.\n",
+    .options = train_option_table,
+    .options_bytes = sizeof(struct train_options),
+    .run = run_train,
+};

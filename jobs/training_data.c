@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "jobs/training_data.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+
+static int add_pair(const struct text_codec *codec, const struct pair *pair, size_t max_tokens,
+                    struct token_list *ids, struct sequence_set *out, struct error *err)
+{
+    const struct chat_message messages[] = {
+        {.role = "user", .content = pair->question, .length = pair->question_bytes},
+        {.role = "assistant", .content = pair->answer, .length = pair->answer_bytes}};
+    struct chat_span spans[2];
+    ids->count = 0;
+    if (chat_render_ids(codec->chat, codec->tokenizer, codec->scratch, messages, 2, false, ids,
+                        spans, err))
+        return -1;
+    // What the template writes behind the answer is never read by anybody: it is left out.
+    sequence_set_add(out, ids->ids, spans[1].end, spans[1].begin, spans[1].end, max_tokens);
+    return 0;
+}
+
+int training_data_from_pairs(const struct text_codec *codec, const struct pair_list *pairs,
+                             size_t max_tokens, struct sequence_set *out, struct error *err)
+{
+    struct token_list ids = {0};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < pairs->count; i++)
+        rc = add_pair(codec, &pairs->pairs[i], max_tokens, &ids, out, err);
+    token_list_release(&ids);
+    return rc;
+}
+
+static int add_document(const struct text_codec *codec, const char *text, size_t length,
+                        size_t max_tokens, struct token_list *ids, struct sequence_set *out,
+                        struct error *err)
+{
+    ids->count = 0;
+    if (tokenizer_encode(codec->tokenizer, codec->scratch, text, length, false, ids, err))
+        return -1;
+    const int32_t end = tokenizer_pad_id(codec->tokenizer);
+    if (end >= 0)
+        token_list_add(ids, end);
+    for (size_t at = 0; at + 1 < ids->count; at += max_tokens) {
+        const size_t left = ids->count - at;
+        const size_t piece = left < max_tokens ? left : max_tokens;
+        if (piece > 1)
+            sequence_set_add(out, ids->ids + at, piece, 1, piece, max_tokens);
+    }
+    return 0;
+}
+
+int training_data_from_corpus(const struct text_codec *codec, const struct corpus *corpus,
+                              struct corpus_part part, size_t max_tokens, struct sequence_set *out,
+                              struct error *err)
+{
+    struct token_list ids = {0};
+    bool *in_part = mem_calloc(corpus->document_count + 1, sizeof(*in_part));
+    corpus_select_part(corpus, part.part, part.parts, in_part);
+    int rc = 0;
+    for (size_t d = 0; rc == 0 && d < corpus->document_count; d++) {
+        const struct corpus_document *document = &corpus->documents[d];
+        if (!in_part[d])
+            continue;
+        rc = add_document(codec, corpus->text + document->begin, document->end - document->begin,
+                          max_tokens, &ids, out, err);
+        if (rc != 0)
+            error_prefix(err, "document '%s'", document->id);
+    }
+    token_list_release(&ids);
+    free(in_part);
+    return rc;
+}

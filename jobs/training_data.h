@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text into training sequences.
+#ifndef MEMO_JOBS_TRAINING_DATA_H
+#define MEMO_JOBS_TRAINING_DATA_H
+
+#include "datasets/packing.h"
+#include "datasets/pairs.h"
+#include "jobs/compute.h"
+#include "jobs/task_plan.h"
+
+// One conversation per pair, user = question, assistant = answer; the answer and its <|im_end|> are
+// the targets.
+int training_data_from_pairs(const struct text_codec *codec, const struct pair_list *pairs,
+                             size_t max_tokens, struct sequence_set *out, struct error *err);
+
+// Documents of one part of a corpus, cut into pieces of at most max_tokens; every token but the
+// first of a piece is a target. A document ends with the end-of-text token.
+int training_data_from_corpus(const struct text_codec *codec, const struct corpus *corpus,
+                              struct corpus_part part, size_t max_tokens, struct sequence_set *out,
+                              struct error *err);
+
+#endif
