@@ -18,6 +18,7 @@ struct group *group_create(const struct group_ops *ops, void *state, int rank, i
     group->state = state;
     group->rank = rank;
     group->size = size;
+    group->local_size = 1;
     group->deadline_seconds = GROUP_DEADLINE_SECONDS;
     return group;
 }
@@ -56,6 +57,11 @@ int group_size(const struct group *group)
 int group_local_rank(const struct group *group)
 {
     return group->local_rank;
+}
+
+int group_local_size(const struct group *group)
+{
+    return group->local_size;
 }
 
 const char *group_transport(const struct group *group)

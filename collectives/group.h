@@ -36,6 +36,7 @@ int group_run_shm(int ranks, int (*body)(struct group *group, void *context, str
 int group_rank(const struct group *group);
 int group_size(const struct group *group);
 int group_local_rank(const struct group *group); // among the ranks of this host
+int group_local_size(const struct group *group);
 const char *group_transport(const struct group *group);
 
 // In place, sum. A failure names the rank, the call and its sequence number; the group is then

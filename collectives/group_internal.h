@@ -48,6 +48,7 @@ struct group {
     int rank;
     int size;
     int local_rank;
+    int local_size;
     double deadline_seconds;
     const char *call;  // name of the current or last call
     uint64_t sequence; // calls begun; equal on all ranks in a correct program

@@ -240,14 +240,13 @@ static void mpi_connect(struct mpi_state *state)
     MPI_Comm_set_errhandler(state->leaving, state->handler);
 }
 
-static int host_rank(MPI_Comm comm)
+static void find_host_ranks(MPI_Comm comm, int *rank, int *size)
 {
     MPI_Comm host;
-    int rank = 0;
     MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
-    MPI_Comm_rank(host, &rank);
+    MPI_Comm_rank(host, rank);
+    MPI_Comm_size(host, size);
     MPI_Comm_free(&host);
-    return rank;
 }
 
 static struct group *mpi_group_create(int rank, int size)
@@ -255,7 +254,7 @@ static struct group *mpi_group_create(int rank, int size)
     struct mpi_state *state = mem_calloc(1, sizeof(*state));
     mpi_connect(state);
     struct group *group = group_create(&mpi_ops, state, rank, size);
-    group->local_rank = host_rank(state->comm);
+    find_host_ranks(state->comm, &group->local_rank, &group->local_size);
     state->scratch = mem_alloc(2 * (size_t)SCRATCH_BYTES);
     state->requests = mem_calloc(8 * (size_t)size, sizeof(MPI_Request));
     state->leave_requests = mem_calloc((size_t)size, sizeof(MPI_Request));

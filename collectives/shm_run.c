@@ -84,6 +84,7 @@ static int rank_run(struct shm_state *state, int rank, int size,
     struct shm_rank *self = &state->page->ranks[rank];
     struct group *group = group_create(&shm_ops, state, rank, size);
     group->local_rank = rank;
+    group->local_size = size;
     int rc = body(group, context, &self->failure);
     rank_end(state->page, rank, rc == 0 ? SHM_DONE : SHM_FAILED);
     group_close(group);
