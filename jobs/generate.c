@@ -132,8 +132,8 @@ static int poll_task(void *state, struct task_result *out, struct error *err)
     } else if (made.task.outcome == TASK_SET_ASIDE) {
         out->failed = true;
         snprintf(out->reason, sizeof(out->reason), "%s", made.task.reason);
-    } else {
-        segment_writer_add(job->segment, &made.task, made.pairs, made.task.pairs);
+    } else if (segment_writer_add(job->segment, &made.task, made.pairs, made.task.pairs, err)) {
+        rc = error_prefix(err, "generator '%s'", job->generation.generator->name);
     }
     generated_release(&made);
     return rc;
@@ -167,9 +167,11 @@ static int set_aside(void *state, uint32_t task, const char *reason, struct erro
     struct segment_writer *writer = segment_writer_create();
     const struct reflection_task row = {
         .task_id = job->generation.plan.ids[task], .outcome = TASK_SET_ASIDE, .reason = reason};
-    segment_writer_add(writer, &row, NULL, 0);
     snprintf(name, sizeof(name), "set-aside-%08u", task);
-    const int rc = segment_writer_commit(writer, job->fs, job->attempt, name, err);
+    const int rc = segment_writer_add(writer, &row, NULL, 0, err) ||
+                           segment_writer_commit(writer, job->fs, job->attempt, name, err)
+                       ? -1
+                       : 0;
     segment_writer_destroy(writer);
     return rc;
 }
