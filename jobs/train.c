@@ -51,7 +51,7 @@ static const struct option train_option_table[] = {
     {"objective", OPTION_CHOICE, OPTION_AT(objective), "NAME", "qa", 0, 0, "qa|text",
      "qa: answers of pairs; text: every token of the documents", false},
     {"sample", OPTION_INT, OPTION_AT(sample), "N", "0", 0, INT32_MAX, NULL,
-     "train on the N pairs with the smallest record ids (0: all)", false},
+     "train on the N pairs with the smallest record ids, or on N pieces of text (0: all)", false},
     {"part", OPTION_STRING, OPTION_AT(part), "K/N", "1/1", 0, 0, NULL,
      "with --objective text: only the documents of part K of N", false},
     {"chat-template", OPTION_STRING, OPTION_AT(chat_template), "NAME", NULL, 0, 0, NULL,
@@ -132,12 +132,13 @@ static int load_text(struct train_job *job, struct error *err)
     struct corpus *corpus = NULL;
     if (options->data.count != 1)
         return error_set(err, "--objective text takes one corpus, not %zu", options->data.count);
-    int rc = corpus_part_parse(options->part, &part, err) ||
-                     corpus_open(options->data.items[0], &corpus, err) ||
-                     training_data_from_corpus(&job->codec, corpus, part,
-                                               (size_t)options->max_tokens, &job->set, err)
-                 ? -1
-                 : 0;
+    int rc =
+        corpus_part_parse(options->part, &part, err) ||
+                corpus_open(options->data.items[0], &corpus, err) ||
+                training_data_from_corpus(&job->codec, corpus, part, (size_t)options->max_tokens,
+                                          (size_t)options->sample, &job->set, err)
+            ? -1
+            : 0;
     corpus_close(corpus);
     return rc;
 }

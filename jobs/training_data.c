@@ -51,9 +51,42 @@ static int add_document(const struct text_codec *codec, const char *text, size_t
     return 0;
 }
 
+struct digested_sequence {
+    struct digest digest;
+    size_t sequence;
+};
+
+static int compare_digested(const void *a, const void *b)
+{
+    const struct digested_sequence *x = a, *y = b;
+    const int order = digest_compare(x->digest, y->digest);
+    return order != 0 ? order : (x->sequence > y->sequence) - (x->sequence < y->sequence);
+}
+
+static void keep_sample(struct sequence_set *set, size_t sample, size_t max_tokens)
+{
+    struct sequence_set kept = {0};
+    struct digested_sequence *order = mem_calloc(set->count, sizeof(*order));
+    for (size_t s = 0; s < set->count; s++) {
+        const size_t length = (size_t)(set->offsets[s + 1] - set->offsets[s]);
+        order[s].digest = digest_bytes(set->ids + set->offsets[s], length * sizeof(*set->ids));
+        order[s].sequence = s;
+    }
+    qsort(order, set->count, sizeof(*order), compare_digested);
+    for (size_t i = 0; i < sample; i++) {
+        const size_t s = order[i].sequence;
+        sequence_set_add(&kept, set->ids + set->offsets[s],
+                         (size_t)(set->offsets[s + 1] - set->offsets[s]), set->target_begin[s],
+                         set->target_end[s], max_tokens);
+    }
+    free(order);
+    sequence_set_release(set);
+    *set = kept;
+}
+
 int training_data_from_corpus(const struct text_codec *codec, const struct corpus *corpus,
-                              struct corpus_part part, size_t max_tokens, struct sequence_set *out,
-                              struct error *err)
+                              struct corpus_part part, size_t max_tokens, size_t sample,
+                              struct sequence_set *out, struct error *err)
 {
     struct token_list ids = {0};
     bool *in_part = mem_calloc(corpus->document_count + 1, sizeof(*in_part));
@@ -68,6 +101,8 @@ int training_data_from_corpus(const struct text_codec *codec, const struct corpu
         if (rc != 0)
             error_prefix(err, "document '%s'", document->id);
     }
+    if (rc == 0 && sample > 0 && sample < out->count)
+        keep_sample(out, sample, max_tokens);
     token_list_release(&ids);
     free(in_part);
     return rc;

@@ -16,7 +16,7 @@ int training_data_from_pairs(const struct text_codec *codec, const struct pair_l
 // Documents of one part of a corpus, cut into pieces of at most max_tokens; every token but the
 // first of a piece is a target. A document ends with the end-of-text token.
 int training_data_from_corpus(const struct text_codec *codec, const struct corpus *corpus,
-                              struct corpus_part part, size_t max_tokens, struct sequence_set *out,
-                              struct error *err);
+                              struct corpus_part part, size_t max_tokens, size_t sample,
+                              struct sequence_set *out, struct error *err);
 
 #endif
