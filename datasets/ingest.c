@@ -140,6 +140,7 @@ static void add_document(struct ingest *ingest, const struct statement *stated, 
         title = arena_strndup(arena, stated->fallback_title, strlen(stated->fallback_title));
     }
     memmove(text, text + span.begin, length);
+    text = mem_realloc(text, length + 1);
     const char *source = arena_strndup(arena, stated->source, strlen(stated->source));
     const char *date = stated->date ? stated->date : "";
     ingest->documents = mem_grow(ingest->documents, &ingest->document_capacity,
@@ -149,7 +150,7 @@ static void add_document(struct ingest *ingest, const struct statement *stated, 
         .title = title,
         .source = source,
         .date = arena_strndup(arena, date, strlen(date)),
-        .text = mem_realloc(text, length + 1),
+        .text = text,
         .length = length,
         .digest = digest_bytes(text, length),
         .of = "",
