@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+extern const struct kernels kernels_cpu_lanes16;
+
 enum { GUARD_BYTES = 64, GUARD = 0xa5, SEED = 20260101 };
 
 static void *memory_elements(struct test_memory *memory, size_t count, size_t element)
@@ -100,20 +102,38 @@ struct device *device_named(const char *backend, const char *isa, int threads)
     return device;
 }
 
+struct variant {
+    const char *isa;
+    const struct kernels *ops; // instead of those of isa
+};
+
+static const struct variant variants[] = {
+    {.isa = "plain"},
+    {.isa = "avx2"},
+    {.isa = "avx512"},
+#if defined(__x86_64__)
+    {.isa = "avx2", .ops = &kernels_cpu_lanes16},
+#endif
+};
+
 int devices_create(void **state)
 {
-    static const char *const isas[] = {"plain", "avx2", "avx512"};
     struct devices *devices = mem_calloc(1, sizeof *devices);
     *state = devices;
     devices->ref = device_named("ref", NULL, 0);
-    for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++)
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++)
         for (int threads = 1; threads <= 3; threads += 2) {
-            struct device_options options = {.backend = "cpu", .isa = isas[i], .threads = threads};
+            struct device_options options = {
+                .backend = "cpu", .isa = variants[i].isa, .threads = threads};
+            struct device *device;
             struct error err;
-            if (device_create(&options, &devices->cpu[devices->count], &err) == 0)
-                devices->count++;
-            else if (threads == 1)
+            if (device_create(&options, &device, &err) == 0) {
+                if (variants[i].ops)
+                    device->ops = variants[i].ops;
+                devices->cpu[devices->count++] = device;
+            } else if (threads == 1) {
                 printf("not tested: %s\n", err.text);
+            }
         }
     return 0;
 }

@@ -258,6 +258,32 @@ static void row_is_the_same_bits_in_every_batch(void **state)
         }
 }
 
+static bool multiplies_and_adds_in_one(const struct device *device)
+{
+    char text[64];
+    device_describe(device, text, sizeof text);
+    return strstr(text, "plain") == NULL;
+}
+
+// A cluster of AVX2 and AVX-512 machines computes the same products.
+static void lanes_do_not_change_the_bits(void **state)
+{
+    struct devices *devices = *state;
+    for (size_t s = 0; s < SHAPES; s++) {
+        struct test_memory memory = {.stream = s};
+        struct layer layer = layer_random(&memory, shapes[s]);
+        float *first = NULL;
+        for (size_t i = 0; i < devices->count; i++) {
+            if (!multiplies_and_adds_in_one(devices->cpu[i]))
+                continue;
+            float *weight = backward_weight(&memory, devices->cpu[i], &layer, true).weight;
+            first = first ? first : weight;
+            assert_memory_equal(weight, first, layer.weight_count * sizeof *weight);
+        }
+        memory_release(&memory);
+    }
+}
+
 // bfloat16 weights are widened, which is exact: the same bits as a float32 weight of those values.
 static void bf16_weight_equals_its_widened_copy(void **state)
 {
@@ -374,6 +400,7 @@ int main(void)
         cmocka_unit_test(backward_weight_adds_and_agrees_with_ref),
         cmocka_unit_test(integers_are_exact),
         cmocka_unit_test(row_is_the_same_bits_in_every_batch),
+        cmocka_unit_test(lanes_do_not_change_the_bits),
         cmocka_unit_test(bf16_weight_equals_its_widened_copy),
         cmocka_unit_test(half_activations_are_those_of_ref),
         cmocka_unit_test(gradients_are_those_of_differences),
