@@ -108,6 +108,12 @@ static bool is_text(const char *text)
     return utf8_valid_prefix(text, length) == length;
 }
 
+static bool has_digest(const struct corpus *corpus, uint64_t begin, uint64_t end,
+                       struct digest expected)
+{
+    return digest_equal(digest_bytes(corpus->text + begin, end - begin), expected);
+}
+
 static int check_documents(const struct corpus *corpus, struct error *err)
 {
     uint64_t end = 0;
@@ -123,6 +129,9 @@ static int check_documents(const struct corpus *corpus, struct error *err)
         if (!is_text(document->id) || !is_text(document->title) || !is_text(document->source) ||
             !is_text(document->date)) {
             return error_set(err, "document %zu has a name that is not UTF-8", i);
+        }
+        if (!has_digest(corpus, document->begin, document->end, document->digest)) {
+            return error_set(err, "document %zu does not have its digest", i);
         }
         end = document->end;
     }
@@ -148,6 +157,9 @@ static int check_chunks(const struct corpus *corpus, struct error *err)
         if (before && (before->document > chunk->document ||
                        (before->document == chunk->document && before->begin >= chunk->begin))) {
             return error_set(err, "chunk %zu is not in order", i);
+        }
+        if (!has_digest(corpus, chunk->begin, chunk->end, chunk->digest)) {
+            return error_set(err, "chunk %zu does not have its digest", i);
         }
     }
     return 0;

@@ -69,7 +69,8 @@ void corpus_own(struct corpus *corpus, void *block);
 struct digest corpus_content_digest(const struct corpus *corpus);
 
 // Spans inside each other, ascending and on character boundaries, indices in range, text and names
-// valid UTF-8: what every user of a corpus relies on.
+// valid UTF-8, every document and chunk with the digest of its text: what users of a corpus rely
+// on.
 int corpus_check(const struct corpus *corpus, struct error *err);
 
 // Written through fs under a temporary name and renamed; replaces.

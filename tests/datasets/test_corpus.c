@@ -162,7 +162,7 @@ static void full_disk_leaves_nothing_behind(void **state)
 static void broken_corpora_are_not_written(void **state)
 {
     char *path = fs_join(*state, "broken.h5");
-    for (int defect = 0; defect < 9; defect++) {
+    for (int defect = 0; defect < 11; defect++) {
         struct error err = {""};
         struct corpus *corpus = make_corpus();
         struct corpus_document documents[3];
@@ -203,6 +203,12 @@ static void broken_corpora_are_not_written(void **state)
         case 8:
             corpus->set_aside = &aside;
             corpus->set_aside_count = 1;
+            break;
+        case 9:
+            documents[1].digest.bytes[15] ^= 1;
+            break;
+        case 10:
+            chunks[6].digest.bytes[0] ^= 1;
             break;
         }
         assert_int_equal(corpus_write(fs_system(), path, corpus, &err), -1);
