@@ -56,6 +56,7 @@ int device_alloc(struct device *device, size_t bytes, void **out, struct error *
 void device_free(struct device *device, void *block);
 void device_zero(struct device *device, void *block, size_t bytes);
 void device_copy(struct device *device, void *out, const void *in, size_t bytes); // on the device
+// The host memory is the caller's again when copy_in returns.
 void device_copy_in(struct device *device, void *out, const void *host, size_t bytes);
 int device_copy_out(struct device *device, void *host, const void *in, size_t bytes,
                     struct error *err);

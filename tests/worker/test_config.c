@@ -174,6 +174,28 @@ static void truncated_text_is_rejected(void **state)
     }
 }
 
+// Whatever one byte becomes, the result is an error or a config that passes its own checks.
+static void damaged_text_never_gives_an_invalid_config(void **state)
+{
+    (void)state;
+    static const char bytes[] = "0129-.eE\"{}[]:,x \\";
+    size_t accepted = 0;
+    for (size_t i = 0; i < sizeof minimal - 1; i++) {
+        for (size_t j = 0; j < sizeof bytes; j++) { // the NUL too
+            struct model_config config;
+            struct error err;
+            char *text = mem_dup(minimal, sizeof minimal - 1);
+            text[i] = bytes[j];
+            if (model_config_parse(text, sizeof minimal - 1, &config, &err) == 0) {
+                assert_int_equal(model_config_validate(&config, &err), 0);
+                accepted++;
+            }
+            free(text);
+        }
+    }
+    assert_true(accepted > 0);
+}
+
 static void what_is_written_reads_back_equal(void **state)
 {
     (void)state;
@@ -214,6 +236,7 @@ int main(void)
         cmocka_unit_test(numbers_outside_their_range_are_rejected),
         cmocka_unit_test(missing_keys_are_named),
         cmocka_unit_test(truncated_text_is_rejected),
+        cmocka_unit_test(damaged_text_never_gives_an_invalid_config),
         cmocka_unit_test(what_is_written_reads_back_equal),
         cmocka_unit_test(unknown_shape_lists_the_known_ones),
     };

@@ -2,10 +2,10 @@
 // Planned once: one block on the device holds every activation and temporary of a pass of at most
 // max_tokens, so that a step allocates nothing.
 //
-// Bytes per token with backward, in elements of the activations' type: per layer
+// Per token with backward, in elements of the activations' type: per layer
 //     2 D + (H + 2 H_kv) d + H d + 2 F      and H + 2 float32 statistics,
-// once 5 D + (H + 2 H_kv) d + H d + 2 F more; without backward one layer's share serves all. The
-// tiny shape takes 11 KiB a token and layer, Qwen2.5-0.5B 57 KiB (f32). The slice of logits adds 64
+// once 6 D + (H + 2 H_kv) d + H d + 2 F more; without backward one layer's share serves all. The
+// tiny shape takes 11 KiB a token and layer, Qwen2.5-0.5B 53 KiB (f32). The slice of logits adds 64
 // MiB at most.
 #include "worker/model/decoder.h"
 
