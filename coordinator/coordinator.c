@@ -44,6 +44,7 @@ struct task {
 struct worker {
     bool present;
     bool stop_sent;
+    bool known;  // has joined at some time
     bool silent; // let a lease expire and has reported nothing since
     uint32_t window;
     uint32_t held;
@@ -62,8 +63,9 @@ struct coordinator {
     struct room_queue *room;
     uint64_t turn;         // leases given
     size_t silent_workers; // present ones
-    size_t told_to_stop;   // present ones
-    size_t next_stop;      // where the search for a worker to stop begins
+    size_t known_workers;
+    size_t told_to_stop; // present ones
+    size_t next_stop;    // where the search for a worker to stop begins
     bool stopping;
     double now_seconds;
     struct coordinator_counts counts;
@@ -253,6 +255,8 @@ static void worker_join(struct coordinator *c, int number, uint32_t window)
     worker_remove(c, number, true); // a worker that joins twice has lost what it held
     c->workers[number].present = true;
     c->workers[number].window = window;
+    c->known_workers += !c->workers[number].known;
+    c->workers[number].known = true;
     c->counts.workers++;
     worker_update_room(c, number);
 }
@@ -333,15 +337,19 @@ static bool next_stop(struct coordinator *c, struct coordinator_action *out)
 }
 
 // The worker that gets the next task, or NO_WORKER. It may hold its window, but never more than a
-// fair share of what is left, so that nobody hoards the last tasks while others are idle.
+// fair share of what is left, so that nobody hoards the last tasks while others are idle, or takes
+// all tasks of a small job because it was there first.
 static int choose_worker(const struct coordinator *c)
 {
     const int number = room_queue_first(c->room);
     if (number == NO_WORKER || c->workers[number].silent)
         return number;
     const size_t open = c->pending_count + c->counts.leased;
-    const size_t answering = c->counts.workers - c->silent_workers;
-    const size_t share = (open + answering - 1) / answering;
+    const size_t expected = c->options.expected_workers > c->known_workers
+                                ? c->options.expected_workers - c->known_workers
+                                : 0;
+    const size_t sharers = c->counts.workers - c->silent_workers + expected;
+    const size_t share = (open + sharers - 1) / sharers;
     return c->workers[number].held < share ? number : NO_WORKER;
 }
 

@@ -27,9 +27,10 @@
 
 struct coordinator_options {
     size_t tasks;
-    size_t max_workers;   // worker numbers are below this
-    double lease_seconds; // a task unreported for so long is given to somebody else
-    int max_attempts;     // then it is set aside
+    size_t max_workers;      // worker numbers are below this
+    size_t expected_workers; // that will join; those who have not yet keep their share of the tasks
+    double lease_seconds;    // a task unreported for so long is given to somebody else
+    int max_attempts;        // then it is set aside
 };
 
 enum coordinator_event_kind {

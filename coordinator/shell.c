@@ -376,6 +376,7 @@ static int start_roles(struct shell *shell, struct error *err)
         return -1;
     if (group_rank(shell->group) == 0) {
         const struct coordinator_options options = {.tasks = job->tasks,
+                                                    .expected_workers = (size_t)agent_count(shell),
                                                     .max_workers = (size_t)group_size(shell->group),
                                                     .lease_seconds = job->lease_seconds,
                                                     .max_attempts = job->max_attempts};

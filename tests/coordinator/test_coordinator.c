@@ -178,6 +178,29 @@ static void a_late_worker_gets_what_is_pending_but_nothing_is_taken_away(void **
     coordinator_destroy(c);
 }
 
+static void those_who_are_expected_keep_their_share(void **state)
+{
+    (void)state;
+    const struct coordinator_options options = {.tasks = 30,
+                                                .max_workers = 3,
+                                                .expected_workers = 3,
+                                                .lease_seconds = LEASE_SECONDS,
+                                                .max_attempts = MAX_ATTEMPTS};
+    struct coordinator *c = coordinator_create(&options);
+    size_t held[3];
+    join(c, 0, 0, 100);
+    assert_int_equal(take_leases(c, held, 3), 10);
+    tell(c, 0, EVENT_WORKER_LEFT, 0, 0);
+    join(c, 0, 0, 100); // known already: the other two are still expected
+    assert_int_equal(take_leases(c, held, 3), 10);
+    join(c, 0, 1, 100);
+    assert_int_equal(take_leases(c, held, 3), 10);
+    join(c, 0, 2, 100);
+    assert_int_equal(take_leases(c, held, 3), 10);
+    assert_int_equal(held[2], 10);
+    coordinator_destroy(c);
+}
+
 static void an_expired_lease_counts_an_attempt_and_goes_to_somebody_else(void **state)
 {
     (void)state;
@@ -561,6 +584,7 @@ int main(void)
         cmocka_unit_test(a_worker_without_window_gets_nothing),
         cmocka_unit_test(the_last_tasks_are_shared_fairly),
         cmocka_unit_test(a_late_worker_gets_what_is_pending_but_nothing_is_taken_away),
+        cmocka_unit_test(those_who_are_expected_keep_their_share),
         cmocka_unit_test(an_expired_lease_counts_an_attempt_and_goes_to_somebody_else),
         cmocka_unit_test(a_result_in_the_instant_of_expiry_is_in_time),
         cmocka_unit_test(max_attempts_that_expire_set_the_task_aside),

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// The state machine as it is, and the same behind wrappers with planted bugs, which the checks of
+// the simulator must find.
+#include "base/mem.h"
+#include "tests/sim/sim.h"
+
+#include <stdlib.h>
+
+struct wrapped {
+    struct coordinator *inner;
+    size_t extra_done;
+    struct coordinator_action last_lease;
+    size_t leases;
+};
+
+static void *create(const struct coordinator_options *options)
+{
+    struct wrapped *w = mem_calloc(1, sizeof(*w));
+    w->inner = coordinator_create(options);
+    return w;
+}
+
+static void destroy(void *machine)
+{
+    struct wrapped *w = machine;
+    coordinator_destroy(w->inner);
+    free(w);
+}
+
+static void restore(void *machine, uint32_t task, bool set_aside)
+{
+    struct wrapped *w = machine;
+    coordinator_restore(w->inner, task, set_aside);
+}
+
+static void handle(void *machine, const struct coordinator_event *event)
+{
+    struct wrapped *w = machine;
+    coordinator_handle(w->inner, event);
+}
+
+static bool next_action(void *machine, struct coordinator_action *out)
+{
+    struct wrapped *w = machine;
+    return coordinator_next_action(w->inner, out);
+}
+
+static bool ended(const void *machine)
+{
+    const struct wrapped *w = machine;
+    return coordinator_ended(w->inner);
+}
+
+static bool complete(const void *machine)
+{
+    const struct wrapped *w = machine;
+    return coordinator_complete(w->inner);
+}
+
+static struct coordinator_counts counts(const void *machine)
+{
+    const struct wrapped *w = machine;
+    struct coordinator_counts c = coordinator_counts(w->inner);
+    c.done += w->extra_done;
+    c.late_results -= w->extra_done;
+    return c;
+}
+
+static void handle_counting_late_results(void *machine, const struct coordinator_event *event)
+{
+    struct wrapped *w = machine;
+    const size_t before = coordinator_counts(w->inner).late_results;
+    coordinator_handle(w->inner, event);
+    if (event->kind == EVENT_COMMITTED)
+        w->extra_done += coordinator_counts(w->inner).late_results - before;
+}
+
+static void handle_without_time(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event still = *event;
+    still.now_seconds = 0;
+    handle(machine, &still);
+}
+
+static void handle_failure_as_result(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event changed = *event;
+    if (event->kind == EVENT_FAILED)
+        changed.kind = EVENT_COMMITTED;
+    handle(machine, &changed);
+}
+
+static void handle_loss_as_nothing(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event changed = *event;
+    if (event->kind == EVENT_WORKER_LOST)
+        changed.kind = EVENT_TICK;
+    handle(machine, &changed);
+}
+
+static void handle_leave_as_loss(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event changed = *event;
+    if (event->kind == EVENT_WORKER_LEFT)
+        changed.kind = EVENT_WORKER_LOST;
+    handle(machine, &changed);
+}
+
+static void handle_stop_as_nothing(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event changed = *event;
+    if (event->kind == EVENT_STOP_REQUESTED)
+        changed.kind = EVENT_TICK;
+    handle(machine, &changed);
+}
+
+static void handle_wider_windows(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event changed = *event;
+    if (event->kind == EVENT_WORKER_JOINED)
+        changed.window++;
+    handle(machine, &changed);
+}
+
+static void restore_nothing(void *machine, uint32_t task, bool set_aside)
+{
+    (void)machine;
+    (void)task;
+    (void)set_aside;
+}
+
+static void *create_impatient(const struct coordinator_options *options)
+{
+    struct coordinator_options fewer = *options;
+    fewer.max_attempts = options->max_attempts > 1 ? options->max_attempts - 1 : 1;
+    return create(&fewer);
+}
+
+static bool next_action_leasing_twice(void *machine, struct coordinator_action *out)
+{
+    struct wrapped *w = machine;
+    if (w->leases % 7 == 6) {
+        w->leases++;
+        *out = w->last_lease;
+        return true;
+    }
+    if (!coordinator_next_action(w->inner, out))
+        return false;
+    if (out->kind == ACTION_LEASE) {
+        w->leases++;
+        w->last_lease = *out;
+    }
+    return true;
+}
+
+// Never says that a task is to be set aside.
+static bool next_action_without_set_aside(void *machine, struct coordinator_action *out)
+{
+    struct wrapped *w = machine;
+    while (coordinator_next_action(w->inner, out)) {
+        if (out->kind != ACTION_SET_ASIDE)
+            return true;
+    }
+    return false;
+}
+
+// Keeps every third lease to itself: counted, and held by nobody.
+static bool next_action_hiding_leases(void *machine, struct coordinator_action *out)
+{
+    struct wrapped *w = machine;
+    while (coordinator_next_action(w->inner, out)) {
+        if (out->kind != ACTION_LEASE || w->leases++ % 3 != 2)
+            return true;
+    }
+    return false;
+}
+
+#define HONEST                                                                                     \
+    .create = create, .destroy = destroy, .restore = restore, .handle = handle,                    \
+    .next_action = next_action, .ended = ended, .complete = complete, .counts = counts
+
+const struct sim_machine sim_real_machine = {.name = "the real one", HONEST};
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Woverride-init"
+const struct sim_machine sim_planted_bugs[] = {
+    {.name = "accepts a result twice", HONEST, .handle = handle_counting_late_results},
+    {.name = "never lets a lease expire", HONEST, .handle = handle_without_time},
+    {.name = "takes a failure for a result", HONEST, .handle = handle_failure_as_result},
+    {.name = "ignores that a worker was lost", HONEST, .handle = handle_loss_as_nothing},
+    {.name = "counts a graceful leave as a loss", HONEST, .handle = handle_leave_as_loss},
+    {.name = "ignores a stop", HONEST, .handle = handle_stop_as_nothing},
+    {.name = "leases beyond the window", HONEST, .handle = handle_wider_windows},
+    {.name = "forgets what it restored", HONEST, .restore = restore_nothing},
+    {.name = "sets aside one attempt early", HONEST, .create = create_impatient},
+    {.name = "leases a task twice", HONEST, .next_action = next_action_leasing_twice},
+    {.name = "never sets aside", HONEST, .next_action = next_action_without_set_aside},
+    {.name = "holds leases of nobody", HONEST, .next_action = next_action_hiding_leases},
+};
+#pragma GCC diagnostic pop
+const size_t sim_planted_bug_count = sizeof(sim_planted_bugs) / sizeof(sim_planted_bugs[0]);

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// sim --seeds N           plays seeds 0 to N - 1
+// sim --planted N         every planted bug must be found within N seeds
+// sim --seed N [--story]  plays one seed, and tells what happens in it
+#include "base/clock.h"
+#include "tests/sim/sim.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int play_one(uint64_t seed, bool story)
+{
+    struct sim_stats stats;
+    struct error err;
+    const int rc = sim_run(seed, &sim_real_machine, story ? stdout : NULL, &stats, &err);
+    printf("seed %" PRIu64 ": %zu tasks, %zu workers, %zu starts, %zu crashes, %zu executions, "
+           "%zu duplicate rows, %zu set aside, %zu events\n",
+           seed, stats.tasks, stats.workers, stats.runs, stats.crashes, stats.executions,
+           stats.duplicate_rows, stats.aside, stats.events);
+    if (rc)
+        printf("%s\n", err.text);
+    return rc ? 1 : 0;
+}
+
+static int play_many(uint64_t seeds)
+{
+    struct sim_stats sum = {0};
+    struct error err;
+    const double begin = clock_seconds();
+    uint64_t broken = 0;
+    for (uint64_t seed = 0; seed < seeds; seed++) {
+        struct sim_stats stats;
+        if (sim_run(seed, &sim_real_machine, NULL, &stats, &err)) {
+            printf("%s\n", err.text);
+            broken++;
+        }
+        sum.tasks += stats.tasks;
+        sum.runs += stats.runs;
+        sum.events += stats.events;
+        sum.crashes += stats.crashes;
+        sum.duplicate_rows += stats.duplicate_rows;
+        sum.aside += stats.aside;
+    }
+    printf("%" PRIu64 " seeds, %zu tasks, %zu starts, %zu crashes, %zu duplicate rows, %zu set "
+           "aside, %zu events, %.1f s: %" PRIu64 " broken\n",
+           seeds, sum.tasks, sum.runs, sum.crashes, sum.duplicate_rows, sum.aside, sum.events,
+           clock_seconds() - begin, broken);
+    return broken > 0 ? 1 : 0;
+}
+
+static int find_bug(const struct sim_machine *machine, uint64_t seeds)
+{
+    for (uint64_t seed = 0; seed < seeds; seed++) {
+        struct sim_stats stats;
+        struct error err;
+        if (sim_run(seed, machine, NULL, &stats, &err)) {
+            printf("%s: found by %s\n", machine->name, err.text);
+            return 0;
+        }
+    }
+    printf("%s: not found within %" PRIu64 " seeds\n", machine->name, seeds);
+    return 1;
+}
+
+static int find_bugs(uint64_t seeds)
+{
+    int missed = 0;
+    for (size_t i = 0; i < sim_planted_bug_count; i++)
+        missed += find_bug(&sim_planted_bugs[i], seeds);
+    return missed > 0 ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    const uint64_t number = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
+    if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
+        return play_many(number);
+    if (argc == 3 && strcmp(argv[1], "--planted") == 0)
+        return find_bugs(number);
+    if (argc >= 3 && strcmp(argv[1], "--seed") == 0)
+        return play_one(number, argc == 4 && strcmp(argv[3], "--story") == 0);
+    fprintf(stderr, "usage: sim --seeds N | --planted N | --seed N [--story]\n");
+    return 2;
+}
