@@ -201,7 +201,19 @@ static bool ends_with(const struct cloze_words *words, size_t index, const char 
            memcmp(words->text + word->end - length, ending, length) == 0;
 }
 
-static bool is_rare_noun(const struct cloze_words *words, size_t index, size_t first)
+// "devilish" in "his devilish temper": a word follows that neither is short nor joins what comes
+// next.
+static bool is_before_noun(const struct cloze_words *words, size_t index, size_t end)
+{
+    static const char *const joints[] = {
+        "that",  "with",   "from", "which", "were", "into",  "upon",  "when",  "where", "while",
+        "have",  "been",   "than", "then",  "they", "would", "could", "will",  "whose", "until",
+        "after", "before", "back", "down",  "over", "away",  "there", "again", "under"};
+    return index + 1 < end && is_adjacent(words, index, false) &&
+           word_at(words, index + 1)->letters > 3 && !IS_ONE_OF(words, index + 1, joints);
+}
+
+static bool is_rare_noun(const struct cloze_words *words, size_t index, size_t first, size_t end)
 {
     static const char *const openers[] = {"a",  "an",   "the",  "his",   "her",  "its",   "their",
                                           "my", "our",  "your", "this",  "that", "these", "those",
@@ -212,8 +224,8 @@ static bool is_rare_noun(const struct cloze_words *words, size_t index, size_t f
         ends_with(words, index, "ed") || ends_with(words, index, "ing")) {
         return false;
     }
-    bool behind = index > first && is_adjacent(words, index - 1, false);
-    if (!behind) {
+    if (index == first || !is_adjacent(words, index - 1, false) ||
+        is_before_noun(words, index, end)) {
         return false;
     }
     return IS_ONE_OF(words, index - 1, openers) ||
@@ -253,7 +265,7 @@ size_t cloze_candidates_find(const struct cloze_words *words, size_t first, size
             length = 1;
             kind = KIND_NUMERAL;
         }
-        if (length == 0 && is_rare_noun(words, i, first)) {
+        if (length == 0 && is_rare_noun(words, i, first, end)) {
             length = 1;
             kind = KIND_NOUN;
         }

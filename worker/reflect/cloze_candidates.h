@@ -9,7 +9,8 @@
 //   numeral  "seven", "twenty-three"
 //   noun     a lower-case word of six letters or more that the document has at most twice, shortly
 //   behind
-//            an article, a possessive or "of", and that does not end like an adverb or a verb
+//            an article, a possessive or "of", that does not end like an adverb or a verb, and that
+//            no other such word follows, as it would an adjective
 //
 // score = base of the kind + 30 / (how often the document has the rarest word of it) + its length
 // up to 16 characters.
