@@ -22,7 +22,7 @@
 
 #define PIECE_BYTES (64u << 20) // counts of MPI calls are int
 #define BUSY_SECONDS 0.005      // yield that long, then sleep between polls
-#define SPINS 200               // polls before the first yield
+#define SPINS 20                // polls before the first yield
 #define SLEEP_NS 200000         // small against the waits in which sleeping begins
 
 static _Noreturn void launch_abort(int rank, const char *text)

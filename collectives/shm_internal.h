@@ -11,7 +11,6 @@
 
 #define SHM_MAX_RANKS 64            // one machine; rank 0 asks after each child by itself
 #define SHM_SLOT_BYTES (256u << 10) // the slots of a few ranks stay in a second-level cache
-#define SHM_SPINS 2000              // a few microseconds: about what a futex sleep costs
 
 enum shm_end { SHM_RUNNING, SHM_DONE, SHM_FAILED };
 
@@ -41,8 +40,8 @@ struct shm_state {
     unsigned char *slots; // [2][size][SHM_SLOT_BYTES]
     uint64_t turn;
     uint32_t arrived; // our own counter
-    int spins;
-    pid_t *children; // rank 0: [size], 0 once reaped and for ranks that were never started
+    int spins;        // 0 when the ranks share cores
+    pid_t *children;  // rank 0: [size], 0 once reaped and for ranks that were never started
 };
 
 extern const struct group_ops shm_ops;

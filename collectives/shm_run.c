@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define SHM_ALIGN 4096
+#define SHM_SPINS 200       // some microseconds; longer takes the core from those we wait for
 #define SHM_REAP_NS 1000000 // 1 ms: how often the parent, once done, asks after its children
 
 static void rank_end(struct shm_page *page, int rank, enum shm_end end)
