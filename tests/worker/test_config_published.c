@@ -19,7 +19,8 @@
 static char *data_path(const char *name)
 {
     const char *root = getenv("MEMO_TEST_DATA");
-    return mem_printf("%s/model-configs/%s/config.json", root ? root : "../shared/data", name);
+    return mem_printf("%s/model-configs/%s/config.json",
+                      root ? root : MEMO_SOURCE_DIRECTORY "/../shared/data", name);
 }
 
 static void published_configs_have_the_shapes_of_the_table(void **state)

@@ -15,11 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { REQUESTS = 17, CAPACITY = 40, VOCABULARY = 37 };
+enum { REQUESTS = 17, CAPACITY = 40, WIDE_CAPACITY = 120, VOCABULARY = 37 };
 
 struct rig {
     struct device *device;
     struct model *model;
+    size_t capacity;
 };
 
 static void setup(struct rig *rig)
@@ -27,6 +28,22 @@ static void setup(struct rig *rig)
     struct model_config config = fixture_config();
     rig->device = fixture_device();
     rig->model = fixture_model(rig->device, &config, DTYPE_F32, 3);
+    rig->capacity = CAPACITY;
+}
+
+// Wide enough for every vector register and long enough for every block of a fast backend.
+static void setup_wide(struct rig *rig)
+{
+    struct model_config config = fixture_config();
+    config.hidden = 144;
+    config.heads = 4;
+    config.kv_heads = 2;
+    config.head_width = 40;
+    config.ffn = 200;
+    config.max_positions = WIDE_CAPACITY;
+    rig->device = fixture_device();
+    rig->model = fixture_model(rig->device, &config, DTYPE_F32, 3);
+    rig->capacity = WIDE_CAPACITY;
 }
 
 static void teardown(struct rig *rig)
@@ -39,7 +56,7 @@ static struct engine *create(struct rig *rig, size_t slots, size_t max_tokens)
 {
     struct error err;
     struct engine *engine;
-    struct engine_options options = {slots, CAPACITY, max_tokens};
+    struct engine_options options = {slots, rig->capacity, max_tokens};
     if (engine_create(rig->model, &options, &engine, &err))
         fail_msg("%s", err.text);
     return engine;
@@ -48,7 +65,7 @@ static struct engine *create(struct rig *rig, size_t slots, size_t max_tokens)
 struct answer {
     enum engine_reason reason;
     size_t count;
-    int32_t ids[CAPACITY + 1];
+    int32_t ids[WIDE_CAPACITY + 1];
 };
 
 // Polls until a result comes; false when nothing is left.
@@ -71,12 +88,13 @@ static void keep(struct answer *out, const struct engine_result *result)
     memcpy(out->ids, result->ids, result->count * sizeof *out->ids);
 }
 
-// Request i: a random prompt of 1 to 29 tokens, up to 12 new ones, two of the tokens stop it.
-static void submit(struct engine *engine, uint64_t i)
+// Request i: a random prompt that leaves at least 12 tokens of capacity, up to 12 new ones, two of
+// the tokens stop it.
+static void submit(struct engine *engine, const struct rig *rig, uint64_t i)
 {
-    static const int32_t stops[] = {5, 19};
-    int32_t prompt[CAPACITY];
-    size_t count = 1 + random_u64(1, i, 0) % 29;
+    static const int32_t stops[] = {2, 5, 11, 19, 30};
+    int32_t prompt[WIDE_CAPACITY];
+    size_t count = 1 + random_u64(1, i, 0) % (rig->capacity - 12);
     for (size_t j = 0; j < count; j++)
         prompt[j] = (int32_t)(random_u64(1, i, j + 1) % VOCABULARY);
     struct engine_request request = {.id = 100 + i,
@@ -84,7 +102,7 @@ static void submit(struct engine *engine, uint64_t i)
                                      .prompt_count = count,
                                      .max_new = 1 + i % 12,
                                      .stop_ids = stops,
-                                     .stop_count = 2};
+                                     .stop_count = 5};
     engine_submit(engine, &request);
     memset(prompt, -1, sizeof prompt); // the engine keeps its own copy
 }
@@ -94,7 +112,7 @@ static void answers_alone(struct rig *rig, struct answer *out)
     for (uint64_t i = 0; i < REQUESTS; i++) {
         struct engine *engine = create(rig, 1, 64);
         struct engine_result result;
-        submit(engine, i);
+        submit(engine, rig, i);
         assert_true(next_result(engine, &result));
         keep(&out[i], &result);
         assert_false(next_result(engine, &result));
@@ -102,39 +120,64 @@ static void answers_alone(struct rig *rig, struct answer *out)
     }
 }
 
+// All requests in one engine, half of them joining while it runs; counts those that met a stop
+// token.
+static size_t answers_together(struct rig *rig, struct engine *engine, const struct answer *alone)
+{
+    bool seen[REQUESTS] = {false};
+    uint64_t submitted = 0;
+    size_t stopped = 0;
+    struct engine_result result;
+    for (; submitted < REQUESTS / 2; submitted++)
+        submit(engine, rig, submitted);
+    for (size_t done = 0; done < REQUESTS; done++) {
+        if (submitted < REQUESTS)
+            submit(engine, rig, submitted++);
+        assert_true(next_result(engine, &result));
+        const struct answer *expected = &alone[result.id - 100];
+        assert_false(seen[result.id - 100]);
+        seen[result.id - 100] = true;
+        assert_int_equal(result.reason, expected->reason);
+        assert_int_equal(result.count, expected->count);
+        assert_memory_equal(result.ids, expected->ids, result.count * sizeof *result.ids);
+        stopped += result.reason == ENGINE_STOP;
+    }
+    assert_false(next_result(engine, &result));
+    assert_int_equal(engine_pending(engine), 0);
+    return stopped;
+}
+
+static void check_layouts(struct rig *rig)
+{
+    static const size_t layouts[][2] = {{1, 1}, {4, 4}, {3, 7}, {5, 64}, {17, 512}};
+    enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+    struct answer *alone = mem_calloc(REQUESTS, sizeof *alone);
+    size_t stopped = 0;
+    answers_alone(rig, alone);
+    for (size_t i = 0; i < LAYOUTS; i++) {
+        struct engine *engine = create(rig, layouts[i][0], layouts[i][1]);
+        stopped += answers_together(rig, engine, alone);
+        engine_destroy(engine);
+    }
+    assert_true(stopped > 0 && stopped < REQUESTS * LAYOUTS); // both kinds of end occurred
+    free(alone);
+}
+
 static void answers_do_not_depend_on_the_batch(void **state)
 {
     (void)state;
-    static const size_t layouts[][2] = {{1, 1}, {4, 4}, {3, 7}, {5, 64}, {17, 512}};
     struct rig rig;
-    struct answer alone[REQUESTS];
     setup(&rig);
-    answers_alone(&rig, alone);
-    size_t stopped = 0;
-    for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
-        struct engine *engine = create(&rig, layouts[l][0], layouts[l][1]);
-        bool seen[REQUESTS] = {false};
-        uint64_t submitted = 0;
-        struct engine_result result;
-        for (; submitted < REQUESTS / 2; submitted++)
-            submit(engine, submitted);
-        for (size_t done = 0; done < REQUESTS; done++) {
-            if (submitted < REQUESTS) // the others join while it runs
-                submit(engine, submitted++);
-            assert_true(next_result(engine, &result));
-            const struct answer *expected = &alone[result.id - 100];
-            assert_false(seen[result.id - 100]);
-            seen[result.id - 100] = true;
-            assert_int_equal(result.reason, expected->reason);
-            assert_int_equal(result.count, expected->count);
-            assert_memory_equal(result.ids, expected->ids, result.count * sizeof *result.ids);
-            stopped += result.reason == ENGINE_STOP;
-        }
-        assert_false(next_result(engine, &result));
-        assert_int_equal(engine_pending(engine), 0);
-        engine_destroy(engine);
-    }
-    assert_true(stopped > 0 && stopped < REQUESTS * 5); // both kinds of end occurred
+    check_layouts(&rig);
+    teardown(&rig);
+}
+
+static void long_answers_of_a_wide_model_do_not_either(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup_wide(&rig);
+    check_layouts(&rig);
     teardown(&rig);
 }
 
@@ -244,7 +287,7 @@ static void engine_can_be_destroyed_while_it_runs(void **state)
     setup(&rig);
     struct engine *engine = create(&rig, 2, 4);
     for (uint64_t i = 0; i < 6; i++)
-        submit(engine, i);
+        submit(engine, &rig, i);
     engine_poll(engine, &result, &err);
     engine_poll(engine, &result, &err);
     engine_destroy(engine);
@@ -272,6 +315,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_do_not_depend_on_the_batch),
+        cmocka_unit_test(long_answers_of_a_wide_model_do_not_either),
         cmocka_unit_test(answer_is_the_greedy_continuation),
         cmocka_unit_test(capacity_ends_an_answer),
         cmocka_unit_test(impossible_requests_come_back_with_the_reason),
