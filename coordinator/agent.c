@@ -32,6 +32,7 @@ struct agent {
     uint64_t tokens;
     double oldest_finished_seconds;
     double next_submit_seconds; // the rate limit
+    bool commit_failed;
     bool stopping;
     bool ended;
 };
@@ -229,7 +230,8 @@ static bool commit_is_due(const struct agent *agent, double now_seconds)
 
 static int commit_finished(struct agent *agent, struct error *err)
 {
-    if (agent->runner->commit(agent->runner->state, err))
+    agent->commit_failed = agent->runner->commit(agent->runner->state, err) != 0;
+    if (agent->commit_failed)
         return -1;
     const struct message committed = {.kind = MESSAGE_COMMITTED,
                                       .tasks = agent->finished.items,
@@ -262,13 +264,22 @@ static int work(struct agent *agent, double now_seconds, bool *busy, struct erro
     return 0;
 }
 
+// What is finished is saved, unless saving it is what failed; the first failure is the one to
+// report.
+static void give_up(struct agent *agent, const char *reason)
+{
+    struct error ignored;
+    if (agent->finished.count > 0 && !agent->commit_failed)
+        (void)commit_finished(agent, &ignored);
+    (void)say_goodbye(agent, true, reason, &ignored);
+}
+
 int agent_step(struct agent *agent, double now_seconds, bool *busy, struct error *err)
 {
     if (agent->ended)
         return 0;
     if (work(agent, now_seconds, busy, err)) {
-        struct error ignored; // the first failure is the one to report
-        say_goodbye(agent, true, err->text, &ignored);
+        give_up(agent, err->text);
         return -1;
     }
     if (agent->stopping && agent->finished.count == 0) {
