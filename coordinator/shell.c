@@ -132,6 +132,12 @@ static int check_tasks(const struct shell *shell, int peer, const struct message
     return 0;
 }
 
+static void note_goodbye(struct shell *shell, int peer)
+{
+    shell->agents_left += !shell->left[peer];
+    shell->left[peer] = true;
+}
+
 static int receive_from_worker(struct shell *shell, int peer, const struct message *message,
                                struct error *err)
 {
@@ -157,8 +163,7 @@ static int receive_from_worker(struct shell *shell, int peer, const struct messa
         if (message->failed)
             tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
         tell_coordinator(shell, EVENT_WORKER_LEFT, peer, 0, NULL, 0);
-        shell->agents_left += !shell->left[peer];
-        shell->left[peer] = true;
+        note_goodbye(shell, peer);
         return 0;
     default:
         return error_set(err, "unexpected message of kind %d from rank %d", message->kind, peer);
@@ -300,24 +305,48 @@ static int run_round(struct shell *shell, bool *busy, bool *over, struct error *
     return 0;
 }
 
+// The timer repeats: uv_run first runs timers that are due, which this one is when the process was
+// not scheduled since the loop last looked at its clock, and would then wait without any.
 static void sleep_ms(struct shell *shell, uint64_t ms)
 {
-    uv_timer_start(&shell->wakeup, on_wakeup, ms, 0);
+    uv_timer_start(&shell->wakeup, on_wakeup, ms, ms);
     uv_run(&shell->loop, UV_RUN_ONCE); // returns early for a signal
     uv_timer_stop(&shell->wakeup);
 }
 
-// Lets posted messages leave. Nothing is expected any more: what still arrives is dropped.
+// Takes one message at the end: only a goodbye still matters.
+static int drain_one(struct shell *shell, bool *busy, struct error *err)
+{
+    struct transport_message raw;
+    struct message message;
+    const int rc = transport_poll(shell->transport, &raw, err);
+    if (rc <= 0)
+        return rc;
+    *busy = true;
+    if (shell->coordinator && message_decode(raw.bytes, raw.length, &message, NULL) == 0) {
+        if (message.kind == MESSAGE_BYE)
+            note_goodbye(shell, raw.peer);
+        message_release(&message);
+    }
+    free(raw.bytes);
+    return 0;
+}
+
+// Lets posted messages leave. Workers can only leave when theirs arrive, so rank 0 takes messages
+// until it has heard every goodbye.
 static int drain(struct shell *shell, struct error *err)
 {
     const double deadline = elapsed(shell) + DRAIN_SECONDS;
-    while (!transport_idle(shell->transport)) {
-        struct transport_message raw = {0};
-        if (transport_poll(shell->transport, &raw, err) < 0)
+    const bool hears_all = shell->coordinator && group_size(shell->group) > 1;
+    while (!transport_idle(shell->transport) ||
+           (hears_all && shell->agents_left < agent_count(shell))) {
+        bool busy = false;
+        if (drain_one(shell, &busy, err))
             return -1;
-        free(raw.bytes);
         if (elapsed(shell) > deadline)
-            return error_set(err, "the last messages did not leave within %.0f s", DRAIN_SECONDS);
+            return error_set(err, "the last messages did not arrive within %.0f s", DRAIN_SECONDS);
+        if (!busy)
+            sleep_ms(shell, IDLE_SLEEP_MS);
     }
     return 0;
 }
