@@ -88,7 +88,7 @@ static void keep(struct answer *out, const struct engine_result *result)
     memcpy(out->ids, result->ids, result->count * sizeof *out->ids);
 }
 
-// Request i: a random prompt that leaves at least 12 tokens of capacity, up to 12 new ones, two of
+// Request i: a random prompt that leaves at least 12 tokens of capacity, up to 12 new ones; five of
 // the tokens stop it.
 static void submit(struct engine *engine, const struct rig *rig, uint64_t i)
 {
