@@ -23,11 +23,11 @@ enum reflection_step {
 const char *reflection_step_name(enum reflection_step step); // "cloze", "1a", "1b", "2", ...
 int reflection_step_parse(const char *name, enum reflection_step *out, struct error *err);
 
-// Task id: what is asked of which text by which generator; see DESIGN "Identity" in docs. Two runs
-// that would do the same work agree on it.
+// Task id: what is asked of which text by which generator. Two runs that would do the same work
+// agree on it.
 struct task_identity {
     const char *kind;              // "chunk" or "group"
-    const struct digest *contents; // digests of the chunk, or of the group's chunks sorted
+    const struct digest *contents; // digest of the generator's input; of a group's chunks, sorted
     size_t content_count;
     enum reflection_step step;
     struct digest prompts;   // of the prompt set; zero for cloze

@@ -65,7 +65,7 @@ int generation_open(const struct generate_options *options, struct generation *o
         generation_close(out);
         return -1;
     }
-    task_plan_create(out->corpus, part, STEP_CLOZE, out->generator->digest, (uint64_t)options->seed,
+    task_plan_create(out->corpus, part, STEP_CLOZE, out->generator, (uint64_t)options->seed,
                      &out->plan);
     return 0;
 }

@@ -21,14 +21,16 @@ int corpus_part_parse(const char *text, struct corpus_part *out, struct error *e
     return 0;
 }
 
-static struct digest chunk_task_id(const struct corpus_chunk *chunk, enum reflection_step step,
-                                   struct digest generator, uint64_t seed)
+static struct digest chunk_task_id(const struct corpus *corpus, size_t chunk,
+                                   enum reflection_step step, struct generator *generator,
+                                   uint64_t seed)
 {
+    const struct digest input = generator_input_digest(generator, corpus, chunk);
     const struct task_identity identity = {.kind = "chunk",
-                                           .contents = &chunk->digest,
+                                           .contents = &input,
                                            .content_count = 1,
                                            .step = step,
-                                           .generator = generator,
+                                           .generator = generator->digest,
                                            .seed = seed};
     return task_identity_digest(&identity);
 }
@@ -65,7 +67,7 @@ static size_t drop_repeated(struct numbered_id *ids, size_t count)
 }
 
 void task_plan_create(const struct corpus *corpus, struct corpus_part part,
-                      enum reflection_step step, struct digest generator, uint64_t seed,
+                      enum reflection_step step, struct generator *generator, uint64_t seed,
                       struct task_plan *out)
 {
     bool *in_part = mem_calloc(corpus->document_count + 1, sizeof(*in_part));
@@ -74,8 +76,8 @@ void task_plan_create(const struct corpus *corpus, struct corpus_part part,
     corpus_select_part(corpus, part.part, part.parts, in_part);
     for (size_t c = 0; c < corpus->chunk_count; c++) {
         if (in_part[corpus->chunks[c].document])
-            ids[count++] = (struct numbered_id){
-                chunk_task_id(&corpus->chunks[c], step, generator, seed), (uint32_t)c};
+            ids[count++] =
+                (struct numbered_id){chunk_task_id(corpus, c, step, generator, seed), (uint32_t)c};
     }
     *out = (struct task_plan){0};
     out->count = drop_repeated(ids, count);

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "datasets/corpus.h"
 #include "datasets/reflections.h"
+#include "worker/reflect/generator.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,7 +30,7 @@ struct corpus_part {
 int corpus_part_parse(const char *text, struct corpus_part *out, struct error *err);
 
 void task_plan_create(const struct corpus *corpus, struct corpus_part part,
-                      enum reflection_step step, struct digest generator, uint64_t seed,
+                      enum reflection_step step, struct generator *generator, uint64_t seed,
                       struct task_plan *out);
 void task_plan_release(struct task_plan *plan);
 

@@ -127,6 +127,22 @@ const char **cloze_document_names(const struct corpus *corpus, struct arena *are
     return names;
 }
 
+static const char **get_names(struct cloze *cloze, const struct corpus *corpus)
+{
+    if (cloze->named && digest_equal(cloze->named_corpus, corpus->digest)) {
+        return cloze->names;
+    }
+    arena_reset(&cloze->arena);
+    cloze->names = cloze_document_names(corpus, &cloze->arena);
+    // Titles belong to the corpus, which a later task need not have.
+    for (size_t i = 0; i < corpus->document_count; i++) {
+        cloze->names[i] = arena_strndup(&cloze->arena, cloze->names[i], strlen(cloze->names[i]));
+    }
+    cloze->named_corpus = corpus->digest;
+    cloze->named = true;
+    return cloze->names;
+}
+
 static const struct cloze_pairs *get_pairs(struct cloze *cloze, const struct corpus *corpus,
                                            uint32_t document)
 {
@@ -140,20 +156,9 @@ static const struct cloze_pairs *get_pairs(struct cloze *cloze, const struct cor
         }
         oldest = cached->last_use < oldest->last_use ? cached : oldest;
     }
-    if (!cloze->named || !digest_equal(cloze->named_corpus, corpus->digest)) {
-        arena_reset(&cloze->arena);
-        cloze->names = cloze_document_names(corpus, &cloze->arena);
-        // Titles belong to the corpus, which a later task need not have.
-        for (size_t i = 0; i < corpus->document_count; i++) {
-            cloze->names[i] =
-                arena_strndup(&cloze->arena, cloze->names[i], strlen(cloze->names[i]));
-        }
-        cloze->named_corpus = corpus->digest;
-        cloze->named = true;
-    }
     const struct corpus_document *d = &corpus->documents[document];
     cloze_pairs_release(&oldest->pairs);
-    cloze_pairs_make(corpus->text + d->begin, d->end - d->begin, cloze->names[document],
+    cloze_pairs_make(corpus->text + d->begin, d->end - d->begin, get_names(cloze, corpus)[document],
                      &cloze->options, &oldest->pairs);
     oldest->used = true;
     oldest->corpus = corpus->digest;
@@ -212,10 +217,29 @@ static void generate(struct cloze *cloze, const struct generator_task *task, str
         .task = {.task_id = task->task_id,
                  .outcome = count > 0 ? TASK_DONE : TASK_EMPTY,
                  .pairs = (uint32_t)count,
+                 .tokens = corpus->chunks[task->chunk].tokens,
                  .reason = ""},
         .pairs = pairs,
         .memory = pairs,
     };
+}
+
+// The whole document says what is rare in it, and every question names it.
+static struct digest cloze_input_digest(struct generator *generator, const struct corpus *corpus,
+                                        size_t chunk)
+{
+    struct cloze *cloze = (struct cloze *)generator;
+    const uint32_t document = corpus->chunks[chunk].document;
+    const struct digest *text = &corpus->documents[document].digest;
+    uint64_t own_begin, own_end;
+    struct digest_builder builder;
+    find_own_bytes(corpus, chunk, &own_begin, &own_end);
+    digest_begin(&builder);
+    digest_field(&builder, text->bytes, sizeof text->bytes);
+    digest_field_text(&builder, get_names(cloze, corpus)[document]);
+    digest_field_u64(&builder, own_begin);
+    digest_field_u64(&builder, own_end);
+    return digest_end(&builder);
 }
 
 static int cloze_submit(struct generator *generator, const struct generator_task *task,
@@ -268,6 +292,7 @@ static void cloze_destroy(struct generator *generator)
 }
 
 static const struct generator_ops cloze_ops = {
+    .input_digest = cloze_input_digest,
     .submit = cloze_submit,
     .poll = cloze_poll,
     .cancel = cloze_cancel,

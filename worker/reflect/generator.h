@@ -32,6 +32,10 @@ void generated_release(struct generated *result);
 struct generator;
 
 struct generator_ops {
+    // Digest of all that the generator reads of the corpus for this chunk: part of the task's
+    // identity, so that a task is new when anything it depends on has changed.
+    struct digest (*input_digest)(struct generator *generator, const struct corpus *corpus,
+                                  size_t chunk);
     // Takes a task. Called with fewer than `capacity` tasks in flight. An error means that the
     // generator itself cannot work on.
     int (*submit)(struct generator *generator, const struct generator_task *task,
@@ -51,6 +55,12 @@ struct generator {
     struct digest digest; // part of every task's identity: equal digests make equal pairs
     size_t capacity;      // tasks that may be in flight
 };
+
+static inline struct digest generator_input_digest(struct generator *generator,
+                                                   const struct corpus *corpus, size_t chunk)
+{
+    return generator->ops->input_digest(generator, corpus, chunk);
+}
 
 static inline int generator_submit(struct generator *generator, const struct generator_task *task,
                                    struct error *err)
