@@ -13,8 +13,15 @@ struct scratch {
     size_t bytes;
 };
 
+// Loops for bench.c; they return the operations or bytes they did.
+struct probes {
+    double (*fma)(struct device *);
+    double (*read)(struct device *, const float *block, size_t count);
+};
+
 struct cpu {
     struct pool *pool;
+    const struct probes *probes;
     struct scratch shared;    // of the calling thread, across the tasks of an operation
     struct scratch threads[]; // one per thread
 };
@@ -53,9 +60,12 @@ static inline size_t min_size(size_t a, size_t b)
 }
 
 extern const struct kernels kernels_cpu_plain;
+extern const struct probes cpu_probes_plain;
 #if defined(__x86_64__)
 extern const struct kernels kernels_cpu_avx2;
+extern const struct probes cpu_probes_avx2;
 extern const struct kernels kernels_cpu_avx512;
+extern const struct probes cpu_probes_avx512;
 #endif
 
 #endif

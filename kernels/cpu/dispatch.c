@@ -14,6 +14,7 @@
 struct isa {
     const char *name;
     const struct kernels *ops;
+    const struct probes *probes;
     bool (*works)(void);
 };
 
@@ -38,10 +39,10 @@ static bool has_avx512(void)
 
 static const struct isa isas[] = {
 #if defined(__x86_64__)
-    {"avx512", &kernels_cpu_avx512, has_avx512},
-    {"avx2", &kernels_cpu_avx2, has_avx2},
+    {"avx512", &kernels_cpu_avx512, &cpu_probes_avx512, has_avx512},
+    {"avx2", &kernels_cpu_avx2, &cpu_probes_avx2, has_avx2},
 #endif
-    {"plain", &kernels_cpu_plain, always},
+    {"plain", &kernels_cpu_plain, &cpu_probes_plain, always},
 };
 
 enum { ISAS = sizeof isas / sizeof isas[0] };
@@ -97,6 +98,7 @@ static int cpu_create(struct device *device, const struct device_options *option
         free(cpu);
         return -1;
     }
+    cpu->probes = isa->probes;
     device->ops = isa->ops;
     device->threads = threads;
     device->state = cpu;

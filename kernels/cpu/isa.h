@@ -11,6 +11,8 @@
 #define ISA_EXPAND(name, suffix) ISA_JOIN(name, suffix)
 #define ISA(name) ISA_EXPAND(name, ISA_SUFFIX) // ISA(rope) is cpu_rope_avx2
 
+extern const struct probes ISA(probes);
+
 void ISA(embedding_forward)(struct device *, const struct embedding_forward *);
 void ISA(embedding_backward)(struct device *, const struct embedding_backward *);
 void ISA(rmsnorm_forward)(struct device *, const struct rmsnorm_forward *);

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Measurements of a device: its limits by loops that do nothing else, and what dense layers reach.
+// Rates move from minute to minute on shared machines: measure limits and work in the same run and
+// quote shares.
+#ifndef MEMO_KERNELS_BENCH_H
+#define MEMO_KERNELS_BENCH_H
+
+#include "kernels/device.h"
+
+struct bench_limits {
+    double flops;      // float32 fused multiply-adds, two operations each, per second, all threads
+    double read_bytes; // per second, from memory that no cache holds, all threads
+};
+
+// The best of several runs of about 20 ms each. Fails on devices without such loops (ref), and when
+// the memory to read cannot be allocated.
+int bench_limits(struct device *device, struct bench_limits *out, struct error *err);
+
+enum bench_pass {
+    BENCH_FORWARD,
+    BENCH_FORWARD_PACKED,
+    BENCH_BACKWARD_INPUT,
+    BENCH_BACKWARD_WEIGHT
+};
+
+struct bench_linear {
+    enum bench_pass pass;
+    enum dtype weight; // float32 for BENCH_BACKWARD_WEIGHT
+    size_t rows, out_width, in_width;
+};
+
+// *out = operations per second, 2 rows out_width in_width of them per call, the best of several
+// runs.
+int bench_linear(struct device *device, const struct bench_linear *shape, double *out,
+                 struct error *err);
+
+#endif

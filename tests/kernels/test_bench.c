@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rates on a busy machine cannot be asserted, only their order of magnitude.
+#include "harness.h"
+
+#include "kernels/bench.h"
+
+#include <string.h>
+
+static void rates_have_the_order_of_the_limit(void **state)
+{
+    struct devices *devices = *state;
+    struct error err;
+    struct bench_limits limits;
+    assert_int_equal(bench_limits(devices->cpu[0], &limits, &err), 0);
+    assert_true(limits.flops > 1e8 && limits.read_bytes > 1e8);
+    for (enum bench_pass pass = BENCH_FORWARD; pass <= BENCH_BACKWARD_WEIGHT; pass++) {
+        struct bench_linear shape = {pass, DTYPE_F32, 64, 128, 96};
+        double flops = 0;
+        assert_int_equal(bench_linear(devices->cpu[0], &shape, &flops, &err), 0);
+        assert_true(flops > limits.flops / 1e4 && flops < limits.flops * 20);
+    }
+}
+
+static void ref_has_no_limits_to_measure(void **state)
+{
+    struct devices *devices = *state;
+    struct error err;
+    struct bench_limits limits;
+    assert_int_equal(bench_limits(devices->ref, &limits, &err), -1);
+    assert_string_equal(err.text, "cannot measure the limits of backend 'ref': use 'cpu'");
+}
+
+static void impossible_shape_is_an_error(void **state)
+{
+    struct devices *devices = *state;
+    struct error err;
+    double flops;
+    struct bench_linear shape = {BENCH_FORWARD, DTYPE_F32, 1, (size_t)1 << 50, 1};
+    assert_int_equal(bench_linear(devices->cpu[0], &shape, &flops, &err), -1);
+    assert_non_null(strstr(err.text, "cannot allocate"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rates_have_the_order_of_the_limit),
+        cmocka_unit_test(ref_has_no_limits_to_measure),
+        cmocka_unit_test(impossible_shape_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, devices_create, devices_destroy);
+}
