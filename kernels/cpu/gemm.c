@@ -13,6 +13,7 @@ struct tile {
     const float *a;
     size_t a_row, a_column;
     const void *b;
+    size_t panel_stride; // of the panels of b when the tile takes several
     float *c;
     size_t c_stride;
     const float *begin;
@@ -20,33 +21,55 @@ struct tile {
     size_t depth;
 };
 
-// rows and dtype are constants at every call, so that the accumulators are registers.
-static inline __attribute__((always_inline)) void tile_compute(const struct tile *t, size_t rows,
-                                                               size_t a_row, size_t a_column,
-                                                               enum dtype dtype)
+enum { PANELS_LIMIT = 4 };
+
+// One step of k. With one panel its two vectors stay while the rows pass; with several the few rows
+// stay while the panels pass: either order alone would ask for more registers than there are.
+static inline __attribute__((always_inline)) void tile_step(vf sum[][2 * PANELS_LIMIT],
+                                                            const struct tile *t, size_t k,
+                                                            size_t rows, size_t panels,
+                                                            size_t a_row, size_t a_column,
+                                                            enum dtype dtype)
 {
-    const float *a = t->a;
-    vf sum[TILE_ROWS][2];
-#pragma GCC unroll 16
-    for (size_t i = 0; i < rows; i++) {
-        sum[i][0] = vf_load(t->begin + i * t->begin_stride);
-        sum[i][1] = vf_load(t->begin + i * t->begin_stride + VF_LANES);
-    }
-    for (size_t k = 0; k < t->depth; k++) {
-        vf b0 = vf_load_any(t->b, dtype, k * TILE_COLUMNS);
-        vf b1 = vf_load_any(t->b, dtype, k * TILE_COLUMNS + VF_LANES);
+    const float *a = t->a + k * a_column;
+    size_t at = k * TILE_COLUMNS;
+    if (panels == 1) {
+        vf b0 = vf_load_any(t->b, dtype, at), b1 = vf_load_any(t->b, dtype, at + VF_LANES);
 #pragma GCC unroll 16
         for (size_t i = 0; i < rows; i++) {
-            vf x = vf_set(a[i * a_row + k * a_column]);
+            vf x = vf_set(a[i * a_row]);
             sum[i][0] = vf_fma(x, b0, sum[i][0]);
             sum[i][1] = vf_fma(x, b1, sum[i][1]);
         }
+        return;
     }
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 2 * panels; j++) {
+        vf b = vf_load_any(t->b, dtype, j / 2 * t->panel_stride + at + j % 2 * VF_LANES);
+#pragma GCC unroll 2
+        for (size_t i = 0; i < rows; i++)
+            sum[i][j] = vf_fma(vf_set(a[i * a_row]), b, sum[i][j]);
+    }
+}
+
+// rows, panels and dtype are constants at every call, so that the accumulators are registers.
+static inline __attribute__((always_inline)) void tile_compute(const struct tile *t, size_t rows,
+                                                               size_t panels, size_t a_row,
+                                                               size_t a_column, enum dtype dtype)
+{
+    vf sum[TILE_ROWS][2 * PANELS_LIMIT];
 #pragma GCC unroll 16
-    for (size_t i = 0; i < rows; i++) {
-        vf_store(t->c + i * t->c_stride, sum[i][0]);
-        vf_store(t->c + i * t->c_stride + VF_LANES, sum[i][1]);
-    }
+    for (size_t i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (size_t j = 0; j < 2 * panels; j++)
+            sum[i][j] = vf_load(t->begin + i * t->begin_stride + j * VF_LANES);
+    for (size_t k = 0; k < t->depth; k++)
+        tile_step(sum, t, k, rows, panels, a_row, a_column, dtype);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (size_t j = 0; j < 2 * panels; j++)
+            vf_store(t->c + i * t->c_stride + j * VF_LANES, sum[i][j]);
 }
 
 // A as it lies (a_column 1), or packed (a_row 1, TILE_ROWS rows interleaved).
@@ -54,9 +77,9 @@ static inline __attribute__((always_inline)) void tile_layout(const struct tile 
                                                               enum dtype dtype)
 {
     if (t->a_column == 1)
-        tile_compute(t, rows, t->a_row, 1, dtype);
+        tile_compute(t, rows, 1, t->a_row, 1, dtype);
     else
-        tile_compute(t, rows, 1, TILE_ROWS, dtype);
+        tile_compute(t, rows, 1, 1, TILE_ROWS, dtype);
 }
 
 static inline __attribute__((always_inline)) size_t tile_dtype(const struct tile *t, size_t rows,
@@ -83,6 +106,21 @@ static size_t tile_run(const struct tile *t, size_t rows, enum dtype dtype)
     return tile_dtype(t, 1, dtype);
 }
 
+// One or two rows of A as they lie, over PANELS_LIMIT / rows panels: one panel's two chains would
+// wait for the latency of the addition, eight keep up with the memory. Returns the panels taken.
+static size_t tile_run_wide(const struct tile *t, size_t rows, enum dtype dtype)
+{
+    if (rows == 1 && dtype == DTYPE_F32)
+        tile_compute(t, 1, 4, t->a_row, 1, DTYPE_F32);
+    else if (rows == 1)
+        tile_compute(t, 1, 4, t->a_row, 1, DTYPE_BF16);
+    else if (dtype == DTYPE_F32)
+        tile_compute(t, 2, 2, t->a_row, 1, DTYPE_F32);
+    else
+        tile_compute(t, 2, 2, t->a_row, 1, DTYPE_BF16);
+    return PANELS_LIMIT / rows;
+}
+
 // A tile that overhangs C: computed beside it, the columns that exist are copied.
 static size_t tile_run_edge(const struct tile *t, size_t rows, size_t columns, enum dtype dtype)
 {
@@ -104,18 +142,29 @@ static size_t tile_run_edge(const struct tile *t, size_t rows, size_t columns, e
 // One block of A (at most BLOCK_ROWS when packed) against panels; g describes the block alone.
 static void block_run(const struct gemm *g, bool packed)
 {
-    static const float zeros[TILE_COLUMNS];
-    for (size_t column = 0; column < g->columns; column += TILE_COLUMNS) {
+    static const float zeros[PANELS_LIMIT * TILE_COLUMNS];
+    size_t taken; // panels
+    for (size_t column = 0; column < g->columns; column += taken * TILE_COLUMNS) {
         size_t columns = min_size(TILE_COLUMNS, g->columns - column);
         size_t panel = column / TILE_COLUMNS * g->panels.panel_stride;
         struct tile t = {
             .b = (const char *)g->panels.data + panel * dtype_bytes(g->panels.dtype),
+            .panel_stride = g->panels.panel_stride,
             .a_row = g->a.row,
             .a_column = g->a.column,
             .c_stride = g->c_stride,
             .begin_stride = g->keep ? g->c_stride : 0,
             .depth = g->depth,
         };
+        taken = 1;
+        if (!packed && g->rows <= 2 &&
+            g->columns - column >= PANELS_LIMIT / g->rows * TILE_COLUMNS) {
+            t.a = g->a.data;
+            t.c = g->c + column;
+            t.begin = g->keep ? t.c : g->bias ? g->bias + column : zeros;
+            taken = tile_run_wide(&t, g->rows, g->panels.dtype);
+            continue;
+        }
         for (size_t row = 0, done; row < g->rows; row += done) {
             size_t rows = g->rows - row;
             if (packed) { // a tile stays inside its group of interleaved rows

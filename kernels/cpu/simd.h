@@ -129,9 +129,17 @@ static inline vi vi_lanes(void)
 
 static inline vf vf_load_bf16(const uint16_t *from)
 {
+#if VF_LANES == 16 && defined(__AVX512F__)
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from));
+    return (vf)_mm512_slli_epi32(bits, 16);
+#elif VF_LANES == 8 && defined(__AVX2__)
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)from));
+    return (vf)_mm256_slli_epi32(bits, 16);
+#else
     vh bits;
     memcpy(&bits, from, sizeof bits);
     return (vf)(__builtin_convertvector(bits, vi) << 16);
+#endif
 }
 
 // VF_LANES elements starting at element i of an array of any dtype.
@@ -142,10 +150,16 @@ static inline vf vf_load_any(const void *from, enum dtype dtype, size_t i)
     const uint16_t *half = (const uint16_t *)from + i;
     if (dtype == DTYPE_BF16)
         return vf_load_bf16(half);
+#if VF_LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)half));
+#elif VF_LANES == 8 && defined(__F16C__)
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)half));
+#else
     vf v;
     for (size_t lane = 0; lane < VF_LANES; lane++)
         v[lane] = f16_to_f32(half[lane]);
     return v;
+#endif
 }
 
 static inline float load_any(const void *from, enum dtype dtype, size_t i)

@@ -284,18 +284,20 @@ static void lanes_do_not_change_the_bits(void **state)
     }
 }
 
-// bfloat16 weights are widened, which is exact: the same bits as a float32 weight of those values.
-static void bf16_weight_equals_its_widened_copy(void **state)
+// Half weights are widened, which is exact: the same bits as a float32 weight of those values.
+static void half_weight_equals_its_widened_copy(void **state)
 {
     struct devices *devices = *state;
     for (size_t s = 0; s < SHAPES; s++)
         for (size_t i = 0; i < devices->count; i++)
-            for (int packed = 0; packed < 2; packed++) {
+            for (int way = 0; way < 4; way++) {
+                enum dtype dtype = way & 1 ? DTYPE_BF16 : DTYPE_F16;
+                bool packed = way & 2;
                 struct test_memory memory = {.stream = s};
                 struct device *device = devices->cpu[i];
                 struct layer layer = layer_random(&memory, shapes[s]);
-                struct tensor half = memory_tensor(&memory, DTYPE_BF16, layer.weight_count);
-                convert_to_f32(layer.weight, half.data, DTYPE_BF16, layer.weight_count);
+                struct tensor half = memory_tensor(&memory, dtype, layer.weight_count);
+                convert_to_f32(layer.weight, half.data, dtype, layer.weight_count);
                 struct linear linear = linear_of(&layer, true);
                 linear.weight = half;
                 float *out = memory_floats(&memory, layer.out_count);
@@ -401,7 +403,7 @@ int main(void)
         cmocka_unit_test(integers_are_exact),
         cmocka_unit_test(row_is_the_same_bits_in_every_batch),
         cmocka_unit_test(lanes_do_not_change_the_bits),
-        cmocka_unit_test(bf16_weight_equals_its_widened_copy),
+        cmocka_unit_test(half_weight_equals_its_widened_copy),
         cmocka_unit_test(half_activations_are_those_of_ref),
         cmocka_unit_test(gradients_are_those_of_differences),
     };
