@@ -16,7 +16,8 @@ enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
 size_t dtype_bytes(enum dtype dtype);
 const char *dtype_name(enum dtype dtype); // "f32", "bf16", "f16"
 
-// Conversions on the host. Rounding is to nearest, ties to even; NaN stays NaN.
+// Conversions on the host. Rounding is to nearest, ties to even; NaN stays NaN. What
+// convert_to_f32 reads need not be aligned.
 float bf16_to_f32(uint16_t bits);
 uint16_t bf16_from_f32(float value);
 float f16_to_f32(uint16_t bits);

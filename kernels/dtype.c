@@ -84,20 +84,28 @@ uint16_t f16_from_f32(float value)
     return (uint16_t)(sign | (rounded - (112u << 23)) >> 13);
 }
 
+// Files place tensors at any byte.
+static uint16_t load_half(const unsigned char *bytes)
+{
+    uint16_t half;
+    memcpy(&half, bytes, sizeof half);
+    return half;
+}
+
 void convert_to_f32(float *out, const void *in, enum dtype dtype, size_t count)
 {
-    const uint16_t *half = in;
+    const unsigned char *bytes = in;
     switch (dtype) {
     case DTYPE_F32:
         memmove(out, in, count * sizeof *out);
         return;
     case DTYPE_BF16:
         for (size_t i = 0; i < count; i++)
-            out[i] = bf16_to_f32(half[i]);
+            out[i] = bf16_to_f32(load_half(bytes + 2 * i));
         return;
     case DTYPE_F16:
         for (size_t i = 0; i < count; i++)
-            out[i] = f16_to_f32(half[i]);
+            out[i] = f16_to_f32(load_half(bytes + 2 * i));
         return;
     }
     assert(!"dtype");

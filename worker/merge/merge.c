@@ -21,14 +21,18 @@ int merge_parse_method(const char *text, enum merge_method *out, struct error *e
     return error_set(err, "unknown merge method '%s': use one of %s", text, MERGE_METHOD_CHOICES);
 }
 
+// divisor apart from scale: with one vector sum / divisor is that vector again, rounded at most
+// once.
 static void merge_sum(float *out, const float *base, const float *const *taus,
-                      const double *weights, size_t vectors, double scale, size_t count)
+                      const struct merge_options *options, size_t vectors, double scale,
+                      double divisor, size_t count)
 {
+    const double *weights = options->weights;
     for (size_t i = 0; i < count; i++) {
         double sum = 0;
         for (size_t k = 0; k < vectors; k++)
             sum += weights[k] * (double)taus[k][i];
-        out[i] = (float)((double)base[i] + scale * sum);
+        out[i] = (float)((double)base[i] + scale * (sum / divisor));
     }
 }
 
@@ -93,10 +97,10 @@ void merge_tensor(const struct merge_options *options, float *out, const float *
     case MERGE_LINEAR:
         for (size_t k = 0; k < vectors; k++)
             total += options->weights[k];
-        merge_sum(out, base, taus, options->weights, vectors, 1 / total, count);
+        merge_sum(out, base, taus, options, vectors, 1, total, count);
         break;
     case MERGE_TASK_ARITHMETIC:
-        merge_sum(out, base, taus, options->weights, vectors, options->lambda, count);
+        merge_sum(out, base, taus, options, vectors, options->lambda, 1, count);
         break;
     case MERGE_TIES:
         merge_ties(options, out, base, taus, vectors, count);

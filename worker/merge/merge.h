@@ -7,7 +7,7 @@
 //     TIES             theta_base + lambda merged                     (Yadav et al. 2023)
 //                      trim: per tensor keep the density * n largest |tau_k|, ties by lowest index;
 //                      elect: s = sign(sum_k w_k tau_k) over what was kept; merged = sum of the
-//                      kept w_k tau_k with sign s, divided by the sum of their w_k
+//                      kept w_k tau_k with sign s, divided by the sum of their w_k; 0 where s is
 //
 // Inputs are mapped and the output is streamed tensor by tensor: memory holds the largest tensor,
 // not the model. The order in which vectors are named does not matter: they are summed in digest
@@ -49,7 +49,8 @@ struct merge_stats {
 
 // Merges task vector files into a copy of the model directory `base`, in base's dtypes. A vector
 // that was taken from another base, or differs in names or shapes, is an error that says how; NaN
-// or infinity in a vector is an error that names the tensor. Nothing stands under
+// or infinity in a vector or in the result, which may be too large for the base's dtype, is an
+// error that names the tensor. out must be another directory than base; nothing stands under
 // out/model.safetensors until it is complete.
 int merge_models(struct fs *fs, const char *base, const char *const *vectors, size_t count,
                  const struct merge_options *options, const char *out, struct merge_stats *stats,

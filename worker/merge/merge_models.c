@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ZERO_SUM 1e-12 // a sum of weights this small beside them is rounding
+
 struct input {
     struct vector vector;
     const char *path;
@@ -29,7 +31,10 @@ struct merge_job {
 static int compare_inputs(const void *a, const void *b)
 {
     const struct input *x = a, *y = b;
-    return digest_compare(x->vector.tuned, y->vector.tuned);
+    const int order = digest_compare(x->vector.tuned, y->vector.tuned);
+    if (order != 0)
+        return order;
+    return (x->weight > y->weight) - (x->weight < y->weight); // one vector, named twice
 }
 
 static int open_inputs(struct merge_job *job, const char *base, const char *const *paths,
@@ -83,6 +88,20 @@ static int check_finite(const struct input *input, const char *tensor, const flo
     return 0;
 }
 
+// As it will be stored: also what is finite in float32 may be too large for the dtype.
+static int check_result(const struct safetensors_entry *entry, const float *x, size_t count,
+                        struct error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(x[i]))
+            return error_set(err,
+                             "merged tensor '%s' is %g at element %zu as %s: lower lambda or "
+                             "the weights",
+                             entry->name, (double)x[i], i, safetensors_dtype_name(entry->dtype));
+    }
+    return 0;
+}
+
 static int merge_entry(struct merge_job *job, const struct merge_options *options,
                        const struct safetensors_entry *entry, struct safetensors_writer *writer,
                        struct merge_stats *stats, struct error *err)
@@ -102,6 +121,9 @@ static int merge_entry(struct merge_job *job, const struct merge_options *option
     convert_to_f32(job->tensor, entry->data, dtype, count);
     merge_tensor(options, job->tensor, job->tensor, job->taus, job->count, count);
     convert_from_f32(job->converted, dtype, job->tensor, count);
+    convert_to_f32(job->tensor, job->converted, dtype, count);
+    if (check_result(entry, job->tensor, count, err))
+        return -1;
     stats->tensors++;
     stats->parameters += count;
     stats->bytes_read += entry->bytes;
@@ -133,16 +155,33 @@ static int write_merged(struct merge_job *job, struct fs *fs, const struct merge
 
 static int check_options(const struct merge_options *options, size_t count, struct error *err)
 {
-    double total = 0;
-    for (size_t k = 0; k < count; k++)
-        total += options->weights[k];
+    double total = 0, magnitude = 0;
     if (count == 0)
         return error_set(err, "nothing to merge: name at least one task vector");
-    if (options->method == MERGE_LINEAR && total == 0)
+    for (size_t k = 0; k < count; k++) {
+        if (!isfinite(options->weights[k]))
+            return error_set(err, "weight %zu is %g", k + 1, options->weights[k]);
+        total += options->weights[k];
+        magnitude += fabs(options->weights[k]);
+    }
+    if (!isfinite(options->lambda))
+        return error_set(err, "lambda is %g", options->lambda);
+    if (options->method == MERGE_LINEAR && fabs(total) <= ZERO_SUM * magnitude)
         return error_set(err, "the weights sum to 0: linear merging divides by their sum");
     if (options->method == MERGE_TIES && !(options->density > 0 && options->density <= 1))
         return error_set(err, "density %g is outside (0, 1]", options->density);
     return 0;
+}
+
+// The base would be replaced by the merged model.
+static int check_directories(const char *base, const char *out, struct error *err)
+{
+    char *from = realpath(base, NULL);
+    char *to = realpath(out, NULL);
+    const bool same = from && to && strcmp(from, to) == 0;
+    free(from);
+    free(to);
+    return same ? error_set(err, "'%s' is the base itself: merge into another directory", out) : 0;
 }
 
 int merge_models(struct fs *fs, const char *base, const char *const *vectors, size_t count,
@@ -155,7 +194,7 @@ int merge_models(struct fs *fs, const char *base, const char *const *vectors, si
     job.weights = mem_calloc(count + 1, sizeof(*job.weights));
     job.scratch = mem_calloc(count + 1, sizeof(*job.scratch));
     job.taus = mem_calloc(count + 1, sizeof(*job.taus));
-    int rc = check_options(options, count, err) ||
+    int rc = check_options(options, count, err) || check_directories(base, out, err) ||
                      open_inputs(&job, base, vectors, options->weights, err) ||
                      model_directory_copy(fs, base, out, err) ||
                      write_merged(&job, fs, options, out, stats, err)
