@@ -4,6 +4,6 @@
 #include <stddef.h>
 
 const struct verb *const verbs[] = {
-    &verb_ingest, &verb_init, &verb_generate, &verb_train,  &verb_vector,
-    &verb_merge,  &verb_ask,  &verb_eval,     &verb_status, NULL,
+    &verb_ingest, &verb_init, &verb_generate, &verb_train, &verb_vector, &verb_merge,
+    &verb_ask,    &verb_eval, &verb_status,   &verb_bench, NULL,
 };
