@@ -64,7 +64,7 @@ static void report(const struct bench *bench, const char *what, double rate, con
                    double share, const char *of)
 {
     if (!bench->options->json) {
-        printf("%-34s %12.1f %-9s", what, rate, unit);
+        printf("%-42s %10.1f %-9s", what, rate, unit);
         if (of)
             printf(" %5.1f%% of %s", 100 * share, of);
         printf("\n");
