@@ -35,7 +35,7 @@ static void impossible_shape_is_an_error(void **state)
     struct devices *devices = *state;
     struct error err;
     double flops;
-    struct bench_linear shape = {BENCH_FORWARD, DTYPE_F32, 1, (size_t)1 << 50, 1};
+    struct bench_linear shape = {BENCH_FORWARD, DTYPE_F32, 1, SIZE_MAX / sizeof(float), 1};
     assert_int_equal(bench_linear(devices->cpu[0], &shape, &flops, &err), -1);
     assert_non_null(strstr(err.text, "cannot allocate"));
 }
