@@ -18,6 +18,7 @@ int sequence_set_add(struct sequence_set *set, const int32_t *ids, size_t length
                      size_t target_begin, size_t target_end, size_t max_tokens)
 {
     assert(target_begin >= 1 && target_begin < target_end && target_end <= length);
+    assert(set->count < UINT32_MAX);
     if (length > max_tokens) {
         set->too_long++;
         set->longest_refused = length > set->longest_refused ? length : set->longest_refused;
@@ -38,6 +39,7 @@ int sequence_set_add(struct sequence_set *set, const int32_t *ids, size_t length
     set->target_begin[set->count] = (uint32_t)target_begin;
     set->target_end[set->count] = (uint32_t)target_end;
     set->count++;
+    set->longest = length > set->longest ? length : set->longest;
     return 0;
 }
 
@@ -73,17 +75,35 @@ size_t plan_steps(const struct step_plan *plan, const struct sequence_set *set)
     return plan->epochs * plan_steps_per_epoch(plan, set);
 }
 
-size_t plan_step_sequences(const struct step_plan *plan, const struct sequence_set *set,
-                           size_t step, uint32_t *out)
+const uint32_t *step_cursor_sequences(struct step_cursor *cursor, const struct step_plan *plan,
+                                      const struct sequence_set *set, size_t step, size_t *count)
 {
     const size_t per_epoch = plan_steps_per_epoch(plan, set);
+    const size_t epoch = step / per_epoch;
     const size_t begin = step % per_epoch * plan->per_step;
-    const size_t end = begin + plan->per_step < set->count ? begin + plan->per_step : set->count;
-    uint32_t *order = mem_alloc(set->count * sizeof(*order));
-    random_permutation(plan->seed, step / per_epoch, order, set->count);
-    memcpy(out, order + begin, (end - begin) * sizeof(*out));
-    free(order);
-    return end - begin;
+    const size_t left = set->count - begin;
+    if (!cursor->order || cursor->epoch != epoch) {
+        if (!cursor->order)
+            cursor->order = mem_alloc(set->count * sizeof(*cursor->order));
+        random_permutation(plan->seed, epoch, cursor->order, set->count);
+        cursor->epoch = epoch;
+    }
+    *count = left < plan->per_step ? left : plan->per_step;
+    return cursor->order + begin;
+}
+
+void step_cursor_release(struct step_cursor *cursor)
+{
+    free(cursor->order);
+    *cursor = (struct step_cursor){0};
+}
+
+size_t sequences_tokens(const struct sequence_set *set, const uint32_t *sequences, size_t count)
+{
+    size_t tokens = 0;
+    for (size_t i = 0; i < count; i++)
+        tokens += sequence_tokens(set, sequences[i]);
+    return tokens;
 }
 
 size_t sequences_target_tokens(const struct sequence_set *set, const uint32_t *sequences,
@@ -95,73 +115,91 @@ size_t sequences_target_tokens(const struct sequence_set *set, const uint32_t *s
     return tokens;
 }
 
-struct sized_sequence {
-    size_t tokens;
-    uint32_t sequence;
-};
-
-static int compare_longest_first(const void *a, const void *b)
+static void layout_reserve(struct step_layout *layout, size_t count, size_t ranks)
 {
-    const struct sized_sequence *x = a, *y = b;
-    if (x->tokens != y->tokens)
-        return x->tokens < y->tokens ? 1 : -1;
-    return x->sequence < y->sequence ? -1 : x->sequence > y->sequence;
+    if (count > layout->capacity) {
+        layout->capacity = count;
+        layout->sequences = mem_realloc(layout->sequences, count * sizeof(*layout->sequences));
+        layout->bins = mem_realloc(layout->bins, count * sizeof(*layout->bins));
+        layout->rooms = mem_realloc(layout->rooms, count * sizeof(*layout->rooms));
+    }
+    if (ranks > layout->ranks_capacity) {
+        layout->ranks_capacity = ranks;
+        layout->loads = mem_realloc(layout->loads, ranks * sizeof(*layout->loads));
+    }
 }
 
-static void sort_longest_first(const struct sequence_set *set, uint32_t *sequences, size_t count)
+// Equally long sequences in the order of their numbers: the layout must not depend on the sort.
+static int compare_longest_first(const void *a, const void *b, void *set)
 {
-    struct sized_sequence *sized = mem_alloc(count * sizeof(*sized) + 1);
-    for (size_t i = 0; i < count; i++)
-        sized[i] = (struct sized_sequence){sequence_tokens(set, sequences[i]), sequences[i]};
-    qsort(sized, count, sizeof(*sized), compare_longest_first);
-    for (size_t i = 0; i < count; i++)
-        sequences[i] = sized[i].sequence;
-    free(sized);
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    const size_t x_tokens = sequence_tokens(set, x), y_tokens = sequence_tokens(set, y);
+    if (x_tokens != y_tokens)
+        return x_tokens < y_tokens ? 1 : -1;
+    return x < y ? -1 : x > y;
 }
 
-size_t sequences_for_rank(const struct sequence_set *set, uint32_t *sequences, size_t count,
-                          int rank, int ranks)
+// Of all the step's sequences in layout->sequences, longest first, keeps those of `rank`.
+static size_t keep_rank(struct step_layout *layout, const struct sequence_set *set, size_t count,
+                        int rank, int ranks)
 {
-    uint64_t *load = mem_calloc((size_t)ranks, sizeof(*load));
+    uint64_t *loads = layout->loads;
     size_t kept = 0;
-    sort_longest_first(set, sequences, count);
+    memset(loads, 0, (size_t)ranks * sizeof(*loads));
     for (size_t i = 0; i < count; i++) {
         int lightest = 0;
         for (int r = 1; r < ranks; r++) {
-            if (load[r] < load[lightest])
+            if (loads[r] < loads[lightest])
                 lightest = r;
         }
-        load[lightest] += sequence_tokens(set, sequences[i]);
+        loads[lightest] += sequence_tokens(set, layout->sequences[i]);
         if (lightest == rank)
-            sequences[kept++] = sequences[i];
+            layout->sequences[kept++] = layout->sequences[i];
     }
-    free(load);
     return kept;
 }
 
-size_t pack_sequences(const struct sequence_set *set, const uint32_t *sequences, size_t count,
-                      size_t max_tokens, uint32_t *bins)
+// Into the bin that it fills best, or a new one.
+static void place_sequence(struct step_layout *layout, size_t place, size_t tokens,
+                           size_t max_tokens)
 {
-    size_t *room = mem_alloc(count * sizeof(*room) + 1);
-    size_t used = 0;
-    for (size_t i = 0; i < count; i++) {
-        const size_t tokens = sequence_tokens(set, sequences[i]);
-        assert(tokens <= max_tokens);
-        size_t best = used;
-        for (size_t b = 0; b < used; b++) {
-            if (room[b] >= tokens && (best == used || room[b] < room[best]))
-                best = b;
-        }
-        if (best == used)
-            room[used++] = max_tokens;
-        room[best] -= tokens;
-        bins[i] = (uint32_t)best;
+    size_t *rooms = layout->rooms;
+    size_t best = layout->bin_count;
+    assert(tokens <= max_tokens);
+    for (size_t b = 0; b < layout->bin_count; b++) {
+        if (rooms[b] >= tokens && (best == layout->bin_count || rooms[b] < rooms[best]))
+            best = b;
     }
-    free(room);
-    return used;
+    if (best == layout->bin_count)
+        rooms[layout->bin_count++] = max_tokens;
+    rooms[best] -= tokens;
+    layout->bins[place] = (uint32_t)best;
 }
 
-static void reserve(struct packed_batch *batch, size_t tokens, size_t sequences)
+void step_layout_make(struct step_layout *layout, const struct sequence_set *set,
+                      const uint32_t *sequences, size_t count, int rank, int ranks,
+                      size_t max_tokens)
+{
+    assert(count > 0 && rank >= 0 && rank < ranks);
+    layout_reserve(layout, count, (size_t)ranks);
+    memcpy(layout->sequences, sequences, count * sizeof(*sequences));
+    qsort_r(layout->sequences, count, sizeof(*sequences), compare_longest_first, (void *)set);
+    layout->count = keep_rank(layout, set, count, rank, ranks);
+    layout->bin_count = 0;
+    for (size_t i = 0; i < layout->count; i++)
+        place_sequence(layout, i, sequence_tokens(set, layout->sequences[i]), max_tokens);
+}
+
+void step_layout_release(struct step_layout *layout)
+{
+    free(layout->sequences);
+    free(layout->bins);
+    free(layout->loads);
+    free(layout->rooms);
+    *layout = (struct step_layout){0};
+}
+
+static void batch_reserve(struct packed_batch *batch, size_t tokens, size_t sequences)
 {
     if (tokens > batch->tokens_capacity) {
         batch->tokens_capacity = tokens;
@@ -194,22 +232,22 @@ static void append_sequence(struct packed_batch *batch, const struct sequence_se
 }
 
 void packed_batch_fill(struct packed_batch *batch, const struct sequence_set *set,
-                       const uint32_t *sequences, const uint32_t *bins, size_t count, uint32_t bin)
+                       const struct step_layout *layout, uint32_t bin)
 {
     size_t tokens = 0, in_bin = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (bins[i] == bin) {
-            tokens += sequence_tokens(set, sequences[i]);
+    for (size_t i = 0; i < layout->count; i++) {
+        if (layout->bins[i] == bin) {
+            tokens += sequence_tokens(set, layout->sequences[i]);
             in_bin++;
         }
     }
-    reserve(batch, tokens, in_bin);
+    batch_reserve(batch, tokens, in_bin);
     batch->tokens = 0;
     batch->sequences = 0;
     batch->offsets[0] = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (bins[i] == bin)
-            append_sequence(batch, set, sequences[i]);
+    for (size_t i = 0; i < layout->count; i++) {
+        if (layout->bins[i] == bin)
+            append_sequence(batch, set, layout->sequences[i]);
     }
 }
 

@@ -3,7 +3,7 @@
 //
 // A step is a set of sequences chosen by the seed alone: epoch e visits all sequences in the order
 // of random_permutation(seed, e), cut into steps of `per_step` (the last step of an epoch may be
-// smaller). Packing, micro-batches and ranks only lay that set out; every rank can compute every
+// smaller). Ranks, packing and micro-batches only lay that set out; every rank can compute every
 // rank's layout, so that nobody needs to be asked how many target tokens a step has.
 #ifndef MEMO_DATASETS_PACKING_H
 #define MEMO_DATASETS_PACKING_H
@@ -24,34 +24,61 @@ struct sequence_set {
     size_t count;
     size_t ids_capacity, count_capacity;
     size_t too_long;        // refused by sequence_set_add
+    size_t longest;         // tokens
     size_t longest_refused; // tokens
 };
 
-// Copies one sequence; one longer than max_tokens is counted in too_long and not added (returns 1).
+// Copies one sequence; one longer than max_tokens is counted in too_long and not added, never cut
+// (returns 1).
 int sequence_set_add(struct sequence_set *set, const int32_t *ids, size_t length,
                      size_t target_begin, size_t target_end, size_t max_tokens);
 void sequence_set_release(struct sequence_set *set);
-struct digest sequence_set_digest(
-    const struct sequence_set *set); // of everything that training sees
+
+// Of everything that training sees.
+struct digest sequence_set_digest(const struct sequence_set *set);
 
 struct step_plan {
     uint64_t seed;
-    size_t per_step;
+    size_t per_step; // at least 1
     size_t epochs;
 };
 size_t plan_steps_per_epoch(const struct step_plan *plan, const struct sequence_set *set);
 size_t plan_steps(const struct step_plan *plan, const struct sequence_set *set);
 
-// The sequences of a step (from 0), room for per_step; returns how many.
-size_t plan_step_sequences(const struct step_plan *plan, const struct sequence_set *set,
-                           size_t step, uint32_t *out);
+// Where a plan stands. Entering an epoch costs a permutation of the whole set, a step inside it
+// nothing. The set must not change while a cursor walks it. Zero-initialise.
+struct step_cursor {
+    uint32_t *order; // [set->count], of `epoch`; NULL: none yet
+    size_t epoch;
+};
+// The sequences of a step (from 0, in any order of steps), valid until the next call.
+const uint32_t *step_cursor_sequences(struct step_cursor *cursor, const struct step_plan *plan,
+                                      const struct sequence_set *set, size_t step, size_t *count);
+void step_cursor_release(struct step_cursor *cursor);
+
+size_t sequences_tokens(const struct sequence_set *set, const uint32_t *sequences, size_t count);
 size_t sequences_target_tokens(const struct sequence_set *set, const uint32_t *sequences,
                                size_t count);
 
-// Divides sequences over ranks by tokens (longest first to the lightest rank, ties to the lowest)
-// and keeps those of `rank`, in place and in a fixed order; returns how many remain.
-size_t sequences_for_rank(const struct sequence_set *set, uint32_t *sequences, size_t count,
-                          int rank, int ranks);
+// One rank's part of a step, cut into micro-batches. Arrays are reused from step to step.
+// Zero-initialise.
+struct step_layout {
+    uint32_t *sequences; // [count], this rank's, longest first
+    uint32_t *bins;      // [count], which micro-batch each is in
+    size_t count;        // may be 0
+    size_t bin_count;
+    uint64_t *loads; // [ranks] tokens; scratch
+    size_t *rooms;   // [bin_count] tokens left; scratch
+    size_t capacity, ranks_capacity;
+};
+
+// Divides the step's sequences over ranks by tokens (longest first to the lightest rank, ties to
+// the lowest) and the rank's part into micro-batches of at most max_tokens (best fit decreasing).
+// No sequence may be longer than max_tokens.
+void step_layout_make(struct step_layout *layout, const struct sequence_set *set,
+                      const uint32_t *sequences, size_t count, int rank, int ranks,
+                      size_t max_tokens);
+void step_layout_release(struct step_layout *layout);
 
 // A micro-batch: sequences one after another. Arrays are reused from one to the next.
 struct packed_batch {
@@ -64,13 +91,9 @@ struct packed_batch {
     size_t tokens_capacity, sequences_capacity;
 };
 
-// Cuts a rank's sequences into micro-batches of at most max_tokens (best fit decreasing). bins[i]
-// is the micro-batch of sequences[i]; returns how many micro-batches there are.
-size_t pack_sequences(const struct sequence_set *set, const uint32_t *sequences, size_t count,
-                      size_t max_tokens, uint32_t *bins);
-// Builds micro-batch `bin`.
+// Builds micro-batch `bin` of the layout.
 void packed_batch_fill(struct packed_batch *batch, const struct sequence_set *set,
-                       const uint32_t *sequences, const uint32_t *bins, size_t count, uint32_t bin);
+                       const struct step_layout *layout, uint32_t bin);
 void packed_batch_release(struct packed_batch *batch);
 
 #endif

@@ -52,6 +52,7 @@ static void too_long_sequences_are_counted_not_cut(void **state)
     assert_int_equal(set.count, 1);
     assert_int_equal(set.too_long, 3);
     assert_int_equal(set.longest_refused, 9);
+    assert_int_equal(set.longest, 8);
     assert_int_equal(set.offsets[1], 8);
     sequence_set_release(&set);
     assert_null(set.ids);
@@ -64,14 +65,16 @@ static void every_sequence_comes_once_per_epoch(void **state)
     for (size_t i = 0; i < SIZES * 4; i++) {
         struct sequence_set set = make_set(sizes[i / 4]);
         struct step_plan plan = {.seed = 5, .per_step = batches[i % 4], .epochs = 3};
+        struct step_cursor cursor = {0};
         size_t per_epoch = plan_steps_per_epoch(&plan, &set);
-        uint32_t *step = mem_calloc(plan.per_step, sizeof(*step));
         assert_int_equal(plan_steps(&plan, &set), 3 * per_epoch);
         for (size_t epoch = 0; epoch < 3; epoch++) {
             bool *seen = mem_calloc(set.count, sizeof(*seen));
             size_t total = 0;
             for (size_t s = 0; s < per_epoch; s++) {
-                size_t n = plan_step_sequences(&plan, &set, epoch * per_epoch + s, step);
+                size_t n;
+                const uint32_t *step =
+                    step_cursor_sequences(&cursor, &plan, &set, epoch * per_epoch + s, &n);
                 assert_true(n > 0 && (n == plan.per_step || s + 1 == per_epoch));
                 for (size_t k = 0; k < n; k++) {
                     assert_true(step[k] < set.count && !seen[step[k]]);
@@ -82,9 +85,22 @@ static void every_sequence_comes_once_per_epoch(void **state)
             assert_int_equal(total, set.count);
             free(seen);
         }
-        free(step);
+        step_cursor_release(&cursor);
+        assert_null(cursor.order);
         sequence_set_release(&set);
     }
+}
+
+// The sequences of one step, asked of a new cursor.
+static size_t step_alone(const struct step_plan *plan, const struct sequence_set *set, size_t step,
+                         uint32_t *out)
+{
+    struct step_cursor cursor = {0};
+    size_t n;
+    const uint32_t *sequences = step_cursor_sequences(&cursor, plan, set, step, &n);
+    memcpy(out, sequences, n * sizeof(*out));
+    step_cursor_release(&cursor);
+    return n;
 }
 
 static void order_follows_seed_and_epoch(void **state)
@@ -94,13 +110,45 @@ static void order_follows_seed_and_epoch(void **state)
     struct step_plan plan = {.seed = 5, .per_step = 1000, .epochs = 2};
     struct step_plan other = {.seed = 6, .per_step = 1000, .epochs = 2};
     uint32_t a[1000], b[1000];
-    plan_step_sequences(&plan, &set, 0, a);
-    plan_step_sequences(&plan, &set, 0, b);
+    step_alone(&plan, &set, 0, a);
+    step_alone(&plan, &set, 0, b);
     assert_memory_equal(a, b, sizeof(a));
-    plan_step_sequences(&plan, &set, 1, b);
+    step_alone(&plan, &set, 1, b);
     assert_true(memcmp(a, b, sizeof(a)) != 0);
-    plan_step_sequences(&other, &set, 0, b);
+    step_alone(&other, &set, 0, b);
     assert_true(memcmp(a, b, sizeof(a)) != 0);
+    sequence_set_release(&set);
+}
+
+static void a_cursor_may_jump(void **state)
+{
+    (void)state;
+    struct sequence_set set = make_set(33);
+    struct step_plan plan = {.seed = 5, .per_step = 4, .epochs = 4};
+    struct step_cursor cursor = {0};
+    for (uint64_t i = 0; i < 200; i++) {
+        size_t step = random_u64(1, 0, i) % plan_steps(&plan, &set), n;
+        uint32_t expected[4];
+        const uint32_t *found = step_cursor_sequences(&cursor, &plan, &set, step, &n);
+        assert_int_equal(n, step_alone(&plan, &set, step, expected));
+        assert_memory_equal(found, expected, n * sizeof(*found));
+    }
+    step_cursor_release(&cursor);
+    sequence_set_release(&set);
+}
+
+// Permuting 640,000 sequences anew in each of thousands of steps would take minutes.
+static void steps_of_an_epoch_share_its_order(void **state)
+{
+    (void)state;
+    struct sequence_set set = make_set(1000);
+    struct step_plan plan = {.seed = 5, .per_step = 96, .epochs = 1};
+    struct step_cursor cursor = {0};
+    size_t n;
+    const uint32_t *first = step_cursor_sequences(&cursor, &plan, &set, 0, &n);
+    for (size_t step = 1; step < plan_steps(&plan, &set); step++)
+        assert_true(step_cursor_sequences(&cursor, &plan, &set, step, &n) == first + step * 96);
+    step_cursor_release(&cursor);
     sequence_set_release(&set);
 }
 
@@ -109,33 +157,35 @@ static void ranks_divide_a_step_without_changing_it(void **state)
     (void)state;
     struct sequence_set set = make_set(1000);
     struct step_plan plan = {.seed = 5, .per_step = 96, .epochs = 1};
-    uint32_t step[96], part[96];
+    struct step_cursor cursor = {0};
+    struct step_layout layout = {0};
     for (size_t s = 0; s < plan_steps(&plan, &set); s++) {
-        size_t n = plan_step_sequences(&plan, &set, s, step);
-        size_t targets = sequences_target_tokens(&set, step, n);
+        size_t n;
+        const uint32_t *step = step_cursor_sequences(&cursor, &plan, &set, s, &n);
         for (int ranks = 1; ranks <= 7; ranks++) {
             bool seen[1000] = {false};
-            size_t total = 0, total_targets = 0, lightest = SIZE_MAX, heaviest = 0;
+            size_t total = 0, targets = 0, lightest = SIZE_MAX, heaviest = 0;
             for (int rank = 0; rank < ranks; rank++) {
-                memcpy(part, step, sizeof(step));
-                size_t kept = sequences_for_rank(&set, part, n, rank, ranks), tokens = 0;
-                for (size_t k = 0; k < kept; k++) {
-                    assert_false(seen[part[k]]);
-                    seen[part[k]] = true;
-                    tokens += length_of(&set, part[k]);
+                step_layout_make(&layout, &set, step, n, rank, ranks, 200);
+                for (size_t k = 0; k < layout.count; k++) {
+                    assert_false(seen[layout.sequences[k]]);
+                    seen[layout.sequences[k]] = true;
                 }
-                total += kept;
-                total_targets += sequences_target_tokens(&set, part, kept);
+                size_t tokens = sequences_tokens(&set, layout.sequences, layout.count);
+                total += layout.count;
+                targets += sequences_target_tokens(&set, layout.sequences, layout.count);
                 lightest = tokens < lightest ? tokens : lightest;
                 heaviest = tokens > heaviest ? tokens : heaviest;
             }
             for (size_t k = 0; k < n; k++)
                 assert_true(seen[step[k]]);
             assert_int_equal(total, n);
-            assert_int_equal(total_targets, targets);
+            assert_int_equal(targets, sequences_target_tokens(&set, step, n));
             assert_true(heaviest - lightest <= MAX_TOKENS);
         }
     }
+    step_layout_release(&layout);
+    step_cursor_release(&cursor);
     sequence_set_release(&set);
 }
 
@@ -143,15 +193,20 @@ static void layout_does_not_depend_on_the_order_given(void **state)
 {
     (void)state;
     struct sequence_set set = make_set(100);
+    struct step_layout a = {0}, b = {0};
     uint32_t forward[100], backward[100];
     for (uint32_t i = 0; i < 100; i++) {
         forward[i] = i;
         backward[i] = 99 - i;
     }
-    size_t a = sequences_for_rank(&set, forward, 100, 1, 3);
-    size_t b = sequences_for_rank(&set, backward, 100, 1, 3);
-    assert_int_equal(a, b);
-    assert_memory_equal(forward, backward, a * sizeof(*forward));
+    step_layout_make(&a, &set, forward, 100, 1, 3, MAX_TOKENS);
+    step_layout_make(&b, &set, backward, 100, 1, 3, MAX_TOKENS);
+    assert_int_equal(a.count, b.count);
+    assert_int_equal(a.bin_count, b.bin_count);
+    assert_memory_equal(a.sequences, b.sequences, a.count * sizeof(*a.sequences));
+    assert_memory_equal(a.bins, b.bins, a.count * sizeof(*a.bins));
+    step_layout_release(&a);
+    step_layout_release(&b);
     sequence_set_release(&set);
 }
 
@@ -159,29 +214,29 @@ static void ranks_beyond_the_sequences_get_nothing(void **state)
 {
     (void)state;
     struct sequence_set set = make_set(3);
+    struct step_layout layout = {0};
+    const uint32_t sequences[3] = {0, 1, 2};
     size_t total = 0;
     for (int rank = 0; rank < 8; rank++) {
-        uint32_t sequences[3] = {0, 1, 2};
-        size_t kept = sequences_for_rank(&set, sequences, 3, rank, 8);
-        assert_true(kept <= 1);
-        total += kept;
+        step_layout_make(&layout, &set, sequences, 3, rank, 8, MAX_TOKENS);
+        assert_int_equal(layout.count, rank < 3);
+        assert_int_equal(layout.bin_count, rank < 3);
+        total += layout.count;
     }
     assert_int_equal(total, 3);
-    assert_int_equal(sequences_for_rank(&set, NULL, 0, 0, 2), 0);
-    assert_int_equal(pack_sequences(&set, NULL, 0, 10, NULL), 0);
+    step_layout_release(&layout);
     sequence_set_release(&set);
 }
 
 // A packed batch against the sequences that it should hold, token by token.
 static size_t check_batch(const struct packed_batch *batch, const struct sequence_set *set,
-                          const uint32_t *sequences, const uint32_t *bins, size_t count,
-                          uint32_t bin)
+                          const struct step_layout *layout, uint32_t bin)
 {
     size_t token = 0, held = 0, targets = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (bins[i] != bin)
+    for (size_t i = 0; i < layout->count; i++) {
+        if (layout->bins[i] != bin)
             continue;
-        uint32_t s = sequences[i];
+        uint32_t s = layout->sequences[i];
         assert_int_equal(batch->offsets[held++], token);
         for (size_t t = 0; t < length_of(set, s); t++, token++) {
             const int32_t *ids = set->ids + set->offsets[s];
@@ -199,53 +254,77 @@ static size_t check_batch(const struct packed_batch *batch, const struct sequenc
     return targets;
 }
 
+static uint32_t *all_of(const struct sequence_set *set)
+{
+    uint32_t *sequences = mem_calloc(set->count, sizeof(*sequences));
+    for (uint32_t s = 0; s < set->count; s++)
+        sequences[s] = s;
+    return sequences;
+}
+
 static void micro_batches_hold_every_sequence_once(void **state)
 {
     (void)state;
     const size_t limits[] = {MAX_TOKENS, 100, 1000, 1000000};
     struct packed_batch batch = {0};
+    struct step_layout layout = {0};
     for (size_t i = 0; i < SIZES * 4; i++) {
-        size_t count = sizes[i / 4], limit = limits[i % 4];
-        struct sequence_set set = make_set(count);
-        uint32_t *sequences = mem_calloc(count, sizeof(*sequences));
-        uint32_t *bins = mem_calloc(count, sizeof(*bins));
-        for (uint32_t s = 0; s < count; s++)
-            sequences[s] = s;
-        size_t expected = sequences_target_tokens(&set, sequences, count);
-        count = sequences_for_rank(&set, sequences, count, 0, 1);
-        assert_int_equal(count, set.count);
-        size_t batches = pack_sequences(&set, sequences, count, limit, bins);
-        size_t targets = 0, held = 0;
-        for (uint32_t bin = 0; bin < batches; bin++) {
-            packed_batch_fill(&batch, &set, sequences, bins, count, bin);
+        size_t limit = limits[i % 4], targets = 0, held = 0;
+        struct sequence_set set = make_set(sizes[i / 4]);
+        uint32_t *sequences = all_of(&set);
+        step_layout_make(&layout, &set, sequences, set.count, 0, 1, limit);
+        assert_int_equal(layout.count, set.count);
+        for (uint32_t bin = 0; bin < layout.bin_count; bin++) {
+            packed_batch_fill(&batch, &set, &layout, bin);
             assert_true(batch.sequences > 0 && batch.tokens <= limit);
-            targets += check_batch(&batch, &set, sequences, bins, count, bin);
+            targets += check_batch(&batch, &set, &layout, bin);
             held += batch.sequences;
         }
-        assert_int_equal(targets, expected);
-        assert_int_equal(held, count);
+        assert_int_equal(targets, sequences_target_tokens(&set, sequences, set.count));
+        assert_int_equal(held, set.count);
         free(sequences);
-        free(bins);
         sequence_set_release(&set);
     }
     packed_batch_release(&batch);
+    step_layout_release(&layout);
+}
+
+// Best fit decreasing needs at most 11/9 of the fewest possible batches and one more (Johnson
+// 1973), and there are at least tokens / limit.
+static void packing_is_tight(void **state)
+{
+    (void)state;
+    struct step_layout layout = {0};
+    for (size_t i = 0; i < SIZES; i++) {
+        struct sequence_set set = make_set(sizes[i]);
+        uint32_t *sequences = all_of(&set);
+        const size_t tokens = (size_t)set.offsets[set.count];
+        step_layout_make(&layout, &set, sequences, set.count, 0, 1, 500);
+        assert_true(layout.bin_count >= (tokens + 499) / 500);
+        assert_true(layout.bin_count <= (tokens + 499) / 500 * 11 / 9 + 1);
+        free(sequences);
+        sequence_set_release(&set);
+    }
+    step_layout_release(&layout);
 }
 
 static void packing_fills_gaps_exactly(void **state)
 {
     (void)state;
     struct sequence_set set = {0};
+    struct step_layout layout = {0};
     int32_t ids[20] = {0};
-    uint32_t sequences[99], bins[99];
     // 33 times lengths 14, 4 and 2: 33 batches of 20, each full.
     const size_t lengths[] = {14, 4, 2};
-    for (uint32_t s = 0; s < 99; s++) {
+    for (uint32_t s = 0; s < 99; s++)
         sequence_set_add(&set, ids, lengths[s % 3], 1, 2, 20);
-        sequences[s] = s;
-    }
-    sequences_for_rank(&set, sequences, 99, 0, 1);
-    assert_int_equal(pack_sequences(&set, sequences, 99, 20, bins), 33);
-    assert_int_equal(pack_sequences(&set, sequences, 99, 660, bins), 1);
+    uint32_t *sequences = all_of(&set);
+    step_layout_make(&layout, &set, sequences, 99, 0, 1, 20);
+    assert_int_equal(layout.bin_count, 33);
+    step_layout_make(&layout, &set, sequences, 99, 0, 1, 660);
+    assert_int_equal(layout.bin_count, 1);
+    step_layout_release(&layout);
+    free(sequences);
     sequence_set_release(&set);
 }
 
@@ -277,10 +356,13 @@ int main(void)
         cmocka_unit_test(too_long_sequences_are_counted_not_cut),
         cmocka_unit_test(every_sequence_comes_once_per_epoch),
         cmocka_unit_test(order_follows_seed_and_epoch),
+        cmocka_unit_test(a_cursor_may_jump),
+        cmocka_unit_test(steps_of_an_epoch_share_its_order),
         cmocka_unit_test(ranks_divide_a_step_without_changing_it),
         cmocka_unit_test(layout_does_not_depend_on_the_order_given),
         cmocka_unit_test(ranks_beyond_the_sequences_get_nothing),
         cmocka_unit_test(micro_batches_hold_every_sequence_once),
+        cmocka_unit_test(packing_is_tight),
         cmocka_unit_test(packing_fills_gaps_exactly),
         cmocka_unit_test(digest_sees_every_part),
     };

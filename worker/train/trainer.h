@@ -37,27 +37,33 @@ struct trainer {
     struct model *model;
     struct group *group;
     const struct sequence_set *set;
-    struct trainer_options options;
-    size_t steps; // in all
-    size_t step;  // next one to do
-    float *grads; // [layout.elements], device; so are the moments
+    struct trainer_options options; // per_step is at most the set's count
+    struct digest identity;         // of data, options, model shape and initial weights
+    size_t steps;                   // in all
+    size_t step;                    // next one to do
+    float *grads;                   // [layout.elements], device; so are the moments
     float *moment1;
     float *moment2;
     double *norm_squared; // [1], device
     struct workspace *workspace;
+    struct step_cursor cursor;
+    struct step_layout layout;
     struct packed_batch batch;
-    uint32_t *sequences; // [per_step] scratch
-    uint32_t *bins;      // [per_step] scratch
 };
 
-// Collective. The model's weights must be f32 and equal on all ranks; model, group and set stay the
-// caller's and outlive the trainer.
+// Collective. The model's weights must be f32; model, group and set stay the caller's and outlive
+// the trainer. An error when there is no sequence, when one has more tokens than a micro-batch or
+// than the model has positions, or ids outside its vocabulary, and when a rank has other data,
+// options or weights than the others.
 int trainer_create(struct model *model, struct group *group, const struct sequence_set *set,
                    const struct trainer_options *options, struct trainer **out, struct error *err);
 void trainer_destroy(struct trainer *trainer);
 
-// Collective. A loss or gradient norm that is not finite is an error, and the weights keep the
-// values that they had before the step.
+// What must be equal for a run to be continued; equal on all ranks.
+struct digest trainer_identity(const struct trainer *trainer);
+
+// Collective. A loss or gradient norm that is not finite is an error, and weights, moments and step
+// keep the values that they had before.
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err);
 
 // Bytes of parameters, gradients, moments and activations on this rank's device.

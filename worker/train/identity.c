@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/train/identity.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+
+enum { STAGING_ELEMENTS = 1 << 20 };
+
+static int weights_digest(const struct model *model, struct digest *out, struct error *err)
+{
+    const float *weights = model->weights.data;
+    const size_t elements = model->layout.elements;
+    const size_t most = elements < STAGING_ELEMENTS ? elements : STAGING_ELEMENTS;
+    float *host = mem_alloc(most * sizeof(*host));
+    struct digest_builder builder;
+    int rc = 0;
+    digest_begin(&builder);
+    for (size_t done = 0; rc == 0 && done < elements; done += most) {
+        const size_t count = elements - done < most ? elements - done : most;
+        rc = device_copy_out(model->device, host, weights + done, count * sizeof(*host), err);
+        if (rc == 0)
+            digest_update(&builder, host, count * sizeof(*host));
+    }
+    *out = digest_end(&builder);
+    free(host);
+    return rc;
+}
+
+int identity_compute(const struct model *model, const struct sequence_set *set,
+                     const struct trainer_options *options, struct digest *out, struct error *err)
+{
+    const struct digest data = sequence_set_digest(set);
+    struct digest weights;
+    if (weights_digest(model, &weights, err))
+        return -1;
+    struct strbuf config = {0};
+    struct digest_builder builder;
+    model_config_write(&model->config, &config);
+    digest_begin(&builder);
+    digest_field(&builder, data.bytes, sizeof(data.bytes));
+    digest_field(&builder, weights.bytes, sizeof(weights.bytes));
+    digest_field(&builder, config.bytes, config.length);
+    digest_field_u64(&builder, options->plan.seed);
+    digest_field_u64(&builder, options->plan.per_step);
+    digest_field_u64(&builder, options->plan.epochs);
+    digest_field_u64(&builder, (uint64_t)options->schedule.kind);
+    const double numbers[] = {
+        options->schedule.peak, options->warmup_fraction, options->beta1,    options->beta2,
+        options->epsilon,       options->weight_decay,    options->clip_norm};
+    digest_field(&builder, numbers, sizeof(numbers));
+    strbuf_release(&config);
+    *out = digest_end(&builder);
+    return 0;
+}
+
+int identity_agree(struct group *group, struct digest identity, struct error *err)
+{
+    const int ranks = group_size(group);
+    struct digest *all = mem_calloc((size_t)ranks, sizeof(*all));
+    int rc = group_all_gather(group, all, &identity, sizeof(identity), err);
+    for (int r = 1; rc == 0 && r < ranks; r++) {
+        if (!digest_equal(all[r], all[0]))
+            rc = error_set(err, "rank %d of %d has other data, options or weights than rank 0", r,
+                           ranks);
+    }
+    free(all);
+    return rc;
+}
