@@ -148,6 +148,8 @@ int pair_list_open(struct fs *fs, const char *const *sources, size_t source_coun
                    struct pair_list *out, struct error *err)
 {
     *out = (struct pair_list){0};
+    if (source_count == 0)
+        return error_set(err, "no source of pairs");
     struct loading loading = {.list = out, .arena = mem_calloc(1, sizeof(struct arena))};
     out->memory = loading.arena;
     int rc = 0;

@@ -178,6 +178,8 @@ static void bad_sources_are_named(void **state)
     const char *missing = "/nonexistent/pairs.jsonl";
     assert_int_equal(pair_list_open(fs_system(), &missing, 1, 0, &list, &err), -1);
     assert_non_null(strstr(err.text, missing));
+    assert_int_equal(pair_list_open(fs_system(), NULL, 0, 0, &list, &err), -1);
+    assert_string_equal(err.text, "no source of pairs");
 }
 
 int main(void)
