@@ -3,7 +3,20 @@
 
 #include <stddef.h>
 
+// clang-format off: one a line, in the order in which they are used
 const struct verb *const verbs[] = {
-    &verb_ingest, &verb_init, &verb_generate, &verb_train, &verb_vector, &verb_merge,
-    &verb_ask,    &verb_eval, &verb_status,   &verb_bench, NULL,
+    &verb_ingest,
+    &verb_init,
+    &verb_generate,
+    &verb_audit,
+    &verb_export,
+    &verb_train,
+    &verb_vector,
+    &verb_merge,
+    &verb_ask,
+    &verb_eval,
+    &verb_status,
+    &verb_bench,
+    NULL,
 };
+// clang-format on
