@@ -4,20 +4,20 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/event_loop.h"
 
 #include <assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uv.h>
 
-#define IDLE_SLEEP_MS 1      // after a quiet round; doubles while it stays quiet
-#define IDLE_SLEEP_MAX_MS 20 // short enough that a message is never late by more than this
+#define BUSY_SLEEP_MS 1  // between rounds while something happens
+#define IDLE_SLEEP_MS 20 // and when nothing did for QUIET_SECONDS; no message is later by more
+#define QUIET_SECONDS 0.2
 #define WORK_SECONDS 0.0002  // a longer round has computed, though nothing ended: no sleep after it
 #define PROGRESS_SECONDS 1.0 // between calls of the progress callback
 #define DRAIN_SECONDS 30.0   // for the last messages to leave at the end
-#define STOP_SIGNALS 3
 
 // Leases to one worker that follow one another travel in one message.
 struct lease_batch {
@@ -34,64 +34,13 @@ struct shell {
     bool *left;                      // rank 0: [ranks] the agent there has said goodbye
     int agents_left;                 // the job ends when all have
     struct agent *agent;             // every other rank, or rank 0 alone
-    uv_loop_t loop;
-    bool loop_open;
-    uv_timer_t wakeup;
-    uv_signal_t signals[STOP_SIGNALS];
-    bool stop_signalled;
+    struct event_loop loop;
     bool stop_told; // the coordinator knows
     double started_seconds;
     double next_progress_seconds;
     struct cluster_progress progress;
     char worker_failure[PROTOCOL_MAX_TEXT + 64]; // of the first worker that gave up
 };
-
-static void on_signal(uv_signal_t *handle, int number)
-{
-    struct shell *shell = handle->data;
-    if (!shell->stop_signalled && shell->coordinator)
-        log_warn("%s received: committing what is done, then stopping", strsignal(number));
-    shell->stop_signalled = true;
-}
-
-static void on_wakeup(uv_timer_t *timer)
-{
-    (void)timer;
-}
-
-static int uv_check(int rc, const char *what, struct error *err)
-{
-    return rc < 0 ? error_set(err, "%s: %s", what, uv_strerror(rc)) : 0;
-}
-
-static int open_loop(struct shell *shell, struct error *err)
-{
-    if (uv_check(uv_loop_init(&shell->loop), "event loop", err))
-        return -1;
-    shell->loop_open = true;
-    return uv_check(uv_timer_init(&shell->loop, &shell->wakeup), "event loop", err);
-}
-
-// SIGUSR1 is left alone: NCCL uses it.
-static int start_signals(struct shell *shell, struct error *err)
-{
-    static const int numbers[STOP_SIGNALS] = {SIGTERM, SIGINT, SIGUSR2};
-    for (int i = 0; i < STOP_SIGNALS; i++) {
-        shell->signals[i].data = shell;
-        if (uv_check(uv_signal_init(&shell->loop, &shell->signals[i]), "signal handler", err) ||
-            uv_check(uv_signal_start(&shell->signals[i], on_signal, numbers[i]), "signal handler",
-                     err))
-            return -1;
-    }
-    return 0;
-}
-
-static void close_handle(uv_handle_t *handle, void *unused)
-{
-    (void)unused;
-    if (!uv_is_closing(handle))
-        uv_close(handle, NULL);
-}
 
 static double elapsed(const struct shell *shell)
 {
@@ -248,7 +197,7 @@ static int act(struct shell *shell, const struct coordinator_action *action, str
 
 static int coordinate(struct shell *shell, bool *busy, struct error *err)
 {
-    if (shell->stop_signalled && !shell->stop_told) {
+    if (shell->loop.stop_signalled && !shell->stop_told) {
         tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
         shell->stop_told = true;
     }
@@ -288,7 +237,7 @@ static int agent_count(const struct shell *shell)
 // One round of everything this rank does; *over when its part has ended.
 static int run_round(struct shell *shell, bool *busy, bool *over, struct error *err)
 {
-    uv_run(&shell->loop, UV_RUN_NOWAIT);
+    event_loop_poll(&shell->loop);
     if (receive_all(shell, busy, err))
         return -1;
     if (shell->coordinator) {
@@ -303,15 +252,6 @@ static int run_round(struct shell *shell, bool *busy, bool *over, struct error *
             (!shell->coordinator ||
              (coordinator_ended(shell->coordinator) && shell->agents_left == agent_count(shell)));
     return 0;
-}
-
-// The timer repeats: uv_run first runs timers that are due, which this one is when the process was
-// not scheduled since the loop last looked at its clock, and would then wait without any.
-static void sleep_ms(struct shell *shell, uint64_t ms)
-{
-    uv_timer_start(&shell->wakeup, on_wakeup, ms, ms);
-    uv_run(&shell->loop, UV_RUN_ONCE); // returns early for a signal
-    uv_timer_stop(&shell->wakeup);
 }
 
 // Takes one message at the end: only a goodbye still matters.
@@ -346,26 +286,26 @@ static int drain(struct shell *shell, struct error *err)
         if (elapsed(shell) > deadline)
             return error_set(err, "the last messages did not arrive within %.0f s", DRAIN_SECONDS);
         if (!busy)
-            sleep_ms(shell, IDLE_SLEEP_MS);
+            event_loop_sleep(&shell->loop, BUSY_SLEEP_MS);
     }
     return 0;
 }
 
 static int run_rounds(struct shell *shell, struct error *err)
 {
-    uint64_t sleep = IDLE_SLEEP_MS;
+    double last_busy_seconds = 0;
     bool over = false;
     while (!over) {
         const double begin = elapsed(shell);
         bool busy = false;
         if (run_round(shell, &busy, &over, err))
             return -1;
-        if (busy || elapsed(shell) - begin > WORK_SECONDS) {
-            sleep = IDLE_SLEEP_MS;
-        } else if (!over) {
-            sleep_ms(shell, sleep);
-            sleep = 2 * sleep < IDLE_SLEEP_MAX_MS ? 2 * sleep : IDLE_SLEEP_MAX_MS;
-        }
+        const double now = elapsed(shell);
+        const bool quiet = now - last_busy_seconds >= QUIET_SECONDS;
+        if (busy || now - begin > WORK_SECONDS)
+            last_busy_seconds = now;
+        else if (!over)
+            event_loop_sleep(&shell->loop, quiet ? IDLE_SLEEP_MS : BUSY_SLEEP_MS);
     }
     return drain(shell, err);
 }
@@ -430,15 +370,6 @@ static void stop_roles(struct shell *shell)
     transport_close(shell->transport);
 }
 
-static void close_loop(struct shell *shell)
-{
-    if (!shell->loop_open)
-        return;
-    uv_walk(&shell->loop, close_handle, NULL);
-    uv_run(&shell->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&shell->loop);
-}
-
 // Every rank learns how it ended.
 static int share_result(struct shell *shell, enum cluster_end *end,
                         struct cluster_progress *progress, struct error *err)
@@ -470,14 +401,14 @@ int cluster_run(struct group *group, const struct cluster_job *job, enum cluster
 {
     struct shell shell = {.group = group, .job = job, .started_seconds = clock_seconds()};
     signal(SIGPIPE, SIG_IGN);
-    int rc =
-        open_loop(&shell, err) || start_signals(&shell, err) || start_roles(&shell, err) ? -1 : 0;
+    const bool coordinates = group_rank(group) == 0;
+    int rc = event_loop_init(&shell.loop, coordinates, err) || start_roles(&shell, err) ? -1 : 0;
     rc = group_agree(group, rc, err); // a rank that did not start would never say goodbye
     if (rc == 0)
         rc = run_until_over(&shell, err);
     if (rc == 0)
         rc = share_result(&shell, end, progress, err);
     stop_roles(&shell);
-    close_loop(&shell);
+    event_loop_release(&shell.loop);
     return rc;
 }

@@ -345,7 +345,7 @@ static void another_task_list_on_one_rank_is_refused(void **state)
     lab_destroy(lab);
 }
 
-// The pause between quiet rounds doubled without bound once, and became nothing after 64 of them.
+// A rank with nothing to do sleeps, also after thousands of quiet rounds.
 static void waiting_costs_little_processor_time(void **state)
 {
     (void)state;
