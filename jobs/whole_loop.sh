@@ -69,9 +69,11 @@ done
 train "the base model reads C" text start --data "$out/corpus.h5" --objective text --part 1/3 \
     --sample 600 --max-tokens 256 --epochs 2 --batch 8 --lr 1e-3
 train "the base model learns to answer from C" base text --data "$out/reflections/C" \
-    --sample 1000 --epochs 3 --batch 16 --lr 1e-3
-train "memory model A" A base --data "$out/reflections/A" --sample "$pairs" --epochs 40 --batch 16 --lr 1e-3
-train "memory model B" B base --data "$out/reflections/B" --sample "$pairs" --epochs 40 --batch 16 --lr 1e-3
+    --sample 1000 --epochs 2 --batch 16 --lr 1e-3
+for name in A B; do
+    train "memory model $name" "$name" base --data "$out/reflections/$name" --sample "$pairs" \
+        --epochs 24 --batch 16 --lr 1e-3 --schedule linear
+done
 
 for name in A B; do
     step "task vector of $name" "$memo" vector --base "$out/models/base" --tuned "$out/models/$name" \
@@ -82,7 +84,7 @@ merge task-arithmetic --method task_arithmetic --lambda 1
 merge ties --method ties --density 0.3
 
 printf '\n== one question to the merged model\n' >&2
-question=$("$memo" export "$out/reflections/A" --sample 1 --out - | sed -E 's/.*"question":"(([^"\\]|\\.)*)".*/\1/; s/\\"/"/g')
+question=$("$memo" export "$out/reflections/A" --sample 1 | sed -E 's/.*"question":"(([^"\\]|\\.)*)".*/\1/; s/\\"/"/g')
 step "ask" "$memo" ask --model "$out/models/merged-ties" "$question"
 
 printf '\n== what each model remembers\n' >&2
