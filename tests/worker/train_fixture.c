@@ -65,7 +65,7 @@ static int begin(struct rank *rank, struct error *err)
 {
     struct training *training = rank->training;
     const char *backend = getenv("MEMO_TEST_BACKEND");
-    // One thread: OpenMP does not survive the fork of a process that ran it.
+    // One thread: threads do not survive a fork.
     const struct device_options options = {.backend = backend ? backend : "ref", .threads = 1};
     if (device_create(&options, &rank->device, err) || make_model(rank, err) ||
         trainer_create(rank->model, rank->group, training->set, &training->options, &rank->trainer,
