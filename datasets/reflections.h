@@ -102,7 +102,8 @@ void segment_close(struct segment *segment);
 
 // A directory of segments: DIR/attempt-NNNN/*.h5. Each attempt directory is made by exclusive
 // mkdir. When a task was committed twice, the execution of the lower attempt (then the lower file
-// name) counts, whole.
+// name) counts, whole; a row that only sets the task aside gives way to any that does not (a worker
+// whose lease had expired may still deliver).
 struct reflection_set {
     const struct reflection_task *tasks; // sorted by task id
     size_t task_count;

@@ -122,10 +122,13 @@ static int add_attempt(struct fs *fs, const char *directory, unsigned long numbe
     return rc;
 }
 
+// By task; of one task the execution that counts comes first.
 static int compare_executions(const void *a, const void *b)
 {
     const struct execution *x = a, *y = b;
     int order = digest_compare(x->task->task_id, y->task->task_id);
+    if (order == 0)
+        order = (x->task->outcome == TASK_SET_ASIDE) - (y->task->outcome == TASK_SET_ASIDE);
     return order != 0 ? order : (x->order > y->order) - (x->order < y->order);
 }
 

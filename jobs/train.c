@@ -161,13 +161,8 @@ static int open_trainer(struct train_job *job, struct error *err)
 {
     const struct train_options *options = job->options;
     size_t micro_batch = (size_t)options->micro_batch_tokens;
-    if (micro_batch < (size_t)options->max_tokens) {
-        // The longest sequence must fit a micro-batch; max_tokens itself may be far above it.
-        for (size_t s = 0; s < job->set.count; s++) {
-            const size_t length = (size_t)(job->set.offsets[s + 1] - job->set.offsets[s]);
-            micro_batch = length > micro_batch ? length : micro_batch;
-        }
-    }
+    if (micro_batch < job->set.longest)
+        micro_batch = job->set.longest; // a sequence is never cut
     struct trainer_options how = {.plan = {.seed = (uint64_t)options->seed,
                                            .per_step = (size_t)options->batch,
                                            .epochs = (size_t)options->epochs},

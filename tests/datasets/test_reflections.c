@@ -189,6 +189,27 @@ static uint32_t always_first(uint32_t number)
     return 1;
 }
 
+static void a_late_result_counts_before_the_row_that_set_it_aside(void **state)
+{
+    struct error err;
+    struct reflection_set set;
+    struct segment_writer *writer = segment_writer_create();
+    const struct reflection_task aside = {.task_id = example_task_id(3),
+                                          .outcome = TASK_SET_ASIDE,
+                                          .reason = "no result within the lease"};
+    char *attempt;
+    assert_int_equal(reflections_begin_attempt(fs_system(), *state, &attempt, &err), 0);
+    assert_int_equal(segment_writer_add(writer, &aside, NULL, 0, &err), 0);
+    assert_int_equal(segment_writer_commit(writer, fs_system(), attempt, "a", &err), 0);
+    segment_writer_destroy(writer);
+    assert_int_equal(example_commit(attempt, "b", 0, 6, 1, &err), 0);
+    free(attempt);
+    assert_int_equal(reflection_set_open(fs_system(), *state, &set, &err), 0);
+    assert_int_equal(set.duplicate_tasks, 1);
+    assert_set(&set, 6, always_first);
+    reflection_set_close(&set);
+}
+
 static void set_does_not_depend_on_who_did_what(void **state)
 {
     struct error err;
@@ -328,6 +349,7 @@ int main(void)
         cmocka_unit_test(identities_depend_on_every_field),
         cmocka_unit_test(step_names_are_read_back),
         WITH_SCRATCH(earlier_attempt_counts_whole),
+        WITH_SCRATCH(a_late_result_counts_before_the_row_that_set_it_aside),
         WITH_SCRATCH(set_does_not_depend_on_who_did_what),
         WITH_SCRATCH(attempts_are_ordered_by_number),
         WITH_SCRATCH(other_names_are_not_looked_at),
