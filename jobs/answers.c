@@ -12,15 +12,11 @@
 static int open_engine(struct answering *answering, const struct answer_options *options,
                        struct error *err)
 {
-    struct group *group = NULL;
-    if (group_open_self(&group, err))
-        return -1;
-    int rc =
-        compute_device_open(group, options->backend, options->threads, &answering->device, err);
-    group_close(group);
     const struct engine_options engine = {
         .slots = SLOTS, .capacity = options->capacity, .max_tokens = TOKENS_PER_STEP};
-    return rc || text_codec_open(options->model, options->chat_template, &answering->codec, err) ||
+    return compute_device_open_alone(options->backend, options->threads, &answering->device, err) ||
+                   text_codec_open(options->model, options->chat_template, &answering->codec,
+                                   err) ||
                    model_load(answering->device, options->model, DTYPE_F32, &answering->model,
                               err) ||
                    text_codec_check(&answering->codec, &answering->model->config, err) ||

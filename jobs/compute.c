@@ -25,6 +25,17 @@ int compute_device_open(const struct group *group, const char *backend, int64_t 
     return device_create(&options, out, err);
 }
 
+int compute_device_open_alone(const char *backend, int64_t threads, struct device **out,
+                              struct error *err)
+{
+    struct group *group = NULL;
+    if (group_open_self(&group, err))
+        return -1;
+    const int rc = compute_device_open(group, backend, threads, out, err);
+    group_close(group);
+    return rc;
+}
+
 static volatile sig_atomic_t stop_flag;
 
 static void on_stop(int number)

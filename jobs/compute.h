@@ -15,6 +15,9 @@
 // threads 0: the processors of this host, shared among its ranks.
 int compute_device_open(const struct group *group, const char *backend, int64_t threads,
                         struct device **out, struct error *err);
+// For jobs of one process.
+int compute_device_open_alone(const char *backend, int64_t threads, struct device **out,
+                              struct error *err);
 
 // SIGTERM, SIGINT and SIGUSR2 are remembered from now on instead of ending the process.
 void stop_requests_catch(void);
