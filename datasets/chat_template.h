@@ -32,6 +32,8 @@ struct chat_span {
     size_t end; // one past <|im_end|>
 };
 
+#define CHAT_TEMPLATE_CHOICES "chatml|qwen2.5"
+
 // By name ("chatml", "qwen2.5"); an unknown name is an error that lists the names.
 int chat_template_find(const char *name, const struct chat_template **out, struct error *err);
 

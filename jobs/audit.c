@@ -40,7 +40,7 @@ static int open_generation(const char *directory, const char *corpus, struct gen
         rc = error_set(err, "'%s' is not there: is '%s' an output of memo generate?", file,
                        directory);
     else if (options_parse(&verb_generate, 2, arguments, &options, &positional, err) != OPTIONS_OK)
-        rc = error_prefix(err, "'%s'", file);
+        rc = error_prefix(err, "'%s' is no output of memo generate", directory);
     if (rc == 0) {
         const char *stored = options.corpus;
         options.corpus = corpus ? corpus : stored;

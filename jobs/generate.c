@@ -43,11 +43,18 @@ static const struct option generate_option_table[] = {
     {0},
 };
 
+static int check_generator(const char *name, struct error *err)
+{
+    if (strcmp(name, "cloze") != 0)
+        return error_set(err, "unknown generator '%s': this build has 'cloze'", name);
+    return 0;
+}
+
 static int create_generator(const struct generate_options *options, struct generator **out,
                             struct error *err)
 {
-    if (strcmp(options->generator, "cloze") != 0)
-        return error_set(err, "unknown generator '%s': this build has 'cloze'", options->generator);
+    if (check_generator(options->generator, err))
+        return -1;
     struct cloze_options cloze = CLOZE_DEFAULTS;
     cloze.max_gaps_per_sentence = (uint32_t)options->max_gaps;
     *out = cloze_create(&cloze);
@@ -363,8 +370,12 @@ static void close_everything(struct generate_job *job)
 static int run_generate(const void *parsed, const struct option_list *positional, struct error *err)
 {
     struct generate_job job = {.options = parsed};
+    struct corpus_part part;
     int code = EXIT_FAILED;
     (void)positional;
+    if (corpus_part_parse(job.options->part, &part, err) ||
+        check_generator(job.options->generator, err))
+        return EXIT_USAGE;
     if (group_open(&job.group, err))
         return EXIT_FAILED;
     if (open_everything(&job, err) == 0)

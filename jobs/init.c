@@ -146,25 +146,23 @@ static int make_model(const struct init_options *options, const struct model_con
     return rc;
 }
 
-static int init(const struct init_options *options, struct run_directory *run, struct error *err)
+static int init(const struct init_options *options, struct model_config *config,
+                struct run_directory *run, struct error *err)
 {
-    struct model_config config;
     int64_t tokens = 0;
     uint64_t parameters = 0;
-    if (resolve_config(options, &config, err))
-        return EXIT_USAGE;
     if (options->text || options->tokenizer) {
         if (place_tokenizer(options, &tokens, err))
             return EXIT_FAILED;
-        fit_vocabulary(options, tokens, &config);
+        fit_vocabulary(options, tokens, config);
     }
-    if (make_model(options, &config, &parameters, err))
+    if (make_model(options, config, &parameters, err))
         return EXIT_FAILED;
     run_directory_int(run, "parameters", (int64_t)parameters);
-    run_directory_int(run, "vocabulary", config.vocabulary);
+    run_directory_int(run, "vocabulary", config->vocabulary);
     log_info("%s: %.2f M parameters, %" PRId64 " layers of width %" PRId64 ", vocabulary %" PRId64,
-             options->out, (double)parameters / 1e6, config.layers, config.hidden,
-             config.vocabulary);
+             options->out, (double)parameters / 1e6, config->layers, config->hidden,
+             config->vocabulary);
     return EXIT_DONE;
 }
 
@@ -172,14 +170,17 @@ static int run_init(const void *parsed, const struct option_list *positional, st
 {
     const struct init_options *options = parsed;
     struct run_directory run = {0};
+    struct model_config config;
     (void)positional;
     if (options->text && options->tokenizer) {
         error_set(err, "--text and --tokenizer exclude each other");
         return EXIT_USAGE;
     }
+    if (resolve_config(options, &config, err))
+        return EXIT_USAGE;
     if (run_directory_open(&run, options->out, true, &verb_init, options, err))
         return EXIT_FAILED;
-    return run_directory_close(&run, init(options, &run, err), err);
+    return run_directory_close(&run, init(options, &config, &run, err), err);
 }
 
 const struct verb verb_init = {

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "jobs/verbs.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,9 +63,11 @@ static int run_verb(const struct verb *verb, int argc, char **argv)
         break;
     }
     free(options);
-    if (fflush(stdout) != 0 && code == EXIT_DONE) {
-        log_line(LOG_ERROR, "memo %s: standard output could not be written", verb->name);
+    errno = 0;
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == EXIT_DONE) {
         code = EXIT_FAILED;
+        if (errno != EPIPE) // who closes a pipe early has read enough
+            log_line(LOG_ERROR, "memo %s: standard output could not be written", verb->name);
     }
     return code;
 }

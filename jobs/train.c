@@ -54,8 +54,8 @@ static const struct option train_option_table[] = {
      "train on the N pairs with the smallest record ids, or on N pieces of text (0: all)", false},
     {"part", OPTION_STRING, OPTION_AT(part), "K/N", "1/1", 0, 0, NULL,
      "with --objective text: only the documents of part K of N", false},
-    {"chat-template", OPTION_STRING, OPTION_AT(chat_template), "NAME", NULL, 0, 0, NULL,
-     "chatml or qwen2.5 (default: what the base model's files say)", false},
+    {"chat-template", OPTION_CHOICE, OPTION_AT(chat_template), "NAME", NULL, 0, 0,
+     CHAT_TEMPLATE_CHOICES, "default: what the base model's files say", false},
     {"max-tokens", OPTION_INT, OPTION_AT(max_tokens), "N", "8096", 2, 1 << 20, NULL,
      "of one pair, longer ones are counted and left out; of one piece of text", false},
     {"epochs", OPTION_INT, OPTION_AT(epochs), "N", "3", 1, 1 << 20, NULL, "passes over the data",
@@ -82,8 +82,8 @@ static const struct option train_option_table[] = {
     {"checkpoint-steps", OPTION_INT, OPTION_AT(checkpoint_steps), "N", "500", 0, INT32_MAX, NULL,
      "steps between checkpoints (0: none but at a stop request)", false},
     {"keep", OPTION_INT, OPTION_AT(keep), "N", "1", 1, 1000, NULL, "checkpoints kept", false},
-    {"backend", OPTION_STRING, OPTION_AT(backend), "NAME", NULL, 0, 0, NULL,
-     "ref or cpu (default: the fastest that works here)", false},
+    {"backend", OPTION_CHOICE, OPTION_AT(backend), "NAME", NULL, 0, 0, BACKEND_CHOICES,
+     "default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "of each rank (0: the host's processors shared among its ranks)", false},
     {0},
@@ -389,7 +389,10 @@ static void close_everything(struct train_job *job)
 static int run_train(const void *parsed, const struct option_list *positional, struct error *err)
 {
     struct train_job job = {.options = parsed};
+    struct corpus_part part;
     (void)positional;
+    if (corpus_part_parse(job.options->part, &part, err))
+        return EXIT_USAGE;
     if (group_open(&job.group, err))
         return EXIT_FAILED;
     job.checkpoints = fs_join(job.options->out, "run/checkpoints");

@@ -41,6 +41,8 @@ struct device {
     void *state; // the backend's own
 };
 
+#define BACKEND_CHOICES "ref|cpu"
+
 struct device_options {
     const char *backend; // "ref", "cpu", "cuda"; NULL: the fastest that works here
     const char *isa;     // cpu only: "plain", "avx2", "avx512"; NULL: the best this processor has
