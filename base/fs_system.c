@@ -227,7 +227,8 @@ int fs_map_open(const char *path, struct fs_map *map, struct error *err)
     if (fstat(fd, &info)) {
         rc = error_set_errno(err, errno, "cannot read the size of '%s'", path);
     } else if (!S_ISREG(info.st_mode)) {
-        rc = error_set(err, "cannot map '%s': it is not a regular file", path);
+        rc = error_set(err, "cannot map '%s': it is %snot a regular file", path,
+                       S_ISDIR(info.st_mode) ? "a directory, " : "");
     } else if (info.st_size > 0) {
         void *bytes = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (bytes == MAP_FAILED)

@@ -213,8 +213,9 @@ int tokenizer_parse(const char *json, size_t json_bytes, const char *config, siz
     const struct json *config_root = NULL;
     struct tokenizer *t = tokenizer_create_empty();
     int rc = -1;
-    if (json_parse(&arena, json, json_bytes, &root, err) == 0 &&
-        parse_config(&arena, config, config_bytes, &config_root, err) == 0) {
+    if (json_parse(&arena, json, json_bytes, &root, err) != 0) {
+        error_prefix(err, "tokenizer.json");
+    } else if (parse_config(&arena, config, config_bytes, &config_root, err) == 0) {
         rc = build_from_json(t, root, config_root, err);
     }
     arena_release(&arena);
