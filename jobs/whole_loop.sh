@@ -68,11 +68,12 @@ done
 
 train "the base model reads C" text start --data "$out/corpus.h5" --objective text --part 1/3 \
     --sample 600 --max-tokens 256 --epochs 2 --batch 8 --lr 1e-3
+# The better the base knows how to answer, the less two memories disturb each other when merged.
 train "the base model learns to answer from C" base text --data "$out/reflections/C" \
-    --sample 1000 --epochs 2 --batch 16 --lr 1e-3
+    --sample 1000 --epochs 12 --batch 16 --lr 1e-3 --schedule linear
 for name in A B; do
     train "memory model $name" "$name" base --data "$out/reflections/$name" --sample "$pairs" \
-        --epochs 24 --batch 16 --lr 1e-3 --schedule linear
+        --epochs 24 --batch 16 --lr 5e-4 --schedule linear
 done
 
 for name in A B; do
@@ -80,12 +81,12 @@ for name in A B; do
         --out "$out/vectors/$name.safetensors"
 done
 merge linear --method linear
-merge task-arithmetic --method task_arithmetic --lambda 1
+merge task-arithmetic --method task_arithmetic --lambda 0.7
 merge ties --method ties --density 0.3
 
 printf '\n== one question to the merged model\n' >&2
 question=$("$memo" export "$out/reflections/A" --sample 1 | sed -E 's/.*"question":"(([^"\\]|\\.)*)".*/\1/; s/\\"/"/g')
-step "ask" "$memo" ask --model "$out/models/merged-ties" "$question"
+step "ask" "$memo" ask --model "$out/models/merged-task-arithmetic" "$question"
 
 printf '\n== what each model remembers\n' >&2
 models=()
