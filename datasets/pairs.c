@@ -84,7 +84,8 @@ static int add_json_lines(struct loading *loading, struct fs *fs, const char *pa
         if (strspn(line, " \t\r") < length) {
             arena_reset(&scratch);
             if (add_line(loading, &scratch, line, length, err))
-                rc = error_prefix(err, "'%s' line %zu", path, number + 1);
+                rc = error_prefix(err, "'%s', read as JSON Lines of pairs: line %zu", path,
+                                  number + 1);
         }
         at += length + 1;
     }

@@ -57,6 +57,21 @@ static int compare_digests(const void *a, const void *b)
     return digest_compare(*(const struct digest *)a, *(const struct digest *)b);
 }
 
+// A task of the plan, with the place of its text.
+static void print_missing(const struct generation *generation, struct digest id)
+{
+    const struct task_plan *plan = &generation->plan;
+    const struct corpus *corpus = generation->corpus;
+    char text[DIGEST_TEXT_BYTES];
+    size_t t = 0;
+    while (t < plan->count && !digest_equal(plan->ids[t], id))
+        t++;
+    digest_format(id, text);
+    if (t < plan->count)
+        printf("missing %s: chunk %u, of document '%s'\n", text, plan->chunks[t],
+               corpus->documents[corpus->chunks[plan->chunks[t]].document].id);
+}
+
 static void print_digests(const char *what, const struct digest *digests, size_t count)
 {
     char text[DIGEST_TEXT_BYTES];
@@ -79,7 +94,8 @@ static void print_set_aside(const struct reflection_set *set)
     }
 }
 
-static void print_lines(const struct reflections_audit *audit, const struct reflection_set *set)
+static void print_lines(const struct generation *generation, const struct reflections_audit *audit,
+                        const struct reflection_set *set)
 {
     printf("%zu planned tasks: %zu done, %zu empty, %zu set aside, %zu missing; %zu pairs in %zu "
            "segments\n",
@@ -88,7 +104,10 @@ static void print_lines(const struct reflections_audit *audit, const struct refl
     if (set->duplicate_tasks > 0)
         printf("%zu repeated executions do not count\n", set->duplicate_tasks);
     print_set_aside(set);
-    print_digests("missing", audit->missing, audit->missing_count);
+    for (size_t i = 0; i < audit->missing_count && i < MAX_LISTED; i++)
+        print_missing(generation, audit->missing[i]);
+    if (audit->missing_count > MAX_LISTED)
+        printf("missing ... and %zu more\n", audit->missing_count - MAX_LISTED);
     print_digests("not planned", audit->unknown, audit->unknown_count);
 }
 
@@ -120,6 +139,16 @@ static void print_json(const struct reflections_audit *audit, const struct refle
     strbuf_release(&line);
 }
 
+// The plan is in corpus order; the audit takes ids in their own.
+static void hold_against_plan(const struct task_plan *plan, const struct reflection_set *set,
+                              struct reflections_audit *out)
+{
+    struct digest *planned = mem_dup(plan->ids, plan->count * sizeof(*planned));
+    qsort(planned, plan->count, sizeof(*planned), compare_digests);
+    reflections_audit(planned, plan->count, set, out);
+    free(planned);
+}
+
 static int audit_directory(const struct audit_options *options, const char *directory,
                            struct error *err)
 {
@@ -132,14 +161,11 @@ static int audit_directory(const struct audit_options *options, const char *dire
         generation_close(&generation);
         return EXIT_FAILED;
     }
-    // the plan is in corpus order; the audit looks tasks up
-    qsort(generation.plan.ids, generation.plan.count, sizeof(*generation.plan.ids),
-          compare_digests);
-    reflections_audit(generation.plan.ids, generation.plan.count, &set, &audit);
+    hold_against_plan(&generation.plan, &set, &audit);
     if (options->json)
         print_json(&audit, &set);
     else
-        print_lines(&audit, &set);
+        print_lines(&generation, &audit, &set);
     int code = EXIT_DONE;
     if (audit.missing_count > 0) {
         error_set(err, "%zu of %zu planned tasks are missing in '%s': run its memo generate again",

@@ -191,8 +191,9 @@ static void show_progress(void *state, const struct cluster_progress *progress)
     const size_t new_tasks = finished - progress->done_at_start;
     const double rate = progress->seconds > 0 ? (double)new_tasks / progress->seconds : 0;
     char left[32] = "unknown";
-    if (rate > 0)
-        clock_format_duration((double)(counts->tasks - finished) / rate, left, sizeof(left));
+    if (rate > 0 || finished == counts->tasks)
+        clock_format_duration(rate > 0 ? (double)(counts->tasks - finished) / rate : 0, left,
+                              sizeof(left));
     log_progress(
         "%zu of %zu tasks, %llu new pairs, %.1f tasks/s, %zu workers, %zu set aside, left %s",
         finished, counts->tasks, (unsigned long long)progress->pairs, rate, counts->workers,
@@ -249,9 +250,13 @@ static int restore(struct generate_job *job, struct error *err)
         job->restored_aside[t] = row && row->outcome == TASK_SET_ASIDE;
         found += row != NULL;
     }
-    reflection_set_close(&set);
     if (found > 0)
         log_info("%zu of %zu tasks were done by earlier attempts", found, plan->count);
+    if (found < set.task_count)
+        log_warn("'%s' also holds %zu tasks of another corpus, part, generator or seed; training "
+                 "takes their pairs too",
+                 job->options->out, set.task_count - found);
+    reflection_set_close(&set);
     return 0;
 }
 

@@ -128,24 +128,36 @@ static int read_done(const char *summary, bool *done, char *identity, size_t ide
     return rc;
 }
 
+static bool holds(const char *directory, const char *name)
+{
+    char *path = fs_join(directory, name);
+    const bool there = fs_exists(fs_system(), path);
+    free(path);
+    return there;
+}
+
 int run_directory_was_done(const char *output, const char *identity, bool *out, struct error *err)
 {
     char stored[64] = "";
     bool done = false;
-    char *summary = fs_join(output, "run/summary.json");
-    char *weights = fs_join(output, "model.safetensors");
     int rc = 0;
-    if (fs_exists(fs_system(), summary) && fs_exists(fs_system(), weights))
-        rc = read_done(summary, &done, stored, sizeof(stored), err);
+    *out = false;
+    if (!holds(output, "model.safetensors") && !holds(output, "model.safetensors.index.json"))
+        return 0;
+    if (!holds(output, "run/summary.json"))
+        return error_set(err,
+                         "'%s' holds a model that no memo train made: use another --out, or remove "
+                         "it",
+                         output);
+    char *summary = fs_join(output, "run/summary.json");
+    rc = read_done(summary, &done, stored, sizeof(stored), err);
     if (rc == 0 && done && strcmp(stored, identity) != 0)
-        rc =
-            error_set(err,
-                      "'%s' holds a model trained on other data or with other options: use another "
-                      "--out, or remove it",
-                      output);
+        rc = error_set(err,
+                       "'%s' holds another model, or one trained on other data or with other "
+                       "options: use another --out, or remove it",
+                       output);
     *out = rc == 0 && done;
     free(summary);
-    free(weights);
     return rc;
 }
 

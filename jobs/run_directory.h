@@ -35,8 +35,8 @@ int run_directory_open(struct run_directory *run, const char *output, bool outpu
                        const struct verb *verb, const void *options, struct error *err);
 
 // Whether the run beside a directory ended as done with this figure `identity`, and its
-// model.safetensors is still there. A done run of another identity is an error: its output would be
-// overwritten.
+// model.safetensors is still there. A model of a done run of another identity, or of no run at all,
+// is an error: it would be overwritten.
 int run_directory_was_done(const char *output, const char *identity, bool *out, struct error *err);
 
 // Appends one line to metrics.jsonl; `object` is a JSON object without line breaks.

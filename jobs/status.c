@@ -112,11 +112,13 @@ static int run_status(const void *parsed, const struct option_list *outputs, str
     if (!options->json)
         printf("%-9s %-*s  %-8s  %8s  %10s  %9s  %9s\n", "stage", name_width, "output", "state",
                "pairs", "tokens", "time", "tokens/s");
+    // An output without a run hides no other: the last one is the error.
+    int code = EXIT_DONE;
     for (size_t i = 0; i < outputs->count; i++) {
         if (show(outputs->items[i], options->json, name_width, err))
-            return EXIT_FAILED;
+            code = EXIT_FAILED;
     }
-    return EXIT_DONE;
+    return code;
 }
 
 const struct verb verb_status = {

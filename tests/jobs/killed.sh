@@ -96,6 +96,7 @@ kill -USR2 "$pid"
 ends 75
 run 1 "$memo" audit stopped
 says "are missing"
+grep -q "^missing [0-9a-f]*: chunk [0-9]*, of document '.*txt'" stdout || fail "audit does not say what is missing"
 run 0 "$memo" status stopped
 grep -q stopped stdout || fail "memo status does not say that the run was stopped"
 continues stopped "${mpi[@]}" -np 3 "$memo" generate --corpus corpus.h5

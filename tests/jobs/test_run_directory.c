@@ -99,6 +99,22 @@ static void a_finished_run_is_known_by_its_identity(void **state)
     free(weights);
 }
 
+static void a_model_without_a_run_is_not_overwritten(void **state)
+{
+    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
+    for (int i = 0; i < 2; i++) {
+        struct error err;
+        bool done = true;
+        char *weights = fs_join(*state, names[i]);
+        assert_int_equal(fs_write_text(fs_system(), weights, "x", 1, &err), 0);
+        assert_int_equal(run_directory_was_done(*state, "abc", &done, &err), -1);
+        assert_false(done);
+        assert_non_null(strstr(err.text, "another --out"));
+        assert_int_equal(fs_system()->ops->remove(fs_system()->state, weights), 0);
+        free(weights);
+    }
+}
+
 static void metrics_of_all_attempts_are_appended(void **state)
 {
     struct error err;
@@ -127,6 +143,7 @@ int main(void)
         IN_DIRECTORY(summary_tells_how_the_run_stands),
         IN_DIRECTORY(reason_of_a_failure_is_kept_even_when_it_is_no_utf8),
         IN_DIRECTORY(a_finished_run_is_known_by_its_identity),
+        IN_DIRECTORY(a_model_without_a_run_is_not_overwritten),
         IN_DIRECTORY(metrics_of_all_attempts_are_appended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
