@@ -23,6 +23,20 @@ EOF
 say() { printf '\n== %s\n' "$*" >&2; }
 fail() { printf 'bootstrap.sh: %s\n' "$*" >&2; exit 1; }
 
+# What a command prints matters when it fails; on a terminal it is shown as it comes.
+quietly() {
+    local log status=0
+    if [ -t 2 ]; then
+        "$@" >&2
+        return
+    fi
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 || status=$?
+    [ $status -eq 0 ] || tail -n 60 "$log" >&2
+    rm -f "$log"
+    return $status
+}
+
 missing_packages() {
     local package
     for package in "${packages[@]}"; do
@@ -46,20 +60,23 @@ install_packages() {
         command -v sudo >/dev/null || fail "not root and no sudo: install ${missing[*]}, or use --no-install"
         as_root=(sudo)
     fi
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    quietly "${as_root[@]}" apt-get update -qq || fail "apt-get update failed; without network, use --no-install"
+    quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" || fail "apt-get could not install ${missing[*]}"
 }
 
-build() {
-    say "building into $build_directory (Release)"
+build() { # target, CMake options...
+    local target=$1
+    shift
+    say "building $target into $build_directory (Release)"
     local generator=()
     command -v ninja >/dev/null && generator=(-G Ninja)
     [ -f "$build_directory/CMakeCache.txt" ] && generator=()
     cmake -S . -B "$build_directory" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "$@" >"$build_directory.log" ||
         { cat "$build_directory.log" >&2; fail "CMake could not configure the build"; }
-    grep -E '^-- memo:' "$build_directory.log" || true
+    grep -E '^-- memo:' "$build_directory.log" >&2 || true
     rm -f "$build_directory.log"
-    cmake --build "$build_directory" --parallel "$(nproc)"
+    quietly cmake --build "$build_directory" --parallel "$(nproc)" --target "$target" || fail "the build failed"
 }
 
 run_tests() {
@@ -93,9 +110,17 @@ run|test|build) ;;
 *) printf "bootstrap.sh: unknown command '%s'\n" "$command" >&2; usage >&2; exit 2 ;;
 esac
 [ $install = no ] || install_packages
-if [ "$command" = build ]; then build "$@"; else build; fi
 case "$command" in
-run) exec jobs/whole_loop.sh "$build_directory/memo" "$@" ;;
-test) run_tests "$@" ;;
-build) say "done: $build_directory/memo --help" ;;
+run)
+    build memo
+    exec jobs/whole_loop.sh "$build_directory/memo" "$@"
+    ;;
+test)
+    build all
+    run_tests "$@"
+    ;;
+build)
+    build memo "$@"
+    say "done: $build_directory/memo --help"
+    ;;
 esac
