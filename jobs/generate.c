@@ -306,6 +306,8 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     if (group_rank(job->group) != 0)
         return code;
     log_progress_end();
+    if (progress->counts.tasks == 0 && code == EXIT_FAILED) // it ended before anybody counted
+        return run_directory_close(&job->run, code, err);
     log_info("%s: %zu of %zu tasks, %llu new pairs in this run", job->options->out,
              progress->counts.done + progress->counts.aside, progress->counts.tasks,
              (unsigned long long)progress->pairs);

@@ -29,7 +29,8 @@ struct init_options {
 
 static const struct option init_option_table[] = {
     {"shape", OPTION_STRING, OPTION_AT(shape), "NAME", "tiny", 0, 0, NULL,
-     "published shape to start from: tiny, qwen2.5-0.5b, -1.5b, -3b, -7b, -14b, -32b", false},
+     "published shape to start from: tiny, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, qwen2.5-14b, qwen2.5-32b",
+     false},
     {"out", OPTION_STRING, OPTION_AT(out), "DIR", NULL, 0, 0, NULL, "model directory to write",
      true},
     {"text", OPTION_STRING, OPTION_AT(text), "CORPUS", NULL, 0, 0, NULL,

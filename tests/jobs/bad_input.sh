@@ -76,6 +76,15 @@ refuses_use "exclude each other" -- init --text corpus.h5 --tokenizer model --ou
 printf '{"corpus": "corpus.h5", "epoch": 3}' >options.json
 refuses_use "options.json" "'epoch'" -- generate --options options.json --out nothing
 
+# --help names every shape that the error message knows.
+run 2 "$memo" init --out nothing --shape tiniest
+shapes=$(sed -n 's/.*known: //p' stderr | tr -d ,)
+run 0 "$memo" init --help
+[ "$(wc -w <<<"$shapes")" -ge 7 ] || fail "only these shapes are known: $shapes"
+for shape in $shapes; do
+    grep -q "[ :]$shape\([ ,]\|$\)" stdout || fail "memo init --help does not name the shape $shape"
+done
+
 # --- texts
 
 refuses 1 "'absent.txt'" "no such file" -- "$memo" ingest absent.txt --out x.h5

@@ -66,3 +66,13 @@ for free in 0 100 700 1200 1500 2000 3000 5000 9000 12000 17000 20000 33000; do
     run 0 "$memo" export reflections-full --out again.jsonl
     cmp pairs.jsonl again.jsonl || fail "other pairs after $free bytes of space"
 done
+
+# Every rank has a disk of its own here, and one of them says why the job ends.
+ranks=("${mpi[@]}" -np 3 "${generate[@]}" --commit-seconds 0 --out reflections-ranks)
+MEMO_FS_FAULT=enospc:3000 "${ranks[@]}" >stdout 2>stderr && fail "ranks with full disks ended well"
+[ "$(grep -c 'error: ' stderr)" -eq 1 ] || fail "not one error line of three ranks"
+says "no space left on device" "'reflections-ranks/attempt-0001/rank-"
+run 1 "$memo" audit reflections-ranks
+run 0 "${ranks[@]}"
+run 0 "$memo" export reflections-ranks --out again.jsonl
+cmp pairs.jsonl again.jsonl || fail "other pairs after the disks of the ranks were full"

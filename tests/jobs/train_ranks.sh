@@ -60,10 +60,15 @@ stopped stop-usr2 USR2 2 "${mpi[@]}" -np 2 "${train[@]}"
 stopped stop-term TERM 1 "${train[@]}"
 stopped stop-int INT 1 "${train[@]}"
 
-for victim in 0 1; do
+for victim in 0 1 all; do
     start "${mpi[@]}" -np 2 "${train[@]}" --checkpoint-steps 5 --out "killed-$victim"
     until_true has_lines "killed-$victim/run/metrics.jsonl" 33
-    kill -KILL "$(process_of_rank "$victim")"
+    if [ "$victim" = all ]; then
+        # shellcheck disable=SC2046 # one word per process
+        kill -KILL "$pid" $(children_of "$pid")
+    else
+        kill -KILL "$(process_of_rank "$victim")"
+    fi
     ends any
     [ ! -e "killed-$victim/model.safetensors" ] || fail "a killed run left a model"
     run 0 "${mpi[@]}" -np 2 "${train[@]}" --checkpoint-steps 5 --out "killed-$victim"
