@@ -16,7 +16,7 @@ planned=$(json_number stdout planned)
 [ "$(json_number stdout empty)" -ge 1 ] || fail "the document without pairs is not counted as empty"
 
 # About 1.5 seconds of work for two workers, in many segments.
-generate=("$memo" generate --corpus corpus.h5 --commit-seconds 0.1 --lease-seconds 5
+generate=("$memo" generate --corpus corpus.h5 --commit-seconds 0.1
     --max-tasks-per-second "$((planned / 3))")
 
 has_segment() { # DIRECTORY
@@ -39,6 +39,7 @@ continues() {
     says "done by earlier attempts"
     run 0 "$memo" audit --json "$out"
     [ "$(json_number stdout planned)" -eq "$planned" ] || fail "another plan"
+    [ "$(json_number stdout repeated)" -eq 0 ] || fail "tasks that were done are done again"
     run 0 "$memo" export "$out" --out again.jsonl
     cmp undisturbed.jsonl again.jsonl || fail "other pairs than the undisturbed run"
 }
