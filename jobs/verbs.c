@@ -3,7 +3,8 @@
 
 #include <stddef.h>
 
-// clang-format off: one a line, in the order in which they are used
+// In the order in which they are used.
+// clang-format off
 const struct verb *const verbs[] = {
     &verb_ingest,
     &verb_init,

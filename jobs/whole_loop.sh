@@ -70,7 +70,7 @@ train "the base model reads C" text start --data "$out/corpus.h5" --objective te
     --sample 600 --max-tokens 256 --epochs 2 --batch 8 --lr 1e-3
 # The better the base knows how to answer, the less two memories disturb each other when merged.
 train "the base model learns to answer from C" base text --data "$out/reflections/C" \
-    --sample 1000 --epochs 12 --batch 16 --lr 1e-3 --schedule linear
+    --sample 500 --epochs 20 --batch 16 --lr 1e-3 --schedule linear
 for name in A B; do
     train "memory model $name" "$name" base --data "$out/reflections/$name" --sample "$pairs" \
         --epochs 24 --batch 16 --lr 5e-4 --schedule linear
