@@ -28,8 +28,8 @@ void group_close(struct group *group);
 // Forks ranks - 1 children over shared memory and runs body in each rank; the children exit with
 // body's result. Returns in the caller (rank 0) when all have ended: 0, or -1 with the text of the
 // lowest rank that failed. A rank that dies makes the others' collectives fail instead of hanging.
-// Call it before threads are started, so before devices are created: a child has only the thread that
-// forked.
+// Call it before threads are started, so before devices are created: a child has only the thread
+// that forked.
 int group_run_shm(int ranks, int (*body)(struct group *group, void *context, struct error *err),
                   void *context, struct error *err);
 
