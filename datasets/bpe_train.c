@@ -133,7 +133,8 @@ static int build(struct bpe_trainer *trainer, struct tokenizer *t, int32_t vocab
     }
     for (int i = 0; i < BPE_SPECIAL_TOKENS; i++) {
         if (tokenizer_add_added(t, (int64_t)t->token_count, special_tokens[i],
-                                strlen(special_tokens[i]), true, false, err) != 0) {
+                                strlen(special_tokens[i]), (struct added_rule){.special = true},
+                                err) != 0) {
             return -1;
         }
     }

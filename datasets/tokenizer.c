@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DIGEST_VERSION 1 // of the fields below
+#define DIGEST_VERSION 2 // of the fields below
 
 void token_list_release(struct token_list *list)
 {
@@ -38,9 +38,11 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
     }
     splitter_destroy(tokenizer->splitter);
     for (size_t i = 0; i < tokenizer->added_count; i++) {
+        strbuf_release(&tokenizer->added[i].content);
         strbuf_release(&tokenizer->added[i].match);
     }
     free(tokenizer->added);
+    added_index_release(tokenizer);
     free(tokenizer->tokens);
     free(tokenizer->merges);
     free(tokenizer->merge_slots);
@@ -77,8 +79,10 @@ int tokenizer_add_token(struct tokenizer *t, int64_t id, const char *bytes, size
                          (long long)id, (int)token->length, t->bytes.bytes + token->offset,
                          (int)length, bytes);
     }
-    *token = (struct token){
-        .offset = t->bytes.length, .length = (uint32_t)length, .kind = (uint8_t)kind};
+    *token = (struct token){.offset = t->bytes.length,
+                            .length = (uint32_t)length,
+                            .kind = (uint8_t)kind,
+                            .model_kind = (uint8_t)kind};
     strbuf_add(&t->bytes, bytes, length);
     return 0;
 }
@@ -91,46 +95,83 @@ void tokenizer_add_merge(struct tokenizer *t, int32_t left, int32_t right, int32
     t->merges[t->merge_count++] = (struct merge){.left = left, .right = right, .result = result};
 }
 
+bool tokenizer_normalize(const struct tokenizer *t, struct nfc_scratch *scratch, const char *bytes,
+                         size_t length, struct strbuf *out)
+{
+    if (t->byte_fallback) {
+        return fallback_normalize(t, bytes, length, out);
+    }
+    return t->nfc && nfc_normalize(scratch, bytes, length, out);
+}
+
 static void set_match(struct tokenizer *t, struct added_token *added, const char *text,
                       size_t length)
 {
     struct nfc_scratch scratch = {0};
-    if (!added->normalized || !t->nfc || !nfc_normalize(&scratch, text, length, &added->match)) {
+    if (!added->rule.normalized || !tokenizer_normalize(t, &scratch, text, length, &added->match)) {
         strbuf_add(&added->match, text, length);
     }
     nfc_scratch_release(&scratch);
 }
 
+// Appends what an added token decodes to. With byte_fallback the decoder sees its text as that of
+// any other token; and of a normalized one the normalized text, as in `tokenizers`.
+static void add_decoded(struct tokenizer *t, const char *text, size_t length)
+{
+    if (t->byte_fallback) {
+        fallback_decode(text, length, &t->bytes);
+    } else {
+        strbuf_add(&t->bytes, text, length);
+    }
+}
+
+// The id must be free, or that of an ordinary token with the same text.
+static int check_id(struct tokenizer *t, int64_t id, const char *text, size_t length,
+                    struct error *err)
+{
+    const struct token *token = reserve_token(t, id, err);
+    if (token == NULL) {
+        return -1;
+    }
+    size_t offset = t->bytes.length;
+    add_decoded(t, text, length);
+    size_t decoded = t->bytes.length - offset;
+    const char *bytes = t->bytes.bytes;
+    t->bytes.length = offset;
+    bool same =
+        token->length == decoded && memcmp(bytes + token->offset, bytes + offset, decoded) == 0;
+    if (token->kind != TOKEN_ABSENT && (!same || token->kind == TOKEN_ADDED)) {
+        return error_set(err, "added token '%.*s' has id %lld, which belongs to '%.*s'",
+                         (int)length, text, (long long)id, (int)token->length,
+                         bytes + token->offset);
+    }
+    return 0;
+}
+
 int tokenizer_add_added(struct tokenizer *t, int64_t id, const char *text, size_t length,
-                        bool special, bool normalized, struct error *err)
+                        struct added_rule rule, struct error *err)
 {
     if (length == 0) {
         return error_set(err, "added token %lld has no text", (long long)id);
     }
-    struct token *token = reserve_token(t, id, err);
-    if (token == NULL) {
+    if (check_id(t, id, text, length, err) != 0) {
         return -1;
     }
-    if (token->kind != TOKEN_ABSENT) {
-        bool same =
-            token->length == length && memcmp(t->bytes.bytes + token->offset, text, length) == 0;
-        if (!same || token->kind == TOKEN_ADDED) {
-            return error_set(err, "added token '%.*s' has id %lld, which belongs to '%.*s'",
-                             (int)length, text, (long long)id, (int)token->length,
-                             t->bytes.bytes + token->offset);
-        }
-    }
-    *token = (struct token){.offset = t->bytes.length,
-                            .length = (uint32_t)length,
-                            .kind = TOKEN_ADDED,
-                            .special = special};
-    strbuf_add(&t->bytes, text, length);
     if (t->added_count == t->added_capacity) {
         t->added = mem_grow(t->added, &t->added_capacity, t->added_count + 1, sizeof *t->added);
     }
     struct added_token *added = &t->added[t->added_count++];
-    *added = (struct added_token){.id = (int32_t)id, .normalized = normalized};
+    *added = (struct added_token){.id = (int32_t)id, .rule = rule};
+    strbuf_add(&added->content, text, length);
     set_match(t, added, text, length);
+    const struct strbuf *shown = t->byte_fallback ? &added->match : &added->content;
+    size_t offset = t->bytes.length;
+    add_decoded(t, shown->bytes, shown->length);
+    t->tokens[id] = (struct token){.offset = offset,
+                                   .length = (uint32_t)(t->bytes.length - offset),
+                                   .kind = TOKEN_ADDED,
+                                   .model_kind = t->tokens[id].model_kind,
+                                   .special = rule.special};
     return 0;
 }
 
@@ -197,10 +238,13 @@ static int index_tokens(struct tokenizer *t, struct error *err)
     for (size_t id = 0; id < t->token_count; id++) {
         bool added;
         const struct token *token = &t->tokens[id];
-        if (token->kind == TOKEN_ENCODED) {
+        if (token->model_kind == TOKEN_ENCODED) {
             bytes_map_insert(&t->by_bytes, t->bytes.bytes + token->offset, token->length,
                              (int32_t)id, &added);
         }
+    }
+    if (t->byte_fallback) {
+        return fallback_index(t, err);
     }
     for (int byte = 0; byte < 256; byte++) {
         char c = (char)byte;
@@ -215,40 +259,22 @@ static int index_tokens(struct tokenizer *t, struct error *err)
     return 0;
 }
 
-static int compare_added(const void *a, const void *b)
-{
-    const struct added_token *x = a;
-    const struct added_token *y = b;
-    if (x->match.length != y->match.length) {
-        return x->match.length < y->match.length ? 1 : -1;
-    }
-    return (x->id > y->id) - (x->id < y->id);
-}
-
-static void index_added(struct tokenizer *t)
-{
-    if (t->added_count > 1) {
-        qsort(t->added, t->added_count, sizeof *t->added, compare_added);
-    }
-    for (size_t i = 0; i < t->added_count; i++) {
-        t->added_first[(unsigned char)t->added[i].match.bytes[0]] = true;
-        t->has_normalized_added |= t->added[i].normalized;
-    }
-}
-
 static struct digest compute_digest(const struct tokenizer *t)
 {
     struct digest_builder builder;
     digest_begin(&builder);
-    digest_field_text(&builder, "byte-level BPE tokenizer");
+    digest_field_text(&builder, "BPE tokenizer");
     digest_field_u64(&builder, DIGEST_VERSION);
-    digest_field_text(&builder, splitter_pattern(t->splitter));
+    digest_field_text(&builder, t->byte_fallback ? "" : splitter_pattern(t->splitter));
+    digest_field_u64(&builder, (uint64_t)t->byte_fallback << 2 | (uint64_t)t->prepend_space << 1 |
+                                   t->strip_first_space);
     digest_field_u64(&builder, t->nfc);
     digest_field_u64(&builder, t->ignore_merges);
     digest_field_u64(&builder, t->token_count);
     for (size_t id = 0; id < t->token_count; id++) {
         const struct token *token = &t->tokens[id];
-        digest_field_u64(&builder, (uint64_t)token->kind << 1 | token->special);
+        digest_field_u64(&builder, (uint64_t)token->model_kind << 9 | (uint64_t)token->kind << 1 |
+                                       token->special);
         digest_field(&builder, t->bytes.bytes + token->offset, token->length);
     }
     digest_field_u64(&builder, t->merge_count);
@@ -256,7 +282,12 @@ static struct digest compute_digest(const struct tokenizer *t)
         digest_field(&builder, &t->merges[i], sizeof t->merges[i]);
     }
     for (size_t i = 0; i < t->added_count; i++) {
-        digest_field_u64(&builder, (uint64_t)t->added[i].id << 1 | t->added[i].normalized);
+        const struct added_rule *rule = &t->added[i].rule;
+        digest_field_u64(&builder, (uint64_t)t->added[i].id << 4 |
+                                       (uint64_t)rule->single_word << 3 |
+                                       (uint64_t)rule->rstrip << 2 | (uint64_t)rule->lstrip << 1 |
+                                       rule->normalized);
+        digest_field(&builder, t->added[i].match.bytes, t->added[i].match.length);
     }
     return digest_end(&builder);
 }
@@ -267,7 +298,7 @@ int tokenizer_finish(struct tokenizer *t, struct error *err)
         return -1;
     }
     index_merges(t);
-    index_added(t);
+    added_index_build(t);
     t->digest = compute_digest(t);
     return 0;
 }
@@ -280,13 +311,13 @@ int32_t tokenizer_vocabulary_size(const struct tokenizer *tokenizer)
 int32_t tokenizer_token_id(const struct tokenizer *tokenizer, const char *text, size_t length)
 {
     for (size_t i = 0; i < tokenizer->added_count; i++) {
-        const struct token *token = &tokenizer->tokens[tokenizer->added[i].id];
-        if (token->length == length &&
-            memcmp(tokenizer->bytes.bytes + token->offset, text, length) == 0) {
+        const struct strbuf *content = &tokenizer->added[i].content;
+        if (content->length == length && memcmp(content->bytes, text, length) == 0) {
             return tokenizer->added[i].id;
         }
     }
-    return bytes_map_get(&tokenizer->by_bytes, text, length);
+    int32_t id = bytes_map_get(&tokenizer->by_bytes, text, length);
+    return id < 0 && length == 1 ? tokenizer->byte_ids[(unsigned char)*text] : id;
 }
 
 const char *tokenizer_token_bytes(const struct tokenizer *tokenizer, int32_t id, size_t *length)
@@ -325,10 +356,16 @@ struct digest tokenizer_digest(const struct tokenizer *tokenizer)
     return tokenizer->digest;
 }
 
+static bool drops_first(const struct tokenizer *tokenizer, const char *bytes)
+{
+    return tokenizer->strip_first_space && *bytes == ' ';
+}
+
 int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
                      struct strbuf *out, struct error *err)
 {
     size_t start = out->length;
+    bool begun = false;
     for (size_t i = 0; i < count; i++) {
         size_t length;
         const char *bytes = tokenizer_token_bytes(tokenizer, ids[i], &length);
@@ -340,7 +377,9 @@ int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size
             return error_set(err, "token id %d at place %zu is not in the vocabulary of %zu",
                              (int)ids[i], i, tokenizer->token_count);
         }
-        strbuf_add(out, bytes, length);
+        bool stripped = length > 0 && !begun && drops_first(tokenizer, bytes);
+        begun |= length > 0;
+        strbuf_add(out, bytes + stripped, length - stripped);
     }
     return 0;
 }
@@ -383,8 +422,10 @@ int tokenizer_stream_add(struct tokenizer_stream *stream, const struct tokenizer
                          tokenizer->token_count);
     }
     size_t start = out->length;
+    bool stripped = length > 0 && !stream->begun && drops_first(tokenizer, bytes);
+    stream->begun |= length > 0;
     strbuf_add(out, stream->pending, (size_t)stream->pending_bytes);
-    strbuf_add(out, bytes, length);
+    strbuf_add(out, bytes + stripped, length - stripped);
     size_t kept = unfinished_bytes(out->bytes + start, out->length - start);
     out->length -= kept;
     memcpy(stream->pending, out->bytes + out->length, kept);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Byte-level BPE tokenizers as Hugging Face stores them: the GPT-2, Qwen 2 and 3, Llama 3 and LFM2
-// kinds. A tokenizer is immutable once loaded: any number of threads may encode and decode with the
-// same one, each with its own scratch.
+// BPE tokenizers as Hugging Face stores them: byte-level ones (the GPT-2, Qwen 2 and 3, Llama 3 and
+// LFM2 kinds) and those of SentencePiece with byte fallback (the Gemma and Llama 2 kinds). A
+// tokenizer is immutable once loaded: any number of threads may encode and decode with the same
+// one, each with its own scratch.
 #ifndef MEMO_DATASETS_TOKENIZER_H
 #define MEMO_DATASETS_TOKENIZER_H
 
@@ -28,8 +29,9 @@ void token_list_release(struct token_list *list);
 void token_list_add(struct token_list *list, int32_t id);
 
 // Reads tokenizer.json, or, where that is absent, vocab.json and merges.txt (whose pre-tokenizer
-// follows from tokenizer_class in tokenizer_config.json). The names of the special tokens come from
-// tokenizer_config.json when there is one. A kind of tokenizer that we do not implement exactly is
+// follows from tokenizer_class in tokenizer_config.json, and whose added tokens from there or from
+// added_tokens.json). The names of the special tokens come from tokenizer_config.json when there is
+// one. A kind of tokenizer that we do not implement exactly is
 // an error.
 int tokenizer_load(const char *model_dir, struct tokenizer **out, struct error *err);
 void tokenizer_destroy(struct tokenizer *tokenizer);
@@ -40,7 +42,8 @@ int tokenizer_parse(const char *json, size_t json_bytes, const char *config, siz
 
 // Writes tokenizer.json and tokenizer_config.json into an existing directory, in the form that the
 // Python packages `tokenizers` and `transformers` read, with a ChatML template. Meant for
-// tokenizers of our own making; the files of a downloaded one carry more and are better copied.
+// tokenizers of our own making; the files of a downloaded one carry more and are better copied. One
+// with byte fallback is an error.
 int tokenizer_save(const struct tokenizer *tokenizer, struct fs *fs, const char *model_dir,
                    struct error *err);
 
@@ -49,10 +52,11 @@ int tokenizer_save(const struct tokenizer *tokenizer, struct fs *fs, const char 
 struct tokenizer_scratch *tokenizer_scratch_create(const struct tokenizer *tokenizer);
 void tokenizer_scratch_destroy(struct tokenizer_scratch *scratch);
 
-// Appends the ids of text. The text of added tokens ("<|im_end|>") is ordinary text unless
-// allow_special. Nothing is put in front or behind. With scratch NULL one is made for the call,
-// which suits a single call only. Invalid UTF-8 is an error that names the byte offset; out then
-// keeps the count it had.
+// Appends the ids of text. The text of a special token ("<|im_end|>") is ordinary text unless
+// allow_special; added tokens that are not special, such as Gemma's runs of line breaks or Qwen's
+// <think>, are found in any text, as by Python's `tokenizers`. No token is put in front or behind.
+// With scratch NULL one is made for the call, which suits a single call only. Invalid UTF-8 is an
+// error that names the byte offset; out then keeps the count it had.
 int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
                      const char *bytes, size_t length, bool allow_special, struct token_list *out,
                      struct error *err);
@@ -68,6 +72,7 @@ int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size
 struct tokenizer_stream {
     char pending[4];
     int pending_bytes;
+    bool begun;
 };
 int tokenizer_stream_add(struct tokenizer_stream *stream, const struct tokenizer *tokenizer,
                          int32_t id, struct strbuf *out, struct error *err);
@@ -76,8 +81,8 @@ void tokenizer_stream_end(struct tokenizer_stream *stream, struct strbuf *out);
 // Highest id + 1. A model's embedding may have more rows than that.
 int32_t tokenizer_vocabulary_size(const struct tokenizer *tokenizer);
 
-// The id whose decoded bytes are exactly these; an added token goes before an ordinary one. -1 when
-// there is none.
+// The id of the added token with this text or, without one, of the ordinary token whose decoded
+// bytes these are. -1 when there is none.
 int32_t tokenizer_token_id(const struct tokenizer *tokenizer, const char *text, size_t length);
 
 // The decoded bytes of a token, not NUL-terminated; NULL when no token has this id.

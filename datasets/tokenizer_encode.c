@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Encoding: cut out added tokens (when asked), normalize, cut into words, BPE inside each word.
+// Encoding: cut out added tokens, normalize, cut out those searched in normalized text, cut into
+// words, BPE inside each word.
 //
 // BPE merges, again and again, the adjacent pair of lowest rank, the leftmost of equals. The
 // symbols of a word form a doubly linked list in an array, the mergeable pairs a binary heap
@@ -56,7 +57,7 @@ struct tokenizer_scratch {
 struct tokenizer_scratch *tokenizer_scratch_create(const struct tokenizer *tokenizer)
 {
     struct tokenizer_scratch *scratch = mem_calloc(1, sizeof *scratch);
-    scratch->split = splitter_scratch_create(tokenizer->splitter);
+    scratch->split = tokenizer->byte_fallback ? NULL : splitter_scratch_create(tokenizer->splitter);
     scratch->cache = mem_calloc(CACHE_SLOTS, sizeof *scratch->cache);
     return scratch;
 }
@@ -146,19 +147,49 @@ static void merge_symbols(const struct tokenizer *t, struct tokenizer_scratch *s
     }
 }
 
+static size_t fill_bytes(const struct tokenizer *t, struct tokenizer_scratch *s, const char *bytes,
+                         size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        s->symbols[i].id = t->byte_ids[(unsigned char)bytes[i]];
+    }
+    return length;
+}
+
+// A symbol for each character, or for each of its bytes when it has no token.
+static size_t fill_characters(const struct tokenizer *t, struct tokenizer_scratch *s,
+                              const char *bytes, size_t length)
+{
+    size_t count = 0;
+    for (size_t at = 0; at < length;) {
+        uint32_t point;
+        size_t size = (size_t)utf8_decode(bytes + at, length - at, &point);
+        int32_t id = bytes_map_get(&t->by_bytes, bytes + at, size);
+        if (id >= 0) {
+            s->symbols[count++].id = id;
+        }
+        for (size_t i = 0; id < 0 && i < size; i++) {
+            s->symbols[count++].id = t->byte_ids[(unsigned char)bytes[at + i]];
+        }
+        at += size;
+    }
+    return count;
+}
+
 static void encode_by_merging(const struct tokenizer *t, struct tokenizer_scratch *s,
                               const char *bytes, size_t length, struct token_list *out)
 {
     if (length > s->symbol_capacity) {
         s->symbols = mem_grow(s->symbols, &s->symbol_capacity, length, sizeof *s->symbols);
     }
-    for (size_t i = 0; i < length; i++) {
-        s->symbols[i] = (struct symbol){.id = t->byte_ids[(unsigned char)bytes[i]],
-                                        .previous = (int32_t)i - 1,
-                                        .next = i + 1 < length ? (int32_t)i + 1 : -1};
+    size_t count =
+        t->byte_fallback ? fill_characters(t, s, bytes, length) : fill_bytes(t, s, bytes, length);
+    for (size_t i = 0; i < count; i++) {
+        s->symbols[i].previous = (int32_t)i - 1;
+        s->symbols[i].next = i + 1 < count ? (int32_t)i + 1 : -1;
     }
     s->heap_count = 0;
-    for (size_t i = 0; i < length; i++) {
+    for (size_t i = 0; i < count; i++) {
         consider_pair(t, s, (int32_t)i);
     }
     merge_symbols(t, s);
@@ -209,32 +240,14 @@ static int encode_words(const struct tokenizer *t, struct tokenizer_scratch *s, 
 {
     size_t end;
     for (size_t begin = 0; begin < length; begin = end) {
-        if (splitter_next(t->splitter, s->split, bytes, length, begin, &end, err) != 0) {
+        if (t->byte_fallback) {
+            end = fallback_cut(t, bytes, length, begin);
+        } else if (splitter_next(t->splitter, s->split, bytes, length, begin, &end, err) != 0) {
             return -1;
         }
         encode_word(t, s, bytes + begin, end - begin, out);
     }
     return 0;
-}
-
-// The first added token in bytes[from..length), the longest at its place; NULL when there is none.
-static const struct added_token *find_added(const struct tokenizer *t, bool normalized,
-                                            const char *bytes, size_t length, size_t from,
-                                            size_t *at)
-{
-    for (*at = from; *at < length; ++*at) {
-        if (!t->added_first[(unsigned char)bytes[*at]]) {
-            continue;
-        }
-        for (size_t i = 0; i < t->added_count; i++) {
-            const struct added_token *added = &t->added[i];
-            if (added->normalized == normalized && added->match.length <= length - *at &&
-                memcmp(bytes + *at, added->match.bytes, added->match.length) == 0) {
-                return added;
-            }
-        }
-    }
-    return NULL;
 }
 
 static int encode_normalized(const struct tokenizer *t, struct tokenizer_scratch *s,
@@ -244,22 +257,23 @@ static int encode_normalized(const struct tokenizer *t, struct tokenizer_scratch
 // Encodes text around the added tokens that are searched at this stage.
 static int encode_around_added(const struct tokenizer *t, struct tokenizer_scratch *s,
                                bool normalized, const char *bytes, size_t length,
-                               struct token_list *out, struct error *err)
+                               bool allow_special, struct token_list *out, struct error *err)
 {
-    size_t at;
-    for (size_t from = 0; from < length;) {
-        const struct added_token *added = find_added(t, normalized, bytes, length, from, &at);
-        int rc = normalized ? encode_words(t, s, bytes + from, at - from, out, err)
-                            : encode_normalized(t, s, bytes + from, at - from, true, out, err);
+    struct added_match match = {0};
+    size_t done = 0;
+    do {
+        match = added_find(t, normalized, allow_special, bytes, length, match.next, done);
+        size_t plain = match.begin > done ? match.begin - done : 0;
+        int rc = normalized ? encode_words(t, s, bytes + done, plain, out, err)
+                            : encode_normalized(t, s, bytes + done, plain, allow_special, out, err);
         if (rc != 0) {
             return -1;
         }
-        if (added != NULL) {
-            token_list_add(out, added->id);
-            at += added->match.length;
+        if (match.added != NULL) {
+            token_list_add(out, match.added->id);
         }
-        from = at;
-    }
+        done = match.end;
+    } while (match.added != NULL);
     return 0;
 }
 
@@ -267,14 +281,11 @@ static int encode_normalized(const struct tokenizer *t, struct tokenizer_scratch
                              const char *bytes, size_t length, bool allow_special,
                              struct token_list *out, struct error *err)
 {
-    if (t->nfc && nfc_normalize(&s->nfc, bytes, length, &s->normalized)) {
+    if (tokenizer_normalize(t, &s->nfc, bytes, length, &s->normalized)) {
         bytes = s->normalized.bytes;
         length = s->normalized.length;
     }
-    if (allow_special && t->has_normalized_added) {
-        return encode_around_added(t, s, true, bytes, length, out, err);
-    }
-    return encode_words(t, s, bytes, length, out, err);
+    return encode_around_added(t, s, true, bytes, length, allow_special, out, err);
 }
 
 int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
@@ -292,8 +303,7 @@ int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch
     struct tokenizer_scratch *own = scratch == NULL ? tokenizer_scratch_create(tokenizer) : NULL;
     struct tokenizer_scratch *used = scratch == NULL ? own : scratch;
     size_t start = out->count;
-    int rc = allow_special ? encode_around_added(tokenizer, used, false, bytes, length, out, err)
-                           : encode_normalized(tokenizer, used, bytes, length, false, out, err);
+    int rc = encode_around_added(tokenizer, used, false, bytes, length, allow_special, out, err);
     if (rc != 0) {
         out->count = start;
     }

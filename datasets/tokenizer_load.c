@@ -7,6 +7,8 @@
 //   decoder        ByteLevel
 //   added_tokens   [{id, content, special, normalized, ...}]
 //
+// and with byte_fallback as tokenizer_load_fallback.c says.
+//
 // Whatever would make our ids differ from those of that package is an error. The post-processor
 // (which puts a begin token in front for some models) is not applied by encoding, so it is not
 // read.
@@ -129,19 +131,11 @@ static int parse_model(struct tokenizer *t, const struct json *root, struct erro
         return error_set(err, "the tokenizer is of the kind '%s'%s", type_of(model),
                          TOKENIZER_UNSUPPORTED);
     }
-    if (!json_is_off(model, "byte_fallback")) {
-        return error_set(err, "the tokenizer is a SentencePiece BPE with byte_fallback%s",
-                         TOKENIZER_UNSUPPORTED);
-    }
     if (require_off(model, "model", "dropout", err) != 0 ||
         require_off(model, "model", "continuing_subword_prefix", err) != 0 ||
         require_off(model, "model", "end_of_word_suffix", err) != 0 ||
         json_get_bool(model, "ignore_merges", &t->ignore_merges, err) != 0) {
         return -1;
-    }
-    if (strcmp(type_of(json_get(root, "decoder")), "ByteLevel") != 0) {
-        return error_set(err, "the decoder is '%s'%s", type_of(json_get(root, "decoder")),
-                         TOKENIZER_UNSUPPORTED);
     }
     struct bytes_map texts = {0};
     int rc = vocabulary_add_texts(t, json_get(model, "vocab"), &texts, err);
@@ -150,6 +144,21 @@ static int parse_model(struct tokenizer *t, const struct json *root, struct erro
     }
     bytes_map_release(&texts);
     return rc;
+}
+
+// The parts around a byte-level model.
+static int parse_byte_level_parts(struct tokenizer *t, const struct json *root, struct error *err)
+{
+    const char *decoder = type_of(json_get(root, "decoder"));
+    if (parse_normalizer(t, json_get(root, "normalizer"), err) != 0 ||
+        parse_pre_tokenizer(t, json_get(root, "pre_tokenizer"), err) != 0) {
+        return -1;
+    }
+    if (strcmp(decoder, "ByteLevel") != 0) {
+        return error_set(err, "the decoder is '%s'; for this model only ByteLevel is supported",
+                         decoder);
+    }
+    return 0;
 }
 
 // "eos_token" is a text, or an object with its text as "content".
@@ -195,9 +204,9 @@ static int parse_config(struct arena *arena, const char *config, size_t config_b
 static int build_from_json(struct tokenizer *t, const struct json *root, const struct json *config,
                            struct error *err)
 {
-    if (parse_normalizer(t, json_get(root, "normalizer"), err) != 0 ||
-        parse_pre_tokenizer(t, json_get(root, "pre_tokenizer"), err) != 0 ||
-        parse_model(t, root, err) != 0 ||
+    bool byte_fallback = !json_is_off(json_get(root, "model"), "byte_fallback");
+    int rc = byte_fallback ? fallback_parse(t, root, err) : parse_byte_level_parts(t, root, err);
+    if (rc != 0 || parse_model(t, root, err) != 0 ||
         vocabulary_add_added_list(t, json_get(root, "added_tokens"), err) != 0 ||
         tokenizer_finish(t, err) != 0 || name_specials(t, config, err) != 0) {
         return -1;
@@ -250,30 +259,6 @@ static int choose_by_class(struct tokenizer *t, const struct json *config, struc
                      class == NULL ? "" : class);
 }
 
-static int build_from_parts(struct tokenizer *t, struct arena *arena, const struct strbuf *vocab,
-                            const struct strbuf *merges, const struct json *config,
-                            struct error *err)
-{
-    const struct json *vocabulary;
-    struct bytes_map texts = {0};
-    int rc = -1;
-    if (choose_by_class(t, config, err) != 0) {
-        return -1;
-    }
-    if (json_parse(arena, vocab->bytes, vocab->length, &vocabulary, err) != 0 ||
-        vocabulary_add_texts(t, vocabulary, &texts, err) != 0) {
-        error_prefix(err, "vocab.json");
-    } else if (vocabulary_add_text_merges(t, merges->bytes, merges->length, &texts, err) != 0) {
-        error_prefix(err, "merges.txt");
-    } else if (vocabulary_add_added_decoder(t, json_get(config, "added_tokens_decoder"), err) ==
-                   0 &&
-               tokenizer_finish(t, err) == 0 && name_specials(t, config, err) == 0) {
-        rc = 0;
-    }
-    bytes_map_release(&texts);
-    return rc;
-}
-
 static int read_file(const char *dir, const char *name, struct strbuf *out, struct error *err)
 {
     char *path = fs_join(dir, name);
@@ -288,6 +273,65 @@ static bool has_file(const char *dir, const char *name)
     bool exists = fs_exists(fs_system(), path);
     free(path);
     return exists;
+}
+
+// Reads a JSON file of the directory; *out is NULL where it is absent.
+static int read_json(const char *dir, const char *name, struct arena *arena,
+                     const struct json **out, struct error *err)
+{
+    struct strbuf bytes = {0};
+    int rc = 0;
+    *out = NULL;
+    if (has_file(dir, name)) {
+        rc = read_file(dir, name, &bytes, err);
+        strbuf_reserve(&bytes, 1);
+        rc = rc == 0 ? json_parse(arena, bytes.bytes, bytes.length, out, err) : rc;
+    }
+    strbuf_release(&bytes);
+    return rc == 0 ? 0 : error_prefix(err, "%s", name);
+}
+
+// Newer directories list the added tokens in tokenizer_config.json, older ones apart.
+static int add_added(struct tokenizer *t, const char *dir, struct arena *arena,
+                     const struct json *config, struct error *err)
+{
+    const struct json *decoder = json_get(config, "added_tokens_decoder");
+    const struct json *added;
+    const struct json *map;
+    if (!json_is_null(decoder)) {
+        return vocabulary_add_added_decoder(t, decoder, err);
+    }
+    if (read_json(dir, "added_tokens.json", arena, &added, err) != 0 ||
+        read_json(dir, "special_tokens_map.json", arena, &map, err) != 0) {
+        return -1;
+    }
+    if (added != NULL && vocabulary_add_added_legacy(t, added, config, map, err) != 0) {
+        return error_prefix(err, "added_tokens.json");
+    }
+    return 0;
+}
+
+static int build_from_parts(struct tokenizer *t, const char *dir, struct arena *arena,
+                            const struct strbuf *vocab, const struct strbuf *merges,
+                            const struct json *config, struct error *err)
+{
+    const struct json *vocabulary;
+    struct bytes_map texts = {0};
+    int rc = -1;
+    if (choose_by_class(t, config, err) != 0) {
+        return -1;
+    }
+    if (json_parse(arena, vocab->bytes, vocab->length, &vocabulary, err) != 0 ||
+        vocabulary_add_texts(t, vocabulary, &texts, err) != 0) {
+        error_prefix(err, "vocab.json");
+    } else if (vocabulary_add_text_merges(t, merges->bytes, merges->length, &texts, err) != 0) {
+        error_prefix(err, "merges.txt");
+    } else if (add_added(t, dir, arena, config, err) == 0 && tokenizer_finish(t, err) == 0 &&
+               name_specials(t, config, err) == 0) {
+        rc = 0;
+    }
+    bytes_map_release(&texts);
+    return rc;
 }
 
 static int load_json(const char *dir, const struct strbuf *config, struct tokenizer **out,
@@ -314,7 +358,7 @@ static int load_parts(const char *dir, const struct strbuf *config, struct token
     if (read_file(dir, "vocab.json", &vocab, err) == 0 &&
         read_file(dir, "merges.txt", &merges, err) == 0 &&
         parse_config(&arena, config->bytes, config->length, &config_root, err) == 0) {
-        rc = build_from_parts(t, &arena, &vocab, &merges, config_root, err);
+        rc = build_from_parts(t, dir, &arena, &vocab, &merges, config_root, err);
     }
     strbuf_release(&vocab);
     strbuf_release(&merges);

@@ -80,16 +80,17 @@ static const struct added_token *find_added(const struct tokenizer *t, size_t id
 static void write_added_fields(struct json_writer *w, const struct tokenizer *t, size_t id)
 {
     const struct token *token = &t->tokens[id];
+    const struct added_rule *rule = &find_added(t, id)->rule;
     json_key(w, "content");
     json_string(w, t->bytes.bytes + token->offset, token->length);
     json_key(w, "single_word");
-    json_bool(w, false);
+    json_bool(w, rule->single_word);
     json_key(w, "lstrip");
-    json_bool(w, false);
+    json_bool(w, rule->lstrip);
     json_key(w, "rstrip");
-    json_bool(w, false);
+    json_bool(w, rule->rstrip);
     json_key(w, "normalized");
-    json_bool(w, find_added(t, id)->normalized);
+    json_bool(w, rule->normalized);
     json_key(w, "special");
     json_bool(w, token->special);
 }
@@ -114,7 +115,7 @@ static void spell(const struct tokenizer *t, int32_t id, struct strbuf *out)
 {
     const struct token *token = &t->tokens[id];
     const char *bytes = t->bytes.bytes + token->offset;
-    if (token->kind == TOKEN_ENCODED) {
+    if (token->model_kind == TOKEN_ENCODED) {
         byte_alphabet_encode(bytes, token->length, out);
     } else {
         strbuf_add(out, bytes, token->length);
@@ -126,7 +127,7 @@ static void write_vocabulary(struct json_writer *w, const struct tokenizer *t)
     struct strbuf text = {0};
     json_begin_object(w);
     for (size_t id = 0; id < t->token_count; id++) {
-        if (t->tokens[id].kind == TOKEN_ENCODED || t->tokens[id].kind == TOKEN_LITERAL) {
+        if (t->tokens[id].model_kind != TOKEN_ABSENT) {
             strbuf_reset(&text);
             spell(t, (int32_t)id, &text);
             json_key(w, text.length == 0 ? "" : text.bytes);
@@ -280,6 +281,10 @@ int tokenizer_save(const struct tokenizer *tokenizer, struct fs *fs, const char 
 {
     struct strbuf json = {0};
     struct strbuf config = {0};
+    if (tokenizer->byte_fallback) {
+        return error_set(err, "a tokenizer with byte_fallback cannot be written; copy its files "
+                              "instead");
+    }
     write_tokenizer(&json, tokenizer);
     write_config(&config, tokenizer);
     int rc = check_written(tokenizer, &json, &config, err);

@@ -22,6 +22,21 @@ bool json_is_off(const struct json *object, const char *key)
            (value->type == JSON_STRING && value->length == 0);
 }
 
+// What a token of the file stands for.
+static enum token_kind decode_text(const struct tokenizer *t, const char *text, size_t length,
+                                   struct strbuf *out)
+{
+    strbuf_reserve(out, 1); // bytes is not NULL even for an empty text
+    if (t->byte_fallback) {
+        return fallback_decode(text, length, out);
+    }
+    if (length > 0 && byte_alphabet_decode(text, length, out)) {
+        return TOKEN_ENCODED;
+    }
+    strbuf_add(out, text, length);
+    return TOKEN_LITERAL;
+}
+
 // A vocabulary being read: texts as the file has them, before the byte alphabet is decoded.
 int vocabulary_add_texts(struct tokenizer *t, const struct json *vocabulary,
                          struct bytes_map *texts, struct error *err)
@@ -41,10 +56,8 @@ int vocabulary_add_texts(struct tokenizer *t, const struct json *vocabulary,
             break;
         }
         strbuf_reset(&bytes);
-        bool encoded = length > 0 && byte_alphabet_decode(text, length, &bytes);
-        rc = encoded ? tokenizer_add_token(t, id->integer, bytes.bytes, bytes.length, TOKEN_ENCODED,
-                                           err)
-                     : tokenizer_add_token(t, id->integer, text, length, TOKEN_LITERAL, err);
+        enum token_kind kind = decode_text(t, text, length, &bytes);
+        rc = tokenizer_add_token(t, id->integer, bytes.bytes, bytes.length, kind, err);
         bool added;
         if (rc == 0) {
             bytes_map_insert(texts, text, length, (int32_t)id->integer, &added);
@@ -157,22 +170,18 @@ static int add_added_token(struct tokenizer *t, int64_t id, const struct json *e
     if (!json_is_string(content)) {
         return error_set(err, "added token %lld has no content", (long long)id);
     }
-    static const char *const rules[] = {"single_word", "lstrip", "rstrip"};
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
-        if (!json_is_off(entry, rules[i])) {
-            return error_set(err, "added token '%s' is of the kind '%s', which is not supported",
-                             content->string, rules[i]);
-        }
-    }
-    bool special = false;
-    if (json_get_bool(entry, "special", &special, err) != 0) {
+    struct added_rule rule = {0};
+    if (json_get_bool(entry, "special", &rule.special, err) != 0) {
         return -1;
     }
-    bool normalized = !special;
-    if (json_get_bool(entry, "normalized", &normalized, err) != 0) {
+    rule.normalized = !rule.special;
+    if (json_get_bool(entry, "normalized", &rule.normalized, err) != 0 ||
+        json_get_bool(entry, "single_word", &rule.single_word, err) != 0 ||
+        json_get_bool(entry, "lstrip", &rule.lstrip, err) != 0 ||
+        json_get_bool(entry, "rstrip", &rule.rstrip, err) != 0) {
         return -1;
     }
-    return tokenizer_add_added(t, id, content->string, content->length, special, normalized, err);
+    return tokenizer_add_added(t, id, content->string, content->length, rule, err);
 }
 
 int vocabulary_add_added_list(struct tokenizer *t, const struct json *list, struct error *err)
@@ -210,6 +219,58 @@ int vocabulary_add_added_decoder(struct tokenizer *t, const struct json *decoder
                              decoder->keys[i]);
         }
         if (add_added_token(t, id, &decoder->items[i], err) != 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static bool is_named(const struct json *value, const char *text)
+{
+    if (value != NULL && value->type == JSON_OBJECT) {
+        value = json_get(value, "content");
+    }
+    return json_is_string(value) && strcmp(value->string, text) == 0;
+}
+
+// True when one of the values "..._token", or of the lists "..._special_tokens", is text.
+static bool names_special(const struct json *config, const char *text)
+{
+    if (config == NULL || config->type != JSON_OBJECT) {
+        return false;
+    }
+    for (size_t i = 0; i < config->length; i++) {
+        const struct json *value = &config->items[i];
+        const char *suffix = strrchr(config->keys[i], '_');
+        if (suffix != NULL && strcmp(suffix, "_token") == 0 && is_named(value, text)) {
+            return true;
+        }
+        bool is_list = suffix != NULL && strcmp(suffix, "_tokens") == 0;
+        for (size_t k = 0; is_list && value->type == JSON_ARRAY && k < value->length; k++) {
+            if (is_named(&value->items[k], text)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+int vocabulary_add_added_legacy(struct tokenizer *t, const struct json *added,
+                                const struct json *config, const struct json *map,
+                                struct error *err)
+{
+    if (added->type != JSON_OBJECT) {
+        return error_set(err, "it is not a JSON object of texts and ids");
+    }
+    for (size_t i = 0; i < added->length; i++) {
+        const struct json *id = &added->items[i];
+        const char *text = added->keys[i];
+        if (id->type != JSON_NUMBER || !id->is_integer) {
+            return error_set(err, "the id of token '%s' is not a whole number", text);
+        }
+        bool special = names_special(config, text) || names_special(map, text);
+        struct added_rule rule = {.special = special, .normalized = !special};
+        if (tokenizer_add_added(t, id->integer, text, added->key_lengths[i], rule, err) != 0) {
             return -1;
         }
     }

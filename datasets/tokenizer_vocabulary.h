@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "datasets/tokenizer_internal.h"
 
-#define TOKENIZER_UNSUPPORTED "; only byte-level BPE is supported"
+#define TOKENIZER_UNSUPPORTED "; only BPE, byte-level or with byte_fallback, is supported"
 
 // {text: id}. Fills texts (text as the file has it, before the byte alphabet is decoded, to id);
 // its keys point into the JSON tree.
@@ -27,6 +27,15 @@ int vocabulary_add_added_list(struct tokenizer *t, const struct json *list, stru
 // tokenizer_config.json: {"151643": {"content": ...}, ...}
 int vocabulary_add_added_decoder(struct tokenizer *t, const struct json *decoder,
                                  struct error *err);
+
+// added_tokens.json: {"<|im_end|>": 151645, ...}. Special are those that config, the content of
+// tokenizer_config.json, or map, that of special_tokens_map.json, name; each may be NULL.
+int vocabulary_add_added_legacy(struct tokenizer *t, const struct json *added,
+                                const struct json *config, const struct json *map,
+                                struct error *err);
+
+// The parts of tokenizer.json around a model with byte_fallback (tokenizer_load_fallback.c).
+int fallback_parse(struct tokenizer *t, const struct json *root, struct error *err);
 
 bool json_is_string(const struct json *value); // false for NULL
 bool json_is_null(const struct json *value);   // true for NULL

@@ -105,6 +105,70 @@ static void a_full_disk_is_an_error_and_leaves_no_file(void **state)
     fixture_directory_remove(empty);
 }
 
+static void assert_loads_the_same(const char *parts)
+{
+    struct error err = {""};
+    struct tokenizer *loaded = NULL;
+    if (tokenizer_load(parts, &loaded, &err) != 0) {
+        fail_msg("%s", err.text);
+    }
+    assert_same(original, loaded);
+    tokenizer_destroy(loaded);
+}
+
+// merges.txt without the version line, and with it and without it with CRLF.
+static void check_line_ends(const char *parts, const struct strbuf *merges)
+{
+    size_t version = (size_t)(strchr(merges->bytes, '\n') - merges->bytes) + 1;
+    struct strbuf crlf = {0};
+    for (size_t i = 0; i < merges->length; i++) {
+        strbuf_adds(&crlf, merges->bytes[i] == '\n' ? "\r" : "");
+        strbuf_addc(&crlf, merges->bytes[i]);
+    }
+    fixture_write(parts, "merges.txt", merges->bytes + version, merges->length - version);
+    assert_loads_the_same(parts);
+    fixture_write(parts, "merges.txt", crlf.bytes, crlf.length);
+    assert_loads_the_same(parts);
+    fixture_write(parts, "merges.txt", crlf.bytes + version + 1, crlf.length - version - 1);
+    assert_loads_the_same(parts);
+    strbuf_release(&crlf);
+}
+
+// Older directories: added_tokens.json, whose special tokens others name.
+static void check_added_apart(const char *parts)
+{
+    struct error err = {""};
+    struct tokenizer *loaded = NULL;
+    struct token_list ids = {0};
+    static const char config[] =
+        "{\"tokenizer_class\": \"Qwen2Tokenizer\", \"eos_token\": \"<|end|>\"}";
+    static const char map[] = "{\"additional_special_tokens\": [\"<|one|>\"], \"pad_token\": "
+                              "{\"content\": \"<|two|>\"}, \"x_tokens\": 3}";
+    static const char added[] =
+        "{\"<|end|>\": 500, \"<|one|>\": 501, \"<|two|>\": 502, \"<call>\": 503}";
+    static const char text[] = "<|end|><|one|><|two|><call>";
+    fixture_write(parts, "tokenizer_config.json", config, strlen(config));
+    fixture_write(parts, "added_tokens.json", added, strlen(added));
+    fixture_write(parts, "special_tokens_map.json", map, strlen(map));
+    if (tokenizer_load(parts, &loaded, &err) != 0) {
+        fail_msg("%s", err.text);
+    }
+    assert_int_equal(tokenizer_eos_id(loaded), 500);
+    for (int32_t id = 500; id < 504; id++) {
+        assert_int_equal(tokenizer_token_is_special(loaded, id), id < 503);
+    }
+    assert_int_equal(tokenizer_encode(loaded, NULL, text, strlen(text), true, &ids, &err), 0);
+    assert_int_equal(ids.count, 4);
+    token_list_release(&ids);
+    tokenizer_destroy(loaded);
+    static const char *const bad[] = {"[]", "{\"x\": \"y\"}", "{\"x\": 0}", "{"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        fixture_write(parts, "added_tokens.json", bad[i], strlen(bad[i]));
+        assert_int_equal(tokenizer_load(parts, &loaded, &err), -1);
+        assert_non_null(strstr(err.text, "added_tokens.json"));
+    }
+}
+
 // The vocabulary is cut from the saved file, the merges are spelled anew.
 static void vocab_and_merges_files_give_the_same_tokenizer(void **state)
 {
@@ -133,11 +197,9 @@ static void vocab_and_merges_files_give_the_same_tokenizer(void **state)
     struct tokenizer *loaded = NULL;
     assert_int_equal(tokenizer_load(parts, &loaded, &err), -1); // which pre-tokenizer?
     fixture_write(parts, "tokenizer_config.json", saved_config.bytes, saved_config.length);
-    if (tokenizer_load(parts, &loaded, &err) != 0) {
-        fail_msg("%s", err.text);
-    }
-    assert_same(original, loaded);
-    tokenizer_destroy(loaded);
+    assert_loads_the_same(parts);
+    check_line_ends(parts, &merges);
+    check_added_apart(parts);
     fixture_directory_remove(parts);
     strbuf_release(&vocab);
     strbuf_release(&merges);
@@ -259,16 +321,18 @@ static void assert_refused(const char *from, const char *to, const char *expecte
 static void kinds_that_we_do_not_implement_are_refused(void **state)
 {
     (void)state;
-    assert_refused("\"type\": \"BPE\"", "\"type\": \"Unigram\"", "'Unigram'; only byte-level BPE");
+    assert_refused("\"type\": \"BPE\"", "\"type\": \"Unigram\"", "'Unigram'; only BPE");
     assert_refused("\"type\": \"BPE\"", "\"type\": \"WordPiece\"", "WordPiece");
     assert_refused("\"byte_fallback\": false", "\"byte_fallback\": true", "byte_fallback");
+    assert_refused("\"decoder\": {\n    \"type\": \"ByteLevel\"",
+                   "\"decoder\": {\n    \"type\": \"WordPiece\"", "decoder is 'WordPiece'");
     assert_refused("\"dropout\": null", "\"dropout\": 0.1", "dropout");
     assert_refused("\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "suffix");
     assert_refused("\"NFC\"", "\"Lowercase\"", "normalizer 'Lowercase'");
     assert_refused("\"Isolated\"", "\"Removed\"", "Isolated");
     assert_refused("\"Split\"", "\"Metaspace\"", "Metaspace");
     assert_refused("\"use_regex\": false", "\"use_regex\": true", "two patterns");
-    assert_refused("\"lstrip\": false", "\"lstrip\": true", "lstrip");
+    assert_refused("\"lstrip\": false", "\"lstrip\": 7", "lstrip");
     assert_refused("[^\\\\s", "[^\\\\w", "'\\w'");
     assert_refused("[^\\\\s", "[^[a]", "'[a]'");
     assert_refused("(?i:", "(*ACCEPT)(?i:", "'(*A'");
