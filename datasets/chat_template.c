@@ -1,44 +1,264 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "datasets/chat_template.h"
+// The families: what each writes around its turns, and what each turn holds.
+#include "datasets/chat_template_internal.h"
 
-#include "base/arena.h"
-#include "base/fs.h"
-#include "base/hash.h"
-#include "base/json.h"
-
-#include <ctype.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-struct chat_template {
-    const char *name;
-    const char *default_system; // content of the message put first when there is none; or NULL
+#define TEMPLATE_NAMES                                                                             \
+    "chatml, gemma2, gemma3, lfm2, lfm2.5, llama3, llama3.1, qwen2.5, qwen3, qwen3-no-think"
+#define NO_THINKING "<think>\n\n</think>\n\n"
+
+struct slice {
+    const char *bytes;
+    size_t length;
 };
+
+static struct slice content_of(const struct chat_message *message)
+{
+    return (struct slice){message->content, message->length};
+}
+
+// White space of Python's str.strip: its size at the begin of the bytes, or 0.
+static size_t space_at(const char *bytes, size_t length)
+{
+    const unsigned char *p = (const unsigned char *)bytes;
+    if (length >= 1 && ((p[0] >= 0x9 && p[0] <= 0xD) || (p[0] >= 0x1C && p[0] <= 0x20))) {
+        return 1;
+    }
+    if (length >= 2 && p[0] == 0xC2 && (p[1] == 0x85 || p[1] == 0xA0)) {
+        return 2;
+    }
+    if (length < 3) {
+        return 0;
+    }
+    bool is_general =
+        p[0] == 0xE2 && p[1] == 0x80 &&
+        ((p[2] >= 0x80 && p[2] <= 0x8A) || p[2] == 0xA8 || p[2] == 0xA9 || p[2] == 0xAF);
+    bool is_other = memcmp(p, "\xE1\x9A\x80", 3) == 0 || memcmp(p, "\xE2\x81\x9F", 3) == 0 ||
+                    memcmp(p, "\xE3\x80\x80", 3) == 0;
+    return is_general || is_other ? 3 : 0;
+}
+
+static struct slice trim(struct slice text)
+{
+    for (size_t size; (size = space_at(text.bytes, text.length)) > 0;) {
+        text.bytes += size;
+        text.length -= size;
+    }
+    for (size_t size = 1; size <= 3 && size <= text.length;) {
+        bool is_space = space_at(text.bytes + text.length - size, size) == size;
+        text.length -= is_space ? size : 0;
+        size = is_space ? 1 : size + 1;
+    }
+    return text;
+}
+
+static struct slice strip_newlines(struct slice text, bool left, bool right)
+{
+    while (left && text.length > 0 && *text.bytes == '\n') {
+        text.bytes++;
+        text.length--;
+    }
+    while (right && text.length > 0 && text.bytes[text.length - 1] == '\n') {
+        text.length--;
+    }
+    return text;
+}
+
+static const char *find_text(struct slice in, const char *text)
+{
+    size_t length = strlen(text);
+    for (size_t at = 0; at + length <= in.length; at++) {
+        if (memcmp(in.bytes + at, text, length) == 0) {
+            return in.bytes + at;
+        }
+    }
+    return NULL;
+}
+
+// What stands behind the last occurrence of text; all of it when there is none.
+static struct slice after_last(struct slice in, const char *text)
+{
+    for (const char *at; (at = find_text(in, text)) != NULL;) {
+        const char *end = in.bytes + in.length;
+        in.bytes = at + strlen(text);
+        in.length = (size_t)(end - in.bytes);
+    }
+    return in;
+}
+
+static void add_slice(struct body *body, struct slice text)
+{
+    strbuf_add(&body->text, text.bytes, text.length);
+}
+
+static bool is_role(const struct chat_message *message, const char *role)
+{
+    return strcmp(message->role, role) == 0;
+}
+
+static int fill_plain(const struct conversation *chat, size_t index, struct body *body,
+                      struct error *err)
+{
+    (void)err;
+    add_slice(body, content_of(&chat->messages[index]));
+    return 0;
+}
+
+static int fill_trimmed(const struct conversation *chat, size_t index, struct body *body,
+                        struct error *err)
+{
+    (void)err;
+    add_slice(body, trim(content_of(&chat->messages[index])));
+    return 0;
+}
+
+// The user's last message that is not the answer of a tool; without one the last message.
+static size_t last_query(const struct conversation *chat)
+{
+    static const char open[] = "<tool_response>";
+    static const char close[] = "</tool_response>";
+    for (size_t i = chat->count; i-- > 0;) {
+        struct slice text = content_of(&chat->messages[i]);
+        bool is_response =
+            text.length >= strlen(close) && memcmp(text.bytes, open, strlen(open)) == 0 &&
+            memcmp(text.bytes + text.length - strlen(close), close, strlen(close)) == 0;
+        if (is_role(&chat->messages[i], "user") && !is_response) {
+            return i;
+        }
+    }
+    return chat->count - 1;
+}
+
+// Reasoning is shown in answers to the last question alone, and in the last message even when
+// there is none of it.
+static int fill_qwen3(const struct conversation *chat, size_t index, struct body *body,
+                      struct error *err)
+{
+    (void)err;
+    struct slice content = content_of(&chat->messages[index]);
+    struct slice reasoning = {"", 0};
+    if (!is_role(&chat->messages[index], "assistant")) {
+        add_slice(body, content);
+        return 0;
+    }
+    const char *close = find_text(content, "</think>");
+    if (close != NULL) {
+        reasoning = (struct slice){content.bytes, (size_t)(close - content.bytes)};
+        reasoning = after_last(strip_newlines(reasoning, false, true), "<think>");
+        reasoning = strip_newlines(reasoning, true, true);
+        content = strip_newlines(after_last(content, "</think>"), true, false);
+    }
+    if (index > last_query(chat) && (index + 1 == chat->count || reasoning.length > 0)) {
+        content = strip_newlines(content, true, false);
+        if (reasoning.length == 0 && chat->template->prompt_lead != NULL) {
+            body->lead = chat->template->prompt_lead;
+        } else {
+            strbuf_adds(&body->text, "<think>\n");
+            add_slice(body, reasoning);
+            strbuf_adds(&body->text, "\n</think>\n\n");
+        }
+    }
+    add_slice(body, content);
+    return 0;
+}
+
+// A system message becomes the begin of the turn behind it.
+static int fill_gemma3(const struct conversation *chat, size_t index, struct body *body,
+                       struct error *err)
+{
+    (void)err;
+    const struct chat_message *message = &chat->messages[index];
+    if (index == 0 && is_role(message, "system")) {
+        body->absent = true;
+        return 0;
+    }
+    if (index == 1 && is_role(&chat->messages[0], "system")) {
+        add_slice(body, content_of(&chat->messages[0]));
+        strbuf_adds(&body->text, "\n\n");
+    }
+    add_slice(body, trim(content_of(message)));
+    return 0;
+}
+
+static int fill_gemma2(const struct conversation *chat, size_t index, struct body *body,
+                       struct error *err)
+{
+    if (index == 0 && is_role(&chat->messages[0], "system")) {
+        return error_set(err, "the chat template '%s' has no system message", chat->template->name);
+    }
+    return fill_trimmed(chat, index, body, err);
+}
+
+static int fill_lfm2(const struct conversation *chat, size_t index, struct body *body,
+                     struct error *err)
+{
+    const struct chat_message *message = &chat->messages[index];
+    body->absent = index == 0 && is_role(message, "system") && message->length == 0;
+    return fill_plain(chat, index, body, err);
+}
+
+// Reasoning is dropped from answers before the user's last message.
+static int fill_lfm25(const struct conversation *chat, size_t index, struct body *body,
+                      struct error *err)
+{
+    bool is_past = false;
+    for (size_t i = index + 1; i < chat->count; i++) {
+        is_past |= is_role(&chat->messages[i], "user");
+    }
+    struct slice content = content_of(&chat->messages[index]);
+    if (is_past && is_role(&chat->messages[index], "assistant") &&
+        find_text(content, "</think>") != NULL) {
+        add_slice(body, trim(after_last(content, "</think>")));
+        return 0;
+    }
+    return fill_lfm2(chat, index, body, err);
+}
+
+#define CHATML                                                                                     \
+    .start = "<|im_start|>", .separator = "\n", .end = "<|im_end|>", .after_end = "\n",            \
+    .assistant = "assistant"
+#define LLAMA3                                                                                     \
+    .bos = "<|begin_of_text|>", .start = "<|start_header_id|>", .header_end = "<|end_header_id|>", \
+    .separator = "\n\n", .end = "<|eot_id|>", .after_end = "", .assistant = "assistant",           \
+    .fill = fill_trimmed
+#define GEMMA                                                                                      \
+    .bos = "<bos>", .start = "<start_of_turn>", .separator = "\n", .end = "<end_of_turn>",         \
+    .after_end = "\n", .assistant = "model", .must_alternate = true
 
 static const struct chat_template templates[] = {
-    {.name = "chatml", .default_system = NULL},
+    {.name = "chatml", CHATML, .fill = fill_plain},
     {.name = "qwen2.5",
-     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+     CHATML,
+     .system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+     .is_system_default = true,
+     .fill = fill_plain},
+    {.name = "qwen3", CHATML, .fill = fill_qwen3},
+    {.name = "qwen3-no-think", CHATML, .prompt_lead = NO_THINKING, .fill = fill_qwen3},
+    {.name = "llama3", LLAMA3},
+    {.name = "llama3.1",
+     LLAMA3,
+     .system = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"},
+    {.name = "gemma2", GEMMA, .fill = fill_gemma2},
+    {.name = "gemma3", GEMMA, .fill = fill_gemma3},
+    {.name = "lfm2", .bos = "<|startoftext|>", CHATML, .fill = fill_lfm2},
+    {.name = "lfm2.5", .bos = "<|startoftext|>", CHATML, .fill = fill_lfm25},
 };
-#define TEMPLATE_NAMES "chatml, qwen2.5"
 
-static const char chatml_jinja[] =
-    "{%- for turn in messages -%}\n"
-    "{{ '<|im_start|>' ~ turn['role'] ~ '\\n' ~ turn['content'] ~ '<|im_end|>\\n' }}\n"
-    "{%- endfor -%}\n"
-    "{%- if add_generation_prompt -%}\n"
-    "{{ '<|im_start|>assistant\\n' }}\n"
-    "{%- endif -%}";
+const char *chat_template_names(void)
+{
+    return TEMPLATE_NAMES;
+}
 
-// Digests of Jinja texts, trailing white space left out, that render as a family does for system,
-// user and assistant messages.
-static const struct {
-    const char *digest;
-    const char *name;
-} known_texts[] = {
-    {"e392aa06018503fd2469c9508f79506e", "qwen2.5"}, // Qwen2.5-Instruct, 0.5B to 72B
-};
+const char *chat_template_name(const struct chat_template *template)
+{
+    return template->name;
+}
+
+const char *chat_template_end(const struct chat_template *template)
+{
+    return template->end;
+}
 
 int chat_template_find(const char *name, const struct chat_template **out, struct error *err)
 {
@@ -50,225 +270,4 @@ int chat_template_find(const char *name, const struct chat_template **out, struc
     }
     return error_set(err, "the chat template '%s' is unknown; choose one of: %s", name,
                      TEMPLATE_NAMES);
-}
-
-const char *chat_template_name(const struct chat_template *template)
-{
-    return template->name;
-}
-
-const char *chat_template_jinja_chatml(void)
-{
-    return chatml_jinja;
-}
-
-static int identify(const char *text, size_t length, const struct chat_template **out,
-                    struct error *err)
-{
-    while (length > 0 && isspace((unsigned char)text[length - 1])) {
-        length--;
-    }
-    if (length == strlen(chatml_jinja) && memcmp(text, chatml_jinja, length) == 0) {
-        return chat_template_find("chatml", out, err);
-    }
-    char digest[DIGEST_TEXT_BYTES];
-    digest_format(digest_bytes(text, length), digest);
-    for (size_t i = 0; i < sizeof known_texts / sizeof *known_texts; i++) {
-        if (strcmp(digest, known_texts[i].digest) == 0) {
-            return chat_template_find(known_texts[i].name, out, err);
-        }
-    }
-    return error_set(err, "the model's chat template is not one we know; choose one of: %s",
-                     TEMPLATE_NAMES);
-}
-
-// chat_template is a text, or a list of {"name", "template"} of which "default" counts.
-static const struct json *default_template(const struct json *value)
-{
-    if (value == NULL || value->type != JSON_ARRAY) {
-        return value;
-    }
-    for (size_t i = 0; i < value->length; i++) {
-        const struct json *name = json_get(&value->items[i], "name");
-        if (name != NULL && name->type == JSON_STRING && strcmp(name->string, "default") == 0) {
-            return json_get(&value->items[i], "template");
-        }
-    }
-    return NULL;
-}
-
-static int identify_in_config(const char *bytes, size_t length, const struct chat_template **out,
-                              struct error *err)
-{
-    struct arena arena = {0};
-    const struct json *config;
-    int rc = json_parse(&arena, bytes, length, &config, err);
-    if (rc == 0) {
-        const struct json *value = default_template(json_get(config, "chat_template"));
-        if (value != NULL && value->type == JSON_STRING) {
-            rc = identify(value->string, value->length, out, err);
-        } else {
-            rc =
-                error_set(err, "the model has no chat template; choose one of: %s", TEMPLATE_NAMES);
-        }
-    }
-    arena_release(&arena);
-    return rc;
-}
-
-int chat_template_detect(const char *model_dir, const struct chat_template **out, struct error *err)
-{
-    struct strbuf bytes = {0};
-    char *jinja = fs_join(model_dir, "chat_template.jinja");
-    char *config = fs_join(model_dir, "tokenizer_config.json");
-    bool own_file = fs_exists(fs_system(), jinja);
-    int rc = fs_read(fs_system(), own_file ? jinja : config, &bytes, err);
-    if (rc == 0) {
-        const char *text = bytes.length == 0 ? "" : bytes.bytes;
-        rc = own_file ? identify(text, bytes.length, out, err)
-                      : identify_in_config(text, bytes.length, out, err);
-        if (rc != 0) {
-            error_prefix(err, "'%s'", own_file ? jinja : config);
-        }
-    }
-    strbuf_release(&bytes);
-    free(jinja);
-    free(config);
-    return rc;
-}
-
-// Where rendering goes: text, or ids.
-struct sink {
-    struct strbuf *text; // NULL when ids are wanted
-    struct token_list *ids;
-    const struct tokenizer *tokenizer;
-    struct tokenizer_scratch *scratch;
-    int32_t im_start;
-    int32_t im_end;
-};
-
-static const char im_start[] = "<|im_start|>";
-static const char im_end[] = "<|im_end|>";
-
-static int put_text(const struct sink *sink, const char *bytes, size_t length, struct error *err)
-{
-    if (sink->text != NULL) {
-        strbuf_add(sink->text, bytes, length);
-        return 0;
-    }
-    return tokenizer_encode(sink->tokenizer, sink->scratch, bytes, length, false, sink->ids, err);
-}
-
-static void put_special(const struct sink *sink, const char *text, int32_t id)
-{
-    if (sink->text != NULL) {
-        strbuf_adds(sink->text, text);
-    } else {
-        token_list_add(sink->ids, id);
-    }
-}
-
-// <|im_start|>ROLE\n
-static int put_header(const struct sink *sink, const char *role, struct error *err)
-{
-    char header[32];
-    int length = snprintf(header, sizeof header, "%s\n", role);
-    put_special(sink, im_start, sink->im_start);
-    return put_text(sink, header, (size_t)length, err);
-}
-
-static int put_message(const struct sink *sink, const struct chat_message *message,
-                       struct chat_span *span, struct error *err)
-{
-    if (put_header(sink, message->role, err) != 0) {
-        return -1;
-    }
-    size_t begin = sink->text == NULL ? sink->ids->count : 0;
-    if (put_text(sink, message->content, message->length, err) != 0) {
-        return error_prefix(err, "content of the %s", message->role);
-    }
-    put_special(sink, im_end, sink->im_end);
-    if (span != NULL) {
-        *span = (struct chat_span){.begin = begin, .end = sink->ids->count};
-    }
-    return put_text(sink, "\n", 1, err);
-}
-
-static int check_messages(const struct chat_message *messages, size_t count, struct error *err)
-{
-    if (count == 0) {
-        return error_set(err, "the conversation has no messages");
-    }
-    for (size_t i = 0; i < count; i++) {
-        const char *role = messages[i].role;
-        if (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 &&
-            strcmp(role, "assistant") != 0) {
-            return error_set(err,
-                             "message %zu has the role '%s'; only system, user and assistant "
-                             "are supported",
-                             i, role);
-        }
-    }
-    return 0;
-}
-
-static int render(const struct chat_template *template, const struct sink *sink,
-                  const struct chat_message *messages, size_t count, bool add_generation_prompt,
-                  struct chat_span *spans, struct error *err)
-{
-    if (template->default_system != NULL && strcmp(messages[0].role, "system") != 0) {
-        struct chat_message system = {.role = "system",
-                                      .content = template->default_system,
-                                      .length = strlen(template->default_system)};
-        if (put_message(sink, &system, NULL, err) != 0) {
-            return -1;
-        }
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (put_message(sink, &messages[i], spans == NULL ? NULL : &spans[i], err) != 0) {
-            return error_prefix(err, "message %zu", i);
-        }
-    }
-    return add_generation_prompt ? put_header(sink, "assistant", err) : 0;
-}
-
-int chat_render_text(const struct chat_template *template, const struct chat_message *messages,
-                     size_t count, bool add_generation_prompt, struct strbuf *out,
-                     struct error *err)
-{
-    struct sink sink = {.text = out};
-    if (check_messages(messages, count, err) != 0) {
-        return -1;
-    }
-    return render(template, &sink, messages, count, add_generation_prompt, NULL, err);
-}
-
-static int find_special(const struct tokenizer *tokenizer, const char *text, int32_t *id,
-                        struct error *err)
-{
-    *id = tokenizer_token_id(tokenizer, text, strlen(text));
-    if (*id < 0) {
-        return error_set(err, "the tokenizer has no token '%s', which the chat template needs",
-                         text);
-    }
-    return 0;
-}
-
-int chat_render_ids(const struct chat_template *template, const struct tokenizer *tokenizer,
-                    struct tokenizer_scratch *scratch, const struct chat_message *messages,
-                    size_t count, bool add_generation_prompt, struct token_list *out,
-                    struct chat_span *spans, struct error *err)
-{
-    struct sink sink = {.ids = out, .tokenizer = tokenizer, .scratch = scratch};
-    size_t start = out->count;
-    if (check_messages(messages, count, err) != 0 ||
-        find_special(tokenizer, im_start, &sink.im_start, err) != 0 ||
-        find_special(tokenizer, im_end, &sink.im_end, err) != 0) {
-        return -1;
-    }
-    if (render(template, &sink, messages, count, add_generation_prompt, spans, err) != 0) {
-        out->count = start;
-        return -1;
-    }
-    return 0;
 }

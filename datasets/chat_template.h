@@ -5,8 +5,23 @@
 //
 //   chatml    <|im_start|>ROLE\nCONTENT<|im_end|>\n for each message
 //   qwen2.5   the same, and a default system message when the first message is not the system's
+//   qwen3     chatml; <think>REASONING</think> in answers to the last question only, and in the
+//             last answer also when it has none
+//   qwen3-no-think   the same with enable_thinking false: an answer to come begins behind
+//             <think>\n\n</think>\n\n
+//   llama3    <|start_header_id|>ROLE<|end_header_id|>\n\nCONTENT<|eot_id|>, content trimmed
+//   llama3.1  the same, and a system turn that begins with the knowledge cut-off and the date (3.1
+//             to 3.3)
+//   gemma2    <start_of_turn>ROLE\nCONTENT<end_of_turn>\n, content trimmed, no system message
+//   gemma3    the same; a system message is put before the user's first
+//   lfm2      chatml behind <|startoftext|>; an empty system message is left out
+//   lfm2.5    the same without reasoning in answers before the user's last message
 //
-// with <|im_start|>assistant\n at the end when an answer is to follow. Tool calls are not rendered.
+// with the header of an answer at the end when one is to follow. Tool calls are not rendered.
+//
+// The templates of Llama 3.2 and 3.3 write today's date, that of 3.1 always 26 Jul 2024. We always
+// write 26 Jul 2024, which the newer ones write too when they know no date: a model is asked with
+// the very tokens that it was trained with, whatever the day.
 #ifndef MEMO_DATASETS_CHAT_TEMPLATE_H
 #define MEMO_DATASETS_CHAT_TEMPLATE_H
 
@@ -25,36 +40,44 @@ struct chat_message {
     size_t length;
 };
 
-// Token positions of a message: its content and the <|im_end|> after it, which is what a model
-// learns to write when the message is the assistant's.
+// Token positions of a message: what the template makes of its content and the token that ends the
+// turn, which is what a model learns to write when the message is the assistant's. Empty for a
+// message without a turn of its own.
 struct chat_span {
     size_t begin;
-    size_t end; // one past <|im_end|>
+    size_t end; // one past the end token
 };
 
-#define CHAT_TEMPLATE_CHOICES "chatml|qwen2.5"
+#define CHAT_TEMPLATE_CHOICES                                                                      \
+    "chatml|gemma2|gemma3|lfm2|lfm2.5|llama3|llama3.1|qwen2.5|qwen3|qwen3-no-think"
 
-// By name ("chatml", "qwen2.5"); an unknown name is an error that lists the names.
+// By name, one of those above; an unknown name is an error that lists the names.
 int chat_template_find(const char *name, const struct chat_template **out, struct error *err);
 
-// From chat_template.jinja or, without it, the chat_template of tokenizer_config.json. A template
-// that is not ours to the letter is an error that lists the names.
+// From chat_template.jinja or, without it, the chat_template of tokenizer_config.json. The text
+// must be one that we know to the letter, or have all the marks of exactly one family (see
+// chat_template_detect.c); any other is an error that lists the names.
 int chat_template_detect(const char *model_dir, const struct chat_template **out,
                          struct error *err);
 
 const char *chat_template_name(const struct chat_template *template);
+const char *chat_template_names(void); // all of them, for messages
+
+// The special token with which the assistant ends an answer ("<|im_end|>"). It need not be the
+// tokenizer's eos: Gemma's is <eos>.
+const char *chat_template_end(const struct chat_template *template);
 const char *chat_template_jinja_chatml(void); // for tokenizer_config.json
 
 int chat_render_text(const struct chat_template *template, const struct chat_message *messages,
                      size_t count, bool add_generation_prompt, struct strbuf *out,
                      struct error *err);
 
-// Appends token ids. <|im_start|> and <|im_end|> are put in by id, and content is never parsed for
-// special tokens, so no content can end its own message. Header and content are encoded apart: the
-// ids are those of the whole text except where content holds the text of a special token or begins
-// with line breaks (which would join the header's), and an answer has the same ids whether it is
-// trained on or generated. spans is NULL or has one element for each message; positions count from
-// the begin of out. The scratch is as in tokenizer_encode.
+// Appends token ids. The template's special tokens are put in by id, and content is never parsed
+// for special tokens, so no content can end its own message. Header and content are encoded apart:
+// the ids are those of the whole text except where content holds the text of a special token or
+// begins with line breaks (which would join the header's), and an answer has the same ids whether
+// it is trained on or generated. spans is NULL or has one element for each message; positions count
+// from the begin of out. The scratch is as in tokenizer_encode.
 int chat_render_ids(const struct chat_template *template, const struct tokenizer *tokenizer,
                     struct tokenizer_scratch *scratch, const struct chat_message *messages,
                     size_t count, bool add_generation_prompt, struct token_list *out,

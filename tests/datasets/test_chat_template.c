@@ -185,7 +185,7 @@ static void the_saved_template_is_detected(void **state)
     static const char foreign[] = "{{ messages }}";
     fixture_write(directory, "chat_template.jinja", foreign, strlen(foreign));
     assert_int_equal(chat_template_detect(directory, &template, &err), -1);
-    assert_non_null(strstr(err.text, "choose one of: chatml, qwen2.5"));
+    assert_non_null(strstr(err.text, "choose one of: chatml, gemma2"));
     assert_non_null(strstr(err.text, "chat_template.jinja"));
     fixture_directory_remove(directory);
 }
@@ -196,8 +196,9 @@ static void unknown_and_absent_templates_name_the_choices(void **state)
     struct error err = {""};
     const struct chat_template *template = NULL;
     assert_int_equal(chat_template_find("llama", &template, &err), -1);
-    assert_string_equal(err.text, "the chat template 'llama' is unknown; choose one of: chatml, "
-                                  "qwen2.5");
+    assert_string_equal(err.text,
+                        "the chat template 'llama' is unknown; choose one of: chatml, gemma2, "
+                        "gemma3, lfm2, lfm2.5, llama3, llama3.1, qwen2.5, qwen3, qwen3-no-think");
     static const char *const configs[] = {"{}",
                                           "[]",
                                           "{\"chat_template\": []}",
@@ -208,7 +209,7 @@ static void unknown_and_absent_templates_name_the_choices(void **state)
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         fixture_write(directory, "tokenizer_config.json", configs[i], strlen(configs[i]));
         assert_int_equal(chat_template_detect(directory, &template, &err), -1);
-        assert_non_null(strstr(err.text, "choose one of: chatml, qwen2.5"));
+        assert_non_null(strstr(err.text, "choose one of: chatml, gemma2"));
     }
     fixture_write(directory, "tokenizer_config.json", "{", 1);
     assert_int_equal(chat_template_detect(directory, &template, &err), -1);

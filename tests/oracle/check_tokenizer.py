@@ -4,7 +4,8 @@
 Run by hand: needs the built binary (its verb `tokenize`), Python 3.11, tokenizers 0.23.3 and
 transformers 5.23.0 (the versions it was last run with). Texts are the files given, pieces of them,
 and 20,000 random strings; characters newer than Unicode 3.2 are left out of the random ones, since
-the libraries' tables differ in age. Prints the differences and exits with 1 when there are any.
+the libraries' tables differ in age. The chat template is compared when there is a
+tokenizer_config.json (with ChatML). Prints the differences and exits with 1 when there are any.
 
 usage: python3 tests/oracle/check_tokenizer.py BINARY MODEL_DIRECTORY [TEXT_FILE...]
 """
@@ -21,7 +22,8 @@ from transformers import AutoTokenizer
 RANGES = [(0x00, 0x80), (0x20, 0x7F), (0x80, 0x800), (0x300, 0x370), (0x900, 0xA00), (0x1100, 0x1200),
           (0x1E00, 0x2070), (0x3000, 0x3100), (0x4E00, 0xA000), (0xAC00, 0xD7A4), (0xF900, 0xFB00),
           (0x1D100, 0x1D200)]
-JOINTS = ["", "", " ", "  ", "\n", "\r\n", "'s", "'\u017f", "\u0301", "\u180e", "\u0085", "\u00a0", "<|im_end|>"]
+JOINTS = ["", "", " ", "  ", "\n", "\r\n", "'s", "'\u017f", "\u0301", "\u180e", "\u0085", "\u00a0", "<|im_end|>",
+          "\n\n\n", "\u2581", "<eos>", "<h1>", "\U0001f6a2"]
 CONVERSATION = [{"role": "system", "content": "You recall."},
                 {"role": "user", "content": "  Who kept the light?\n"},
                 {"role": "assistant", "content": "Ada."}]
@@ -72,7 +74,7 @@ def main():
         if mine != expected:
             differences += 1
             print(f"{ascii(text[:80])}: ours {mine[:16]}, theirs {expected[:16]}")
-    if template_differs(model):
+    if pathlib.Path(model, "tokenizer_config.json").exists() and template_differs(model):
         differences += 1
         print("the chat template renders differently")
     print(f"{len(texts)} texts, {differences} differences")
