@@ -13,7 +13,6 @@
 // right of it: cutting there changes nothing and makes words, which repeat.
 #include "datasets/tokenizer_internal.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static const char space_mark[] = "\xE2\x96\x81"; // U+2581
@@ -73,11 +72,8 @@ enum token_kind fallback_decode(const char *text, size_t length, struct strbuf *
         int high = hex_digit(text[3]);
         int low = hex_digit(text[4]);
         if (high >= 0 && low >= 0) {
-            char spelled[8];
-            int byte = high << 4 | low;
-            snprintf(spelled, sizeof spelled, "<0x%02X>", (unsigned)byte);
-            strbuf_addc(out, (char)byte);
-            return memcmp(spelled, text, length) == 0 ? TOKEN_BYTE : TOKEN_LITERAL;
+            strbuf_addc(out, (char)(high << 4 | low));
+            return text[3] < 'a' && text[4] < 'a' ? TOKEN_BYTE : TOKEN_LITERAL;
         }
     }
     add_spaces_for_marks(text, length, out);
