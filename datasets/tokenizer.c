@@ -51,7 +51,7 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
     free(tokenizer);
 }
 
-static struct token *reserve_token(struct tokenizer *t, int64_t id, struct error *err)
+struct token *tokenizer_reserve_token(struct tokenizer *t, int64_t id, struct error *err)
 {
     if (id < 0 || id >= TOKENIZER_MAX_TOKENS) {
         error_set(err, "token id %lld is outside 0 to %d", (long long)id, TOKENIZER_MAX_TOKENS - 1);
@@ -70,7 +70,7 @@ static struct token *reserve_token(struct tokenizer *t, int64_t id, struct error
 int tokenizer_add_token(struct tokenizer *t, int64_t id, const char *bytes, size_t length,
                         enum token_kind kind, struct error *err)
 {
-    struct token *token = reserve_token(t, id, err);
+    struct token *token = tokenizer_reserve_token(t, id, err);
     if (token == NULL) {
         return -1;
     }
@@ -102,77 +102,6 @@ bool tokenizer_normalize(const struct tokenizer *t, struct nfc_scratch *scratch,
         return fallback_normalize(t, bytes, length, out);
     }
     return t->nfc && nfc_normalize(scratch, bytes, length, out);
-}
-
-static void set_match(struct tokenizer *t, struct added_token *added, const char *text,
-                      size_t length)
-{
-    struct nfc_scratch scratch = {0};
-    if (!added->rule.normalized || !tokenizer_normalize(t, &scratch, text, length, &added->match)) {
-        strbuf_add(&added->match, text, length);
-    }
-    nfc_scratch_release(&scratch);
-}
-
-// Appends what an added token decodes to. With byte_fallback the decoder sees its text as that of
-// any other token; and of a normalized one the normalized text, as in `tokenizers`.
-static void add_decoded(struct tokenizer *t, const char *text, size_t length)
-{
-    if (t->byte_fallback) {
-        fallback_decode(text, length, &t->bytes);
-    } else {
-        strbuf_add(&t->bytes, text, length);
-    }
-}
-
-// The id must be free, or that of an ordinary token with the same text.
-static int check_id(struct tokenizer *t, int64_t id, const char *text, size_t length,
-                    struct error *err)
-{
-    const struct token *token = reserve_token(t, id, err);
-    if (token == NULL) {
-        return -1;
-    }
-    size_t offset = t->bytes.length;
-    add_decoded(t, text, length);
-    size_t decoded = t->bytes.length - offset;
-    const char *bytes = t->bytes.bytes;
-    t->bytes.length = offset;
-    bool same =
-        token->length == decoded && memcmp(bytes + token->offset, bytes + offset, decoded) == 0;
-    if (token->kind != TOKEN_ABSENT && (!same || token->kind == TOKEN_ADDED)) {
-        return error_set(err, "added token '%.*s' has id %lld, which belongs to '%.*s'",
-                         (int)length, text, (long long)id, (int)token->length,
-                         bytes + token->offset);
-    }
-    return 0;
-}
-
-int tokenizer_add_added(struct tokenizer *t, int64_t id, const char *text, size_t length,
-                        struct added_rule rule, struct error *err)
-{
-    if (length == 0) {
-        return error_set(err, "added token %lld has no text", (long long)id);
-    }
-    if (check_id(t, id, text, length, err) != 0) {
-        return -1;
-    }
-    if (t->added_count == t->added_capacity) {
-        t->added = mem_grow(t->added, &t->added_capacity, t->added_count + 1, sizeof *t->added);
-    }
-    struct added_token *added = &t->added[t->added_count++];
-    *added = (struct added_token){.id = (int32_t)id, .rule = rule};
-    strbuf_add(&added->content, text, length);
-    set_match(t, added, text, length);
-    const struct strbuf *shown = t->byte_fallback ? &added->match : &added->content;
-    size_t offset = t->bytes.length;
-    add_decoded(t, shown->bytes, shown->length);
-    t->tokens[id] = (struct token){.offset = offset,
-                                   .length = (uint32_t)(t->bytes.length - offset),
-                                   .kind = TOKEN_ADDED,
-                                   .model_kind = t->tokens[id].model_kind,
-                                   .special = rule.special};
-    return 0;
 }
 
 int tokenizer_name_special(const struct tokenizer *t, const char *key, const char *name,

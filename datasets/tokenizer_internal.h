@@ -95,6 +95,7 @@ struct tokenizer {
 };
 
 struct tokenizer *tokenizer_create_empty(void);
+struct token *tokenizer_reserve_token(struct tokenizer *t, int64_t id, struct error *err);
 int tokenizer_add_token(struct tokenizer *t, int64_t id, const char *bytes, size_t length,
                         enum token_kind kind, struct error *err);
 void tokenizer_add_merge(struct tokenizer *t, int32_t left, int32_t right, int32_t result);
