@@ -14,6 +14,9 @@
 // Attention keeps one head of a row on the stack; no known model has wider ones.
 enum { HEAD_WIDTH_LIMIT = 256 };
 
+// A short convolution keeps its taps on the stack; published models have 3.
+enum { SHORT_CONV_TAPS_LIMIT = 8 };
+
 // out[t] = weight[ids[t]] * scale
 struct embedding_forward {
     struct tensor out;    // [T, D] =
@@ -37,13 +40,19 @@ struct embedding_backward {
 
 // out = x * rstd * (weight + weight_offset), rstd = 1 / sqrt(mean(x^2) + epsilon).
 // Zhang and Sennrich 2019; weight_offset 1 is Gemma's convention.
+//
+// With heads > 0 a row is one head: `heads` of them stand side by side at the start of every
+// `stride` elements of x and out (and of the gradients); R counts heads. Otherwise rows follow one
+// another.
 struct rmsnorm_forward {
-    struct tensor out; // [R, D] =, may be x
-    float *rstd;       // [R] = for backward; NULL: not kept
-    struct tensor x;   // [R, D]
+    struct tensor out;      // [R, D] =, may be x
+    float *rstd;            // [R] = for backward; NULL: not kept
+    struct tensor x;        // [R, D]
+    struct tensor residual; // [R, D], added to the result, may be out; data NULL: none
     struct tensor weight;
     size_t rows;
     size_t width;
+    size_t heads, stride;
     float epsilon;
     float weight_offset;
 };
@@ -57,7 +66,9 @@ struct rmsnorm_backward {
     struct tensor weight;
     size_t rows;
     size_t width;
+    size_t heads, stride;
     float weight_offset;
+    bool overwrite; // grad_x =, which may then be grad_out
 };
 
 // A dense layer's parameters. packed is the backend's own copy in the layout it reads fastest, made
@@ -198,6 +209,45 @@ struct gated_backward {
     size_t width;
 };
 
+// Gated short convolution (LFM2, Liquid AI 2025). A row of bcx is [B | C | x]; u = B * x, rounded
+// to the type of bcx, and 0 before the first token of a sequence:
+//     out[t, i] = C[t, i] sum_k weight[i, k] u[t - (K - 1) + k, i],  0 <= k < K.
+struct short_conv_forward {
+    struct tensor out;    // [T, D] =
+    struct tensor bcx;    // [T, 3 D]
+    struct tensor weight; // [D, K]
+    struct sequences sequences;
+    size_t tokens;
+    size_t width; // D
+    size_t taps;  // K, at most SHORT_CONV_TAPS_LIMIT
+};
+
+struct short_conv_backward {
+    struct tensor grad_bcx;    // [T, 3 D] =
+    struct tensor grad_weight; // [D, K] +=
+    struct tensor grad_out;    // [T, D]
+    struct tensor bcx;
+    struct tensor weight;
+    struct sequences sequences;
+    size_t tokens;
+    size_t width;
+    size_t taps;
+};
+
+// Generation. The state of a slot holds u of its last K - 1 positions, that of position p in row
+// p % (K - 1). Positions of a slot ascend by one, from call to call too; position 0 starts afresh.
+struct short_conv_cached {
+    struct tensor out; // [T, D] =
+    struct tensor bcx;
+    struct tensor weight;
+    struct tensor state; // [slots, K - 1, D]
+    const int32_t *slots;
+    const int32_t *positions;
+    size_t tokens;
+    size_t width;
+    size_t taps;
+};
+
 // losses[r] = log sum exp(logits[r]) - logits[r, targets[r]]; with backward the logits become
 // (softmax - onehot) * grad_scale in place.
 struct cross_entropy {
@@ -262,6 +312,9 @@ struct kernels {
     void (*attention_cached)(struct device *, const struct attention_cached *);
     void (*gated_forward)(struct device *, const struct gated_forward *);
     void (*gated_backward)(struct device *, const struct gated_backward *);
+    void (*short_conv_forward)(struct device *, const struct short_conv_forward *);
+    void (*short_conv_backward)(struct device *, const struct short_conv_backward *);
+    void (*short_conv_cached)(struct device *, const struct short_conv_cached *);
     void (*cross_entropy)(struct device *, const struct cross_entropy *);
     void (*rows_gather)(struct device *, const struct rows_gather *);
     void (*rows_scatter_add)(struct device *, const struct rows_scatter_add *);

@@ -42,15 +42,22 @@ struct forward_job {
 
 static void forward_row(const struct rmsnorm_forward *a, size_t row)
 {
-    const float *x = (const float *)a->x.data + row * a->width;
-    float *out = (float *)a->out.data + row * a->width;
+    size_t at = norm_row(row, a->width, a->heads, a->stride);
+    const float *x = (const float *)a->x.data + at;
+    const float *residual = a->residual.data ? (const float *)a->residual.data + at : NULL;
+    float *out = (float *)a->out.data + at;
     float r = 1 / sqrtf(mean_square(x, a->width) + a->epsilon);
     size_t whole = a->width / VF_LANES * VF_LANES, rest = a->width - whole;
-    for (size_t i = 0; i < whole; i += VF_LANES)
-        vf_store(out + i, vf_load(x + i) * r * weight_at(a->weight, a->weight_offset, i));
+    for (size_t i = 0; i < whole; i += VF_LANES) {
+        vf value = vf_load(x + i) * r * weight_at(a->weight, a->weight_offset, i);
+        vf_store(out + i, residual ? vf_load(residual + i) + value : value);
+    }
     if (rest > 0) {
         vf w = weight_part(a->weight, a->weight_offset, whole, rest);
-        vf_store_part(out + whole, vf_load_part(x + whole, rest) * r * w, rest);
+        vf value = vf_load_part(x + whole, rest) * r * w;
+        if (residual)
+            value += vf_load_part(residual + whole, rest);
+        vf_store_part(out + whole, value, rest);
     }
     if (a->rstd)
         a->rstd[row] = r;
@@ -67,7 +74,8 @@ static void forward_task(void *argument, size_t task, int thread)
 
 void ISA(rmsnorm_forward)(struct device *device, const struct rmsnorm_forward *a)
 {
-    if (a->out.dtype != DTYPE_F32 || a->x.dtype != DTYPE_F32) {
+    if (a->out.dtype != DTYPE_F32 || a->x.dtype != DTYPE_F32 ||
+        (a->residual.data && a->residual.dtype != DTYPE_F32)) {
         ref_rmsnorm_forward(device, a);
         return;
     }
@@ -83,9 +91,10 @@ struct backward_job {
 // grad_x of one row; adds the row's share to `partial`.
 static void backward_row(const struct rmsnorm_backward *a, size_t row, float *partial)
 {
-    const float *x = (const float *)a->x.data + row * a->width;
-    const float *g = (const float *)a->grad_out.data + row * a->width;
-    float *grad = (float *)a->grad_x.data + row * a->width;
+    size_t at = norm_row(row, a->width, a->heads, a->stride);
+    const float *x = (const float *)a->x.data + at;
+    const float *g = (const float *)a->grad_out.data + at;
+    float *grad = (float *)a->grad_x.data + at;
     float r = a->rstd[row];
     size_t whole = a->width / VF_LANES * VF_LANES, rest = a->width - whole;
     vf sum = vf_set(0);
@@ -99,11 +108,12 @@ static void backward_row(const struct rmsnorm_backward *a, size_t row, float *pa
     vf along = vf_set(-r * r * r / (float)a->width * vf_sum(sum));
     for (size_t i = 0; i < whole; i += VF_LANES) {
         vf w = weight_at(a->weight, a->weight_offset, i), xi = vf_load(x + i);
-        vf gr = vf_load(g + i) * r;
-        vf_store(grad + i, vf_load(grad + i) + vf_fma(gr, w, xi * along));
+        vf gr = vf_load(g + i) * r, before = a->overwrite ? vf_set(0) : vf_load(grad + i);
+        vf_store(grad + i, before + vf_fma(gr, w, xi * along));
         vf_store(partial + i, vf_fma(gr, xi, vf_load(partial + i)));
     }
-    vf gr = g_rest * r, before = vf_load_part(grad + whole, rest);
+    vf gr = g_rest * r;
+    vf before = a->overwrite ? vf_set(0) : vf_load_part(grad + whole, rest);
     vf_store_part(grad + whole, before + vf_fma(gr, w_rest, x_rest * along), rest);
     vf_store_part(partial + whole, vf_fma(gr, x_rest, vf_load_part(partial + whole, rest)), rest);
 }

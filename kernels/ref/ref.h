@@ -44,6 +44,12 @@ static inline void store_sum(struct tensor tensor, size_t i, double value)
     store(tensor, i, load(tensor, i) + value);
 }
 
+// Where a row of a norm begins, see struct rmsnorm_forward.
+static inline size_t norm_row(size_t row, size_t width, size_t heads, size_t stride)
+{
+    return heads ? row / heads * stride + row % heads * width : row * width;
+}
+
 void ref_embedding_forward(struct device *, const struct embedding_forward *);
 void ref_embedding_backward(struct device *, const struct embedding_backward *);
 void ref_rmsnorm_forward(struct device *, const struct rmsnorm_forward *);
@@ -60,6 +66,9 @@ void ref_kv_write(struct device *, const struct kv_write *);
 void ref_attention_cached(struct device *, const struct attention_cached *);
 void ref_gated_forward(struct device *, const struct gated_forward *);
 void ref_gated_backward(struct device *, const struct gated_backward *);
+void ref_short_conv_forward(struct device *, const struct short_conv_forward *);
+void ref_short_conv_backward(struct device *, const struct short_conv_backward *);
+void ref_short_conv_cached(struct device *, const struct short_conv_cached *);
 void ref_cross_entropy(struct device *, const struct cross_entropy *);
 void ref_rows_gather(struct device *, const struct rows_gather *);
 void ref_rows_scatter_add(struct device *, const struct rows_scatter_add *);

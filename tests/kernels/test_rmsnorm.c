@@ -154,6 +154,95 @@ static void gradients_are_those_of_differences(void **state)
     memory_release(&memory);
 }
 
+// Heads inside wider rows: what lies beside them stays, and the result is that of packed rows.
+static void heads_of_wider_rows_are_normalised_alone(void **state)
+{
+    enum { TOKENS = 9, HEADS = 3, WIDTH = 33, STRIDE = HEADS * WIDTH + 5, ROWS = TOKENS * HEADS };
+    struct devices *devices = *state;
+    const struct shape shape = {ROWS, WIDTH, 1, DTYPE_F32};
+    for (size_t i = 0; i <= devices->count; i++) {
+        struct device *device = i < devices->count ? devices->cpu[i] : devices->ref;
+        struct test_memory memory = {0};
+        struct norm norm = norm_random(&memory, &shape);
+        memset(norm.grad_x, 0, norm.count * sizeof(float));
+        struct result packed = run(&memory, device, &norm);
+        float *x = memory_random(&memory, TOKENS * STRIDE);
+        float *grad = memory_random(&memory, TOKENS * STRIDE);
+        for (size_t row = 0; row < ROWS; row++) {
+            size_t at = row / HEADS * STRIDE + row % HEADS * WIDTH;
+            memcpy(x + at, norm.x + row * WIDTH, WIDTH * sizeof *x);
+            memcpy(grad + at, norm.grad_out + row * WIDTH, WIDTH * sizeof *x);
+        }
+        float *out = memory_copy(&memory, x, TOKENS * STRIDE);
+        float *grad_before = memory_copy(&memory, grad, TOKENS * STRIDE);
+        float *rstd = memory_floats(&memory, ROWS);
+        float *grad_weight = memory_copy(&memory, norm.grad_weight, WIDTH);
+        device->ops->rmsnorm_forward(device, &(struct rmsnorm_forward){.out = f32(out),
+                                                                       .rstd = rstd,
+                                                                       .x = f32(out),
+                                                                       .weight = norm.weight,
+                                                                       .rows = ROWS,
+                                                                       .width = WIDTH,
+                                                                       .heads = HEADS,
+                                                                       .stride = STRIDE,
+                                                                       .epsilon = 1e-6f,
+                                                                       .weight_offset = 1});
+        device->ops->rmsnorm_backward(device,
+                                      &(struct rmsnorm_backward){.grad_x = f32(grad),
+                                                                 .grad_weight = f32(grad_weight),
+                                                                 .grad_out = f32(grad),
+                                                                 .x = f32(x),
+                                                                 .rstd = rstd,
+                                                                 .weight = norm.weight,
+                                                                 .rows = ROWS,
+                                                                 .width = WIDTH,
+                                                                 .heads = HEADS,
+                                                                 .stride = STRIDE,
+                                                                 .weight_offset = 1,
+                                                                 .overwrite = true});
+        for (size_t row = 0; row < ROWS; row++) {
+            size_t at = row / HEADS * STRIDE + row % HEADS * WIDTH;
+            assert_memory_equal(out + at, packed.out + row * WIDTH, WIDTH * sizeof *out);
+            assert_close("grad_x", grad + at, packed.grad_x + row * WIDTH, WIDTH, 0, 0);
+        }
+        for (size_t t = 0; t < TOKENS; t++) {
+            size_t beside = t * STRIDE + HEADS * WIDTH;
+            assert_memory_equal(out + beside, x + beside, 5 * sizeof *out);
+            assert_memory_equal(grad + beside, grad_before + beside, 5 * sizeof *out);
+        }
+        assert_memory_equal(rstd, packed.rstd, ROWS * sizeof *rstd);
+        assert_memory_equal(grad_weight, packed.grad_weight, WIDTH * sizeof *rstd);
+        memory_release(&memory);
+    }
+}
+
+static void residual_is_added_also_in_place(void **state)
+{
+    struct devices *devices = *state;
+    for (size_t i = 0; i <= devices->count; i++) {
+        struct device *device = i < devices->count ? devices->cpu[i] : devices->ref;
+        struct test_memory memory = {0};
+        struct norm norm = norm_random(&memory, &shapes[1]);
+        float *plain = memory_floats(&memory, norm.count);
+        forward(device, &norm, plain, NULL);
+        float *residual = memory_random(&memory, norm.count);
+        float *out = memory_copy(&memory, residual, norm.count);
+        device->ops->rmsnorm_forward(device,
+                                     &(struct rmsnorm_forward){.out = f32(out),
+                                                               .x = f32(norm.x),
+                                                               .residual = f32(out),
+                                                               .weight = norm.weight,
+                                                               .rows = norm.shape.rows,
+                                                               .width = norm.shape.width,
+                                                               .epsilon = 1e-6f,
+                                                               .weight_offset = norm.shape.offset});
+        for (size_t j = 0; j < norm.count; j++)
+            plain[j] += residual[j];
+        assert_close("out", out, plain, norm.count, 1e-6, 1e-6);
+        memory_release(&memory);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -161,6 +250,8 @@ int main(void)
         cmocka_unit_test(threads_do_not_change_the_bits),
         cmocka_unit_test(out_may_be_x_and_rstd_is_optional),
         cmocka_unit_test(gradients_are_those_of_differences),
+        cmocka_unit_test(heads_of_wider_rows_are_normalised_alone),
+        cmocka_unit_test(residual_is_added_also_in_place),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);
 }
