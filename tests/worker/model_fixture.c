@@ -49,6 +49,38 @@ struct model_config fixture_config_untied(void)
     return config;
 }
 
+struct model_config fixture_config_gemma3(void)
+{
+    struct model_config config = fixture_config();
+    config.architecture = ARCHITECTURE_GEMMA3;
+    config.layers = 3;
+    config.local_rope_theta = 10.0;
+    config.attention_scalar = 5.0;
+    config.window = 4;
+    config.qkv_bias = false;
+    config.head_norms = true;
+    config.block_norms = true;
+    config.offset_norms = true;
+    config.scaled_embedding = true;
+    config.activation = ACTIVATION_GELU_TANH;
+    config.layer_kinds[0] = LAYER_SLIDING;
+    config.layer_kinds[2] = LAYER_SLIDING;
+    return config;
+}
+
+struct model_config fixture_config_lfm2(void)
+{
+    struct model_config config = fixture_config();
+    config.architecture = ARCHITECTURE_LFM2;
+    config.layers = 3;
+    config.conv_taps = 3;
+    config.qkv_bias = false;
+    config.head_norms = true;
+    config.layer_kinds[0] = LAYER_CONV;
+    config.layer_kinds[2] = LAYER_CONV;
+    return config;
+}
+
 struct device *fixture_device(void)
 {
     struct error err;
@@ -58,11 +90,6 @@ struct device *fixture_device(void)
     if (device_create(&options, &device, &err))
         fail_msg("%s", err.text);
     return device;
-}
-
-static bool is_norm(enum parameter_kind kind)
-{
-    return kind == PARAM_INPUT_NORM || kind == PARAM_POST_NORM || kind == PARAM_FINAL_NORM;
 }
 
 struct model *fixture_model(struct device *device, const struct model_config *config,
@@ -76,9 +103,12 @@ struct model *fixture_model(struct device *device, const struct model_config *co
         const struct parameter *p = &model->layout.parameters[i];
         double deviation =
             p->rank == 2 && p->kind != PARAM_EMBEDDING ? 1.2 / sqrt((double)p->shape[1]) : 0.3;
+        if (p->kind == PARAM_CONV_IN)
+            deviation *= 0.5; // three of its rows are multiplied
+        float mean = parameter_is_norm(p->kind) && !config->offset_norms ? 1 : 0;
         float *values = mem_alloc(p->count * sizeof *values);
         for (uint64_t j = 0; j < p->count; j++)
-            values[j] = (float)(deviation * random_normal(seed, i, j) + (is_norm(p->kind) ? 1 : 0));
+            values[j] = (float)(deviation * random_normal(seed, i, j) + mean);
         convert_from_f32(values, dtype, values, p->count);
         device_copy_in(device, (char *)model->weights.data + p->offset * dtype_bytes(dtype), values,
                        p->count * dtype_bytes(dtype));

@@ -12,6 +12,11 @@ struct model_config fixture_config(void);
 // One layer, seven heads over one, untied, head width unrelated to hidden.
 struct model_config fixture_config_untied(void);
 
+// Three layers, windows between full attention, norms everywhere, scaled embedding.
+struct model_config fixture_config_gemma3(void);
+// Three layers, convolution, attention, convolution.
+struct model_config fixture_config_lfm2(void);
+
 struct device *fixture_device(void); // $MEMO_TEST_BACKEND, or the reference backend
 
 // Every tensor random, norms around 1, biases too; deviation as wide as the tests need gradients to

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,13 +82,29 @@ static void unsupported_features_are_errors_that_name_them(void **state)
         const char *members;
         const char *message;
     } cases[] = {
-        {"\"use_sliding_window\": true", "'use_sliding_window' is true"},
+        {"\"attention_bias\": true", "'attention_bias' is true"},
+        {"\"use_sliding_window\": 1", "'use_sliding_window'"},
+        {"\"use_sliding_window\": true, \"sliding_window\": 0", "sliding_window"},
         {"\"use_mrope\": true", "'use_mrope' is true"},
-        {"\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0}", "rope scaling 'yarn'"},
-        {"\"rope_scaling\": {\"rope_type\": \"linear\"}", "rope scaling 'linear'"},
-        {"\"rope_scaling\": {\"factor\": 4.0}", "has no 'rope_type'"},
+        {"\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4.0}", "rope scaling 'dynamic'"},
+        {"\"rope_scaling\": {\"rope_type\": \"linear\"}", "'rope_scaling': no 'factor'"},
+        {"\"rope_scaling\": {\"factor\": 4.0}", "'rope_scaling': no 'rope_type'"},
         {"\"rope_scaling\": 4", "'rope_scaling' is not an object"},
-        {"\"rope_parameters\": {\"rope_type\": \"yarn\"}", "rope scaling 'yarn'"},
+        {"\"rope_parameters\": {\"rope_type\": \"longrope\"}", "rope scaling 'longrope'"},
+        {"\"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": 0.5}", "factor is 0.5"},
+        {"\"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": \"4\"}", "factor"},
+        {"\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"beta_fast\": 0.5}",
+         "beta_fast 0.5"},
+        {"\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"attention_factor\": -1}",
+         "attention_factor is -1"},
+        {"\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8}", "no 'low_freq_factor'"},
+        {"\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4,"
+         " \"high_freq_factor\": 1}",
+         "low_freq_factor 4 is not below high_freq_factor 1"},
+        {"\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4,"
+         " \"original_max_position_embeddings\": 0}",
+         "original_max_position_embeddings"},
+        {"\"partial_rotary_factor\": 0.5", "'partial_rotary_factor' is 0.5"},
         {"\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
          "layer 1 is 'sliding_attention'"},
         {"\"layer_types\": [\"full_attention\"]", "has 1 entries for 2 layers"},
@@ -111,14 +128,200 @@ static void unsupported_features_are_errors_that_name_them(void **state)
     }
 }
 
-static void other_architectures_are_named(void **state)
+// A minimal config of another architecture with more members in front.
+static int parse_as(const char *type, const char *members, struct model_config *config,
+                    struct error *err)
+{
+    char *text = mem_printf("{%s%s\"model_type\": \"%s\"%s", members, members[0] ? ", " : "", type,
+                            strchr(minimal, ','));
+    int rc = model_config_parse(text, strlen(text), config, err);
+    free(text);
+    return rc;
+}
+
+static struct model_config parsed_as(const char *type, const char *members)
+{
+    struct model_config config;
+    struct error err;
+    if (parse_as(type, members, &config, &err))
+        fail_msg("%s: %s", type, err.text);
+    return config;
+}
+
+static void unknown_architectures_are_named(void **state)
 {
     (void)state;
-    static const char text[] = "{\"model_type\": \"gemma3_text\", \"hidden_size\": 64}";
     struct model_config config;
     struct error err = {{0}};
-    assert_int_equal(model_config_parse(text, sizeof text - 1, &config, &err), -1);
-    assert_string_equal(err.text, "unsupported model_type 'gemma3_text'; supported: qwen2");
+    assert_int_equal(parse_as("gemma3", "", &config, &err), -1);
+    assert_string_equal(err.text,
+                        "unsupported model_type 'gemma3'; supported: qwen2, qwen3, llama, "
+                        "mistral, gemma3_text, lfm2");
+}
+
+static void architectures_have_their_own_defaults(void **state)
+{
+    (void)state;
+    struct model_config qwen3 = parsed_as("qwen3", ""), llama = parsed_as("llama", "");
+    struct model_config mistral = parsed_as("mistral", "\"num_key_value_heads\": null");
+    struct model_config gemma = parsed_as("gemma3_text", "");
+    struct model_config lfm2 = parsed_as("lfm2", "\"num_key_value_heads\": 2");
+    assert_true(qwen3.head_norms && !qwen3.qkv_bias);
+    assert_int_equal(qwen3.head_width, 128);
+    assert_true(!llama.head_norms && !llama.qkv_bias);
+    assert_int_equal(llama.max_positions, 2048);
+    assert_int_equal(mistral.window, 4096);
+    assert_int_equal(mistral.layer_kinds[1], LAYER_SLIDING);
+    assert_true(gemma.tied && gemma.offset_norms && gemma.block_norms && gemma.scaled_embedding);
+    assert_int_equal(gemma.activation, ACTIVATION_GELU_TANH);
+    assert_true(gemma.rope_theta == 1e6 && gemma.local_rope_theta == 1e4);
+    assert_true(lfm2.tied && lfm2.head_norms && lfm2.rope_theta == 1e6);
+    assert_int_equal(lfm2.layer_kinds[0], LAYER_FULL);
+    assert_int_equal(lfm2.ffn, 256); // two thirds of 96, rounded up to a multiple of 256
+}
+
+static void sliding_layers_are_read_in_every_way_they_are_written(void **state)
+{
+    (void)state;
+    struct model_config qwen = parsed("\"use_sliding_window\": true, \"sliding_window\": 8,"
+                                      " \"max_window_layers\": 1");
+    assert_int_equal(qwen.window, 8);
+    assert_int_equal(qwen.layer_kinds[0], LAYER_FULL);
+    assert_int_equal(qwen.layer_kinds[1], LAYER_SLIDING);
+    struct model_config none = parsed("\"use_sliding_window\": true, \"sliding_window\": 8");
+    assert_int_equal(none.window, 0); // max_window_layers is 28
+    struct model_config mistral =
+        parsed_as("mistral", "\"num_key_value_heads\": 2, \"sliding_window\": null");
+    assert_int_equal(mistral.window, 0);
+    assert_int_equal(mistral.layer_kinds[0], LAYER_FULL);
+    struct model_config old = parsed_as("gemma3_text", "\"sliding_window_pattern\": 2");
+    struct model_config new =
+        parsed_as("gemma3_text", "\"layer_types\": [\"sliding_attention\", \"full_attention\"]");
+    assert_memory_equal(old.layer_kinds, new.layer_kinds, sizeof old.layer_kinds);
+    assert_int_equal(old.layer_kinds[0], LAYER_SLIDING);
+    assert_int_equal(old.layer_kinds[1], LAYER_FULL);
+}
+
+static void rope_of_gemma_has_two_layouts(void **state)
+{
+    (void)state;
+    struct model_config old =
+        parsed_as("gemma3_text", "\"rope_theta\": 5000, \"rope_local_base_freq\": 700,"
+                                 " \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 8}");
+    struct model_config new = parsed_as(
+        "gemma3_text", "\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 5000,"
+                       " \"rope_type\": \"linear\", \"factor\": 8}, \"sliding_attention\":"
+                       " {\"rope_theta\": 700, \"rope_type\": \"default\"}}");
+    float full[128], full_new[128], local[128], local_new[128];
+    model_config_frequencies(&old, LAYER_FULL, full);
+    model_config_frequencies(&new, LAYER_FULL, full_new);
+    model_config_frequencies(&old, LAYER_SLIDING, local);
+    model_config_frequencies(&new, LAYER_SLIDING, local_new);
+    assert_memory_equal(full, full_new, sizeof full);
+    assert_memory_equal(local, local_new, sizeof local);
+    assert_true(full[0] == 0.125f && local[0] == 1.0f);
+    assert_true(fabsf(local[64] - 1 / sqrtf(700)) < 1e-8f);
+}
+
+static void errors_of_other_architectures_name_the_key(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *type, *members, *message;
+    } cases[] = {
+        {"llama", "\"mlp_bias\": true", "'mlp_bias' is true"},
+        {"llama", "\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+         "layer 1 is 'sliding_attention'"},
+        {"mistral", "\"sliding_window\": -1", "sliding_window"},
+        {"qwen3", "\"head_dim\": 7", "head_dim is 7"},
+        {"gemma3_text", "\"final_logit_softcapping\": 30.0", "'final_logit_softcapping' is set"},
+        {"gemma3_text", "\"attn_logit_softcapping\": 50.0", "'attn_logit_softcapping' is set"},
+        {"gemma3_text", "\"use_bidirectional_attention\": true", "'use_bidirectional_attention'"},
+        {"gemma3_text", "\"query_pre_attn_scalar\": 0", "query_pre_attn_scalar is 0"},
+        {"gemma3_text", "\"sliding_window\": null", "there is no 'sliding_window'"},
+        {"gemma3_text", "\"sliding_window_pattern\": 0", "sliding_window_pattern"},
+        {"gemma3_text", "\"rope_local_base_freq\": 0.1", "rope_local_base_freq is 0.1"},
+        {"gemma3_text", "\"hidden_activation\": \"gelu\"", "unsupported hidden_activation 'gelu'"},
+        {"gemma3_text", "\"layer_types\": [\"conv\", \"conv\"]", "layer 0 is 'conv'"},
+        {"gemma3_text", "\"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"yarn\"}}",
+         "'rope_parameters': 'sliding_attention': rope scaling 'yarn'"},
+        {"lfm2", "\"conv_bias\": true", "'conv_bias' is true"},
+        {"lfm2", "\"conv_L_cache\": 0", "conv_L_cache"},
+        {"lfm2", "\"conv_L_cache\": 9", "conv_L_cache"},
+        {"lfm2", "\"full_attn_idxs\": [2]", "'full_attn_idxs' entry 0"},
+        {"lfm2", "\"full_attn_idxs\": [0, -1]", "'full_attn_idxs' entry 1"},
+        {"lfm2", "\"full_attn_idxs\": 0", "'full_attn_idxs' is not an array"},
+        {"lfm2", "\"layer_types\": [\"conv\", \"sliding_attention\"]", "layer 1 is 'sliding"},
+        {"lfm2", "\"block_ffn_dim_multiplier\": -1", "block_ffn_dim_multiplier is -1"},
+        {"lfm2", "\"block_ffn_dim_multiplier\": 1e-9", "intermediate_size is 0"},
+        {"lfm2", "\"block_ff_dim\": 0", "block_ff_dim"},
+        {"lfm2", "\"norm_eps\": 0", "norm_eps is 0"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model_config config;
+        struct error err = {{0}};
+        char *members = mem_printf("\"num_key_value_heads\": 2, %s", cases[i].members);
+        if (parse_as(cases[i].type, members, &config, &err) != -1)
+            fail_msg("%s: accepted %s", cases[i].type, members);
+        if (!strstr(err.text, cases[i].message))
+            fail_msg("%s: '%s' does not say '%s'", members, err.text, cases[i].message);
+        free(members);
+    }
+}
+
+// Expected values: modeling_rope_utils of transformers 5.23.
+static void scaled_frequencies_are_those_of_transformers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *type, *members;
+        int index[6];
+        float expected[6];
+    } cases[] = {
+        {"qwen2",
+         "\"rope_theta\": 1e6, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0,"
+         " \"original_max_position_embeddings\": 32768}",
+         {0, 10, 14, 20, 31, 31},
+         {1, 0.0133352149f, 0.00177853031f, 4.44569851e-05f, 3.84981632e-07f, 3.84981632e-07f}},
+        {"llama",
+         "\"rope_theta\": 5e5, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 32.0,"
+         " \"original_max_position_embeddings\": 8192, \"low_freq_factor\": 1.0,"
+         " \"high_freq_factor\": 4.0}",
+         {0, 10, 14, 16, 20, 31},
+         {1, 0.0165604409f, 0.00321144611f, 0.000429556705f, 8.57025589e-06f, 9.41830649e-08f}},
+        {"qwen2",
+         "\"rope_theta\": 1e6, \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 8.0}",
+         {0, 10, 31, 31, 31, 31},
+         {0.125f, 0.00166690187f, 1.92490816e-07f, 1.92490816e-07f, 1.92490816e-07f,
+          1.92490816e-07f}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *members = mem_printf("\"head_dim\": 64, %s", cases[i].members);
+        struct model_config config = parsed_as(cases[i].type, members);
+        float got[32];
+        model_config_frequencies(&config, LAYER_FULL, got);
+        for (size_t j = 0; j < 6; j++) {
+            float expected = cases[i].expected[j];
+            if (!(fabsf(got[cases[i].index[j]] - expected) <= 1e-6f * expected))
+                fail_msg("%s: frequency %d is %.9g instead of %.9g", members, cases[i].index[j],
+                         (double)got[cases[i].index[j]], (double)expected);
+        }
+        free(members);
+    }
+}
+
+static void yarn_extends_the_positions_and_has_a_magnitude(void **state)
+{
+    (void)state;
+    struct model_config config = parsed("\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0,"
+                                        " \"original_max_position_embeddings\": 32768}");
+    assert_int_equal(config.max_positions, 32768);
+    assert_int_equal(model_config_positions(&config), 131072);
+    assert_true(fabs(config.rope_scaling.attention_factor - 1.1386294361119891) < 1e-12);
+    struct model_config both =
+        parsed("\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"mscale\": 1.0,"
+               " \"mscale_all_dim\": 1.0}");
+    assert_true(both.rope_scaling.attention_factor == 1.0);
 }
 
 static void numbers_outside_their_range_are_rejected(void **state)
@@ -174,26 +377,41 @@ static void truncated_text_is_rejected(void **state)
     }
 }
 
-// Whatever one byte becomes, the result is an error or a config that passes its own checks.
-static void damaged_text_never_gives_an_invalid_config(void **state)
+static size_t count_accepted_damage(const char *original)
 {
-    (void)state;
     static const char bytes[] = "0129-.eE\"{}[]:,x \\";
-    size_t accepted = 0;
-    for (size_t i = 0; i < sizeof minimal - 1; i++) {
+    size_t accepted = 0, length = strlen(original);
+    for (size_t i = 0; i < length; i++) {
         for (size_t j = 0; j < sizeof bytes; j++) { // the NUL too
             struct model_config config;
             struct error err;
-            char *text = mem_dup(minimal, sizeof minimal - 1);
+            char *text = mem_dup(original, length);
             text[i] = bytes[j];
-            if (model_config_parse(text, sizeof minimal - 1, &config, &err) == 0) {
+            if (model_config_parse(text, length, &config, &err) == 0) {
                 assert_int_equal(model_config_validate(&config, &err), 0);
                 accepted++;
             }
             free(text);
         }
     }
-    assert_true(accepted > 0);
+    return accepted;
+}
+
+// Whatever one byte becomes, the result is an error or a config that passes its own checks.
+static void damaged_text_never_gives_an_invalid_config(void **state)
+{
+    (void)state;
+    assert_true(count_accepted_damage(minimal) > 0);
+    static const char *const names[] = {"qwen3-0.6b", "llama3.2-1b", "gemma3-1b", "lfm2-1.2b"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct model_config config;
+        struct error err;
+        struct strbuf text = {0};
+        assert_int_equal(model_config_shape(names[i], &config, &err), 0);
+        model_config_write(&config, &text);
+        assert_true(count_accepted_damage(text.bytes) > 0);
+        strbuf_release(&text);
+    }
 }
 
 static void what_is_written_reads_back_equal(void **state)
@@ -232,7 +450,13 @@ int main(void)
         cmocka_unit_test(old_and_new_layout_mean_the_same),
         cmocka_unit_test(head_width_may_be_unrelated_to_hidden),
         cmocka_unit_test(unsupported_features_are_errors_that_name_them),
-        cmocka_unit_test(other_architectures_are_named),
+        cmocka_unit_test(unknown_architectures_are_named),
+        cmocka_unit_test(architectures_have_their_own_defaults),
+        cmocka_unit_test(sliding_layers_are_read_in_every_way_they_are_written),
+        cmocka_unit_test(rope_of_gemma_has_two_layouts),
+        cmocka_unit_test(errors_of_other_architectures_name_the_key),
+        cmocka_unit_test(scaled_frequencies_are_those_of_transformers),
+        cmocka_unit_test(yarn_extends_the_positions_and_has_a_magnitude),
         cmocka_unit_test(numbers_outside_their_range_are_rejected),
         cmocka_unit_test(missing_keys_are_named),
         cmocka_unit_test(truncated_text_is_rejected),

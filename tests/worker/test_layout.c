@@ -94,6 +94,10 @@ static void shapes_have_their_published_number_of_parameters(void **state)
         {"qwen2.5-7b", 7615616512},
         {"qwen2.5-14b", 14770033664},
         {"qwen2.5-32b", 32763876352},
+        {"qwen3-0.6b", 596049920},
+        {"llama3.2-1b", 1235814400},
+        {"gemma3-1b", 999885952},
+        {"lfm2-1.2b", 1170340608},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct model_config config;
@@ -119,6 +123,54 @@ static void names_are_those_of_hugging_face(void **state)
     layout_release(&layout);
 }
 
+static void families_have_names_of_their_own(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *shape;
+        enum parameter_kind kind;
+        int64_t layer;
+        const char *name;
+    } cases[] = {
+        {"qwen3-0.6b", PARAM_Q_NORM, 1, "model.layers.1.self_attn.q_norm.weight"},
+        {"gemma3-1b", PARAM_ATTENTION_OUT_NORM, 0,
+         "model.layers.0.post_attention_layernorm.weight"},
+        {"gemma3-1b", PARAM_POST_NORM, 0, "model.layers.0.pre_feedforward_layernorm.weight"},
+        {"gemma3-1b", PARAM_FFN_OUT_NORM, 25, "model.layers.25.post_feedforward_layernorm.weight"},
+        {"lfm2-1.2b", PARAM_CONV, 0, "model.layers.0.conv.conv.weight"},
+        {"lfm2-1.2b", PARAM_O, 2, "model.layers.2.self_attn.out_proj.weight"},
+        {"lfm2-1.2b", PARAM_DOWN, 15, "model.layers.15.feed_forward.w2.weight"},
+        {"lfm2-1.2b", PARAM_FINAL_NORM, -1, "model.embedding_norm.weight"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model_config config;
+        struct error err;
+        struct layout layout;
+        assert_int_equal(model_config_shape(cases[i].shape, &config, &err), 0);
+        layout_create(&config, &layout);
+        assert_string_equal(layout_find(&layout, cases[i].kind, cases[i].layer)->name,
+                            cases[i].name);
+        layout_release(&layout);
+    }
+}
+
+static void a_layer_convolves_or_attends(void **state)
+{
+    (void)state;
+    struct model_config config;
+    struct error err;
+    struct layout layout;
+    assert_int_equal(model_config_shape("lfm2-1.2b", &config, &err), 0);
+    layout_create(&config, &layout);
+    assert_null(layout_find(&layout, PARAM_Q, 0));
+    assert_null(layout_find(&layout, PARAM_Q_NORM, 0));
+    assert_null(layout_find(&layout, PARAM_CONV, 2));
+    const struct parameter *conv = layout_find(&layout, PARAM_CONV, 0);
+    assert_int_equal(conv->rank, 3);
+    assert_true(conv->shape[0] == 2048 && conv->shape[1] == 1 && conv->shape[2] == 3);
+    layout_release(&layout);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -128,6 +180,8 @@ int main(void)
         cmocka_unit_test(matrices_decay_norms_and_biases_do_not),
         cmocka_unit_test(shapes_have_their_published_number_of_parameters),
         cmocka_unit_test(names_are_those_of_hugging_face),
+        cmocka_unit_test(families_have_names_of_their_own),
+        cmocka_unit_test(a_layer_convolves_or_attends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Our decoder against the one of Hugging Face transformers: tests/oracle/qwen2_golden.py wrote the
+// Our decoder against the one of Hugging Face transformers: tests/oracle/model_golden.py wrote the
 // files.
 #include "tests/worker/model_fixture.h"
 
@@ -123,12 +123,13 @@ static void check_gradients(struct golden *golden, struct workspace *workspace)
     device_free(golden->device, grads);
 }
 
-static void check_greedy(struct golden *golden)
+// Prompts in pieces of max_tokens, so that with 1 all of it is decoding.
+static void check_greedy(struct golden *golden, size_t max_tokens)
 {
     struct error err;
     struct engine *engine;
     struct engine_result result;
-    struct engine_options options = {.slots = 1, .capacity = 80, .max_tokens = 4};
+    struct engine_options options = {.slots = 1, .capacity = 80, .max_tokens = max_tokens};
     size_t count, expected_count;
     int32_t *prompt = tensor_of(golden, "prompt", ST_I32, &count);
     int32_t *expected = tensor_of(golden, "greedy", ST_I32, &expected_count);
@@ -155,28 +156,107 @@ static void check_model(const char *name)
                      0);
     check_logits(&golden, workspace);
     check_gradients(&golden, workspace);
-    check_greedy(&golden);
+    check_greedy(&golden, 1);
+    check_greedy(&golden, 4);
+    check_greedy(&golden, 32);
     workspace_destroy(workspace);
     golden_close(&golden);
 }
 
-static void tied_model_agrees_with_transformers(void **state)
+static void qwen2_agrees_with_transformers(void **state)
 {
     (void)state;
     check_model("qwen2_tied");
 }
 
-static void odd_model_agrees_with_transformers(void **state)
+static void odd_qwen2_agrees_with_transformers(void **state)
 {
     (void)state;
     check_model("qwen2_odd");
 }
 
+static void qwen2_with_yarn_and_a_window_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("qwen2_yarn");
+}
+
+static void qwen3_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("qwen3_tied");
+}
+
+static void odd_qwen3_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("qwen3_odd");
+}
+
+static void llama_with_scaled_rope_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("llama_tied");
+}
+
+static void odd_llama_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("llama_odd");
+}
+
+static void mistral_with_a_window_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("mistral_window");
+}
+
+static void odd_mistral_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("mistral_odd");
+}
+
+static void gemma3_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("gemma3_tied");
+}
+
+static void odd_gemma3_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("gemma3_odd");
+}
+
+static void lfm2_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("lfm2_tied");
+}
+
+static void odd_lfm2_agrees_with_transformers(void **state)
+{
+    (void)state;
+    check_model("lfm2_odd");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tied_model_agrees_with_transformers),
-        cmocka_unit_test(odd_model_agrees_with_transformers),
+        cmocka_unit_test(qwen2_agrees_with_transformers),
+        cmocka_unit_test(odd_qwen2_agrees_with_transformers),
+        cmocka_unit_test(qwen2_with_yarn_and_a_window_agrees_with_transformers),
+        cmocka_unit_test(qwen3_agrees_with_transformers),
+        cmocka_unit_test(odd_qwen3_agrees_with_transformers),
+        cmocka_unit_test(llama_with_scaled_rope_agrees_with_transformers),
+        cmocka_unit_test(odd_llama_agrees_with_transformers),
+        cmocka_unit_test(mistral_with_a_window_agrees_with_transformers),
+        cmocka_unit_test(odd_mistral_agrees_with_transformers),
+        cmocka_unit_test(gemma3_agrees_with_transformers),
+        cmocka_unit_test(odd_gemma3_agrees_with_transformers),
+        cmocka_unit_test(lfm2_agrees_with_transformers),
+        cmocka_unit_test(odd_lfm2_agrees_with_transformers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

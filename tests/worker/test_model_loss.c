@@ -124,6 +124,18 @@ static void gradients_agree_when_the_head_is_its_own(void **state)
     check_gradients(fixture_config_untied());
 }
 
+static void gradients_agree_with_norms_and_windows(void **state)
+{
+    (void)state;
+    check_gradients(fixture_config_gemma3());
+}
+
+static void gradients_agree_with_convolutions(void **state)
+{
+    (void)state;
+    check_gradients(fixture_config_lfm2());
+}
+
 static void gradients_accumulate_and_scale(void **state)
 {
     (void)state;
@@ -141,11 +153,10 @@ static void gradients_accumulate_and_scale(void **state)
     rig_destroy(&rig);
 }
 
-static void loss_is_the_same_with_and_without_gradients(void **state)
+static void check_without_gradients(struct model_config config)
 {
-    (void)state;
     struct rig rig;
-    rig_create(&rig, fixture_config());
+    rig_create(&rig, config);
     double with = loss_of(&rig, rig.grads, 1.0f);
     assert_true(loss_of(&rig, NULL, 0) == with);
     struct workspace *kept = rig.workspace;
@@ -156,6 +167,14 @@ static void loss_is_the_same_with_and_without_gradients(void **state)
     assert_true(loss_of(&rig, NULL, 0) == with);
     workspace_destroy(kept);
     rig_destroy(&rig);
+}
+
+static void loss_is_the_same_with_and_without_gradients(void **state)
+{
+    (void)state;
+    check_without_gradients(fixture_config());
+    check_without_gradients(fixture_config_gemma3());
+    check_without_gradients(fixture_config_lfm2());
 }
 
 // One sequence of a packed batch, which keeps pointing into it; offsets is storage for its two.
@@ -181,11 +200,10 @@ static void expect_equal_gradients(const float *a, const float *b, size_t count)
         assert_true(fabsf(a[i] - b[i]) <= 1e-5f * largest);
 }
 
-static void packed_sequences_do_not_see_each_other(void **state)
+static void check_packing(struct model_config config)
 {
-    (void)state;
     struct rig rig;
-    rig_create(&rig, fixture_config());
+    rig_create(&rig, config);
     double packed = loss_of(&rig, rig.grads, 1.0f), sum = 0;
     float *together = fixture_copy_out(rig.device, rig.grads, rig.elements);
     device_zero(rig.device, rig.grads, rig.elements * sizeof(float));
@@ -201,6 +219,14 @@ static void packed_sequences_do_not_see_each_other(void **state)
     free(together);
     free(apart);
     rig_destroy(&rig);
+}
+
+static void packed_sequences_do_not_see_each_other(void **state)
+{
+    (void)state;
+    check_packing(fixture_config());
+    check_packing(fixture_config_gemma3());
+    check_packing(fixture_config_lfm2());
 }
 
 // A vocabulary so large that a slice of logits has seven rows: the packed batch needs two slices,
@@ -371,6 +397,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_agree_with_finite_differences),
         cmocka_unit_test(gradients_agree_when_the_head_is_its_own),
+        cmocka_unit_test(gradients_agree_with_norms_and_windows),
+        cmocka_unit_test(gradients_agree_with_convolutions),
         cmocka_unit_test(gradients_accumulate_and_scale),
         cmocka_unit_test(loss_is_the_same_with_and_without_gradients),
         cmocka_unit_test(packed_sequences_do_not_see_each_other),

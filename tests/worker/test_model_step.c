@@ -81,90 +81,106 @@ static void expect_rows(const struct rig *rig, size_t at, size_t first, size_t c
                         count * rig->vocabulary * sizeof(float));
 }
 
+// Every way in which layers mix tokens.
+static struct model_config (*const mixers[])(void) = {fixture_config, fixture_config_untied,
+                                                      fixture_config_gemma3, fixture_config_lfm2};
+
+enum { MIXERS = sizeof mixers / sizeof *mixers };
+
 static void token_by_token_equals_the_whole_prompt(void **state)
 {
     (void)state;
-    struct rig rig;
-    setup(&rig, fixture_config());
-    for (size_t i = 0; i < LENGTH; i++) {
-        feed(&rig, 2, i, 1);
-        expect_rows(&rig, 0, i, 1);
+    for (size_t m = 0; m < MIXERS; m++) {
+        struct rig rig;
+        setup(&rig, mixers[m]());
+        for (size_t i = 0; i < LENGTH; i++) {
+            feed(&rig, 2, i, 1);
+            expect_rows(&rig, 0, i, 1);
+        }
+        teardown(&rig);
     }
-    teardown(&rig);
 }
 
 static void pieces_of_a_prompt_equal_the_whole(void **state)
 {
     (void)state;
-    struct rig rig;
-    setup(&rig, fixture_config_untied());
-    feed(&rig, 1, 0, 5);
-    expect_rows(&rig, 0, 0, 5);
-    feed(&rig, 1, 5, 1);
-    expect_rows(&rig, 0, 5, 1);
-    feed(&rig, 1, 6, 7);
-    expect_rows(&rig, 0, 6, 7);
-    teardown(&rig);
+    for (size_t m = 0; m < MIXERS; m++) {
+        struct rig rig;
+        setup(&rig, mixers[m]());
+        feed(&rig, 1, 0, 5);
+        expect_rows(&rig, 0, 0, 5);
+        feed(&rig, 1, 5, 1);
+        expect_rows(&rig, 0, 5, 1);
+        feed(&rig, 1, 6, 7);
+        expect_rows(&rig, 0, 6, 7);
+        teardown(&rig);
+    }
 }
 
 static void generation_agrees_with_training(void **state)
 {
     (void)state;
-    struct rig rig;
-    struct workspace *workspace;
-    struct error err;
-    setup(&rig, fixture_config());
-    assert_int_equal(workspace_create(rig.model, LENGTH, false, &workspace, &err), 0);
-    assert_int_equal(model_logits(rig.model, workspace, &rig.batch.batch, rig.got, &err), 0);
-    for (size_t i = 0; i < LENGTH * rig.vocabulary; i++)
-        assert_true(fabsf(rig.got[i] - rig.expected[i]) <= 1e-4f);
-    workspace_destroy(workspace);
-    teardown(&rig);
+    for (size_t m = 0; m < MIXERS; m++) {
+        struct rig rig;
+        struct workspace *workspace;
+        struct error err;
+        setup(&rig, mixers[m]());
+        assert_int_equal(workspace_create(rig.model, LENGTH, false, &workspace, &err), 0);
+        assert_int_equal(model_logits(rig.model, workspace, &rig.batch.batch, rig.got, &err), 0);
+        for (size_t i = 0; i < LENGTH * rig.vocabulary; i++)
+            assert_true(fabsf(rig.got[i] - rig.expected[i]) <= 1e-4f);
+        workspace_destroy(workspace);
+        teardown(&rig);
+    }
 }
 
 // Slot 0 begins the sequence while slot 1 continues it and slot 2 holds something else.
 static void neighbours_in_a_step_change_nothing(void **state)
 {
     (void)state;
-    struct rig rig;
-    setup(&rig, fixture_config());
-    feed(&rig, 1, 0, 9);
-    int32_t ids[16], slots[16], positions[16];
-    size_t count = 0;
-    for (int i = 0; i < 4; i++, count++) {
-        ids[count] = rig.batch.ids[i];
-        slots[count] = 0;
-        positions[count] = i;
+    for (size_t m = 0; m < MIXERS; m++) {
+        struct rig rig;
+        setup(&rig, mixers[m]());
+        feed(&rig, 1, 0, 9);
+        int32_t ids[16], slots[16], positions[16];
+        size_t count = 0;
+        for (int i = 0; i < 4; i++, count++) {
+            ids[count] = rig.batch.ids[i];
+            slots[count] = 0;
+            positions[count] = i;
+        }
+        for (int i = 0; i < 6; i++, count++) {
+            ids[count] = (i * 5 + 1) % 37;
+            slots[count] = 2;
+            positions[count] = i;
+        }
+        ids[count] = rig.batch.ids[9];
+        slots[count] = 1;
+        positions[count++] = 9;
+        int32_t wanted[] = {3, 10};
+        run(&rig, &(struct step_tokens){.ids = ids,
+                                        .slots = slots,
+                                        .positions = positions,
+                                        .tokens = count,
+                                        .wanted = wanted,
+                                        .wanted_count = 2});
+        expect_rows(&rig, 0, 3, 1);
+        expect_rows(&rig, 1, 9, 1);
+        teardown(&rig);
     }
-    for (int i = 0; i < 6; i++, count++) {
-        ids[count] = (i * 5 + 1) % 37;
-        slots[count] = 2;
-        positions[count] = i;
-    }
-    ids[count] = rig.batch.ids[9];
-    slots[count] = 1;
-    positions[count++] = 9;
-    int32_t wanted[] = {3, 10};
-    run(&rig, &(struct step_tokens){.ids = ids,
-                                    .slots = slots,
-                                    .positions = positions,
-                                    .tokens = count,
-                                    .wanted = wanted,
-                                    .wanted_count = 2});
-    expect_rows(&rig, 0, 3, 1);
-    expect_rows(&rig, 1, 9, 1);
-    teardown(&rig);
 }
 
 static void slot_is_reused_without_a_trace(void **state)
 {
     (void)state;
-    struct rig rig;
-    setup(&rig, fixture_config());
-    feed(&rig, 2, 0, LENGTH);
-    feed(&rig, 2, 0, 3); // a new request: positions begin again
-    expect_rows(&rig, 0, 0, 3);
-    teardown(&rig);
+    for (size_t m = 0; m < MIXERS; m++) {
+        struct rig rig;
+        setup(&rig, mixers[m]());
+        feed(&rig, 2, 0, LENGTH);
+        feed(&rig, 2, 0, 3); // a new request: positions begin again
+        expect_rows(&rig, 0, 0, 3);
+        teardown(&rig);
+    }
 }
 
 static void step_without_wanted_rows_still_fills_the_cache(void **state)
@@ -254,16 +270,18 @@ static void greedy_step_works_in_slices(void **state)
 static void packed_weights_give_the_same_tokens(void **state)
 {
     (void)state;
-    struct rig rig;
-    setup(&rig, fixture_config());
-    model_pack(rig.model);
-    model_pack(rig.model);
-    model_unpack(rig.model);
-    feed(&rig, 1, 0, LENGTH);
-    for (size_t i = 0; i < LENGTH * rig.vocabulary; i++)
-        assert_true(fabsf(rig.got[i] - rig.expected[i]) <= 1e-4f);
-    model_unpack(rig.model);
-    teardown(&rig);
+    for (size_t m = 0; m < MIXERS; m++) {
+        struct rig rig;
+        setup(&rig, mixers[m]());
+        model_pack(rig.model);
+        model_pack(rig.model);
+        model_unpack(rig.model);
+        feed(&rig, 1, 0, LENGTH);
+        for (size_t i = 0; i < LENGTH * rig.vocabulary; i++)
+            assert_true(fabsf(rig.got[i] - rig.expected[i]) <= 1e-4f);
+        model_unpack(rig.model);
+        teardown(&rig);
+    }
 }
 
 static void expect_rejected(struct rig *rig, struct step_tokens step, const char *part)
@@ -309,6 +327,25 @@ static void tokens_outside_the_cache_are_rejected(void **state)
     teardown(&rig);
 }
 
+// The state of a convolution knows the latest positions only.
+static void convolutions_go_on_where_they_ended(void **state)
+{
+    (void)state;
+    struct rig rig;
+    setup(&rig, fixture_config_lfm2());
+    int32_t ids[2] = {1, 2}, slots[2] = {1, 1}, positions[2] = {0, 1};
+    struct step_tokens step = {.ids = ids, .slots = slots, .positions = positions, .tokens = 2};
+    run(&rig, &step);
+    positions[0] = 3;
+    positions[1] = 4;
+    expect_rejected(&rig, step, "token 0 at position 3; slot 1 goes on at 2 or begins at 0");
+    positions[0] = 2;
+    expect_rejected(&rig, step, "token 1 at position 4; slot 1 goes on at 3 or begins at 0");
+    positions[1] = 3;
+    run(&rig, &step);
+    teardown(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +359,7 @@ int main(void)
         cmocka_unit_test(greedy_step_works_in_slices),
         cmocka_unit_test(packed_weights_give_the_same_tokens),
         cmocka_unit_test(tokens_outside_the_cache_are_rejected),
+        cmocka_unit_test(convolutions_go_on_where_they_ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,8 +5,6 @@
 // they are one cheap sweep each, and storing them would add 2 D + F numbers per token and layer.
 #include "worker/model/decoder.h"
 
-#include <math.h>
-
 void linear_backward(const struct pass *pass, const struct linear *linear,
                      const struct linear *grads, struct tensor x, struct tensor grad_out,
                      struct tensor grad_x, size_t rows)
@@ -40,6 +38,7 @@ static void norm_again(const struct pass *pass, struct tensor x, struct tensor w
                                              .rows = rows,
                                              .width = (size_t)pass->model->config.hidden,
                                              .epsilon = (float)pass->model->config.rms_epsilon,
+                                             .weight_offset = norm_offset(&pass->model->config),
                                          });
 }
 
@@ -57,7 +56,32 @@ static void norm_backward(const struct pass *pass, struct tensor grad_x, struct 
                                               .weight = weight,
                                               .rows = rows,
                                               .width = (size_t)pass->model->config.hidden,
+                                              .weight_offset = norm_offset(&pass->model->config),
                                           });
+}
+
+// The gradient of what a block added to the stream before its norm, from that of the stream: in
+// workspace->grad_normed, or the stream's itself where there is no norm.
+static struct tensor added_backward(const struct pass *pass, struct tensor grad_x,
+                                    struct tensor grad_weight, struct tensor added,
+                                    const float *rstd, struct tensor weight, size_t rows)
+{
+    struct device *device = pass->model->device;
+    if (!weight.data)
+        return grad_x;
+    device->ops->rmsnorm_backward(device, &(struct rmsnorm_backward){
+                                              .grad_x = pass->workspace->grad_normed,
+                                              .grad_weight = grad_weight,
+                                              .grad_out = grad_x,
+                                              .x = added,
+                                              .rstd = rstd,
+                                              .weight = weight,
+                                              .rows = rows,
+                                              .width = (size_t)pass->model->config.hidden,
+                                              .weight_offset = norm_offset(&pass->model->config),
+                                              .overwrite = true,
+                                          });
+    return pass->workspace->grad_normed;
 }
 
 static void gated_again(const struct pass *pass, const struct activations *a, size_t rows)
@@ -93,7 +117,9 @@ static void ffn_backward(const struct pass *pass, const struct decoder *grads, s
     const struct decoder_layer *weights = &pass->model->decoder->layers[layer];
     const struct decoder_layer *grad = &grads->layers[layer];
     gated_again(pass, a, rows);
-    linear_backward(pass, &weights->down, &grad->down, workspace->gated, grad_x,
+    struct tensor grad_down = added_backward(pass, grad_x, grad->ffn_out_norm, a->down,
+                                             a->ffn_out_rstd, weights->ffn_out_norm, rows);
+    linear_backward(pass, &weights->down, &grad->down, workspace->gated, grad_down,
                     workspace->grad_gated, rows);
     gated_backward(pass, a, rows);
     norm_again(pass, a->ffn_x, weights->post_norm, rows);
@@ -102,7 +128,43 @@ static void ffn_backward(const struct pass *pass, const struct decoder *grads, s
     norm_backward(pass, grad_x, grad->post_norm, a->ffn_x, a->ffn_rstd, weights->post_norm, rows);
 }
 
-static void attend_backward(const struct pass *pass, const struct activations *a)
+static void heads_backward(const struct pass *pass, struct tensor grad, struct tensor grad_weight,
+                           struct tensor x, const float *rstd, struct tensor weight, size_t heads)
+{
+    struct device *device = pass->model->device;
+    const struct model_config *config = &pass->model->config;
+    device->ops->rmsnorm_backward(device, &(struct rmsnorm_backward){
+                                              .grad_x = grad,
+                                              .grad_weight = grad_weight,
+                                              .grad_out = grad,
+                                              .x = x,
+                                              .rstd = rstd,
+                                              .weight = weight,
+                                              .rows = pass->tokens * heads,
+                                              .width = (size_t)config->head_width,
+                                              .heads = heads,
+                                              .stride = qkv_width(config),
+                                              .weight_offset = norm_offset(config),
+                                              .overwrite = true,
+                                          });
+}
+
+// In place, of queries and keys.
+static void head_norms_backward(const struct pass *pass, const struct decoder_layer *weights,
+                                const struct decoder_layer *grad, const struct activations *a)
+{
+    const struct model_config *config = &pass->model->config;
+    struct tensor grad_qkv = pass->workspace->grad_qkv;
+    size_t k_at = queries_width(config);
+    heads_backward(pass, grad_qkv, grad->q_norm, a->raw_qkv, a->q_rstd, weights->q_norm,
+                   (size_t)config->heads);
+    heads_backward(pass, tensor_at(grad_qkv, k_at), grad->k_norm, tensor_at(a->raw_qkv, k_at),
+                   a->k_rstd, weights->k_norm, (size_t)config->kv_heads);
+}
+
+static void attend_backward(const struct pass *pass, const struct decoder_layer *weights,
+                            const struct decoder_layer *grad, const struct activations *a,
+                            size_t layer)
 {
     const struct workspace *workspace = pass->workspace;
     struct device *device = pass->model->device;
@@ -124,19 +186,30 @@ static void attend_backward(const struct pass *pass, const struct activations *a
                                                 .heads = (size_t)config->heads,
                                                 .kv_heads = (size_t)config->kv_heads,
                                                 .head_width = (size_t)config->head_width,
-                                                .scale = 1.0f / sqrtf((float)config->head_width),
+                                                .scale = attention_scale(config),
+                                                .window = layer_window(config, layer),
                                             });
-    device->ops->rope(device, &(struct rope){
-                                  .x = workspace->grad_qkv,
-                                  .positions = workspace->positions,
-                                  .inverse_frequency = pass->model->inverse_frequency,
-                                  .magnitude = 1.0f,
-                                  .tokens = pass->tokens,
-                                  .stride = qkv_width(config),
-                                  .heads = (size_t)(config->heads + config->kv_heads),
-                                  .head_width = (size_t)config->head_width,
-                                  .backward = true,
-                              });
+    decoder_rotate(pass, layer, workspace->grad_qkv, true);
+    if (config->head_norms)
+        head_norms_backward(pass, weights, grad, a);
+}
+
+static void convolve_backward(const struct pass *pass, const struct decoder_layer *weights,
+                              const struct decoder_layer *grad, const struct activations *a)
+{
+    struct device *device = pass->model->device;
+    const struct model_config *config = &pass->model->config;
+    device->ops->short_conv_backward(device, &(struct short_conv_backward){
+                                                 .grad_bcx = pass->workspace->grad_qkv,
+                                                 .grad_weight = grad->conv,
+                                                 .grad_out = pass->workspace->grad_attention,
+                                                 .bcx = a->qkv,
+                                                 .weight = weights->conv,
+                                                 .sequences = pass->sequences,
+                                                 .tokens = pass->tokens,
+                                                 .width = (size_t)config->hidden,
+                                                 .taps = (size_t)config->conv_taps,
+                                             });
 }
 
 static void attention_block_backward(const struct pass *pass, const struct decoder *grads,
@@ -146,9 +219,15 @@ static void attention_block_backward(const struct pass *pass, const struct decod
     const struct activations *a = &workspace->layers[layer];
     const struct decoder_layer *weights = &pass->model->decoder->layers[layer];
     const struct decoder_layer *grad = &grads->layers[layer];
-    linear_backward(pass, &weights->o, &grad->o, a->attention, workspace->grad_x,
-                    workspace->grad_attention, pass->tokens);
-    attend_backward(pass, a);
+    struct tensor grad_o =
+        added_backward(pass, workspace->grad_x, grad->attention_out_norm, a->attention_out,
+                       a->attention_out_rstd, weights->attention_out_norm, pass->tokens);
+    linear_backward(pass, &weights->o, &grad->o, a->attention, grad_o, workspace->grad_attention,
+                    pass->tokens);
+    if (weights->kind == LAYER_CONV)
+        convolve_backward(pass, weights, grad, a);
+    else
+        attend_backward(pass, weights, grad, a, layer);
     norm_again(pass, a->x, weights->input_norm, pass->tokens);
     linear_backward(pass, &weights->qkv, &grad->qkv, workspace->normed, workspace->grad_qkv,
                     workspace->grad_normed, pass->tokens);
@@ -204,6 +283,6 @@ void decoder_backward(const struct pass *pass, const struct decoder *grads)
                                         .tokens = pass->tokens,
                                         .vocabulary = (size_t)pass->model->config.vocabulary,
                                         .width = (size_t)pass->model->config.hidden,
-                                        .scale = 1.0f,
+                                        .scale = decoder_embedding_scale(pass->model),
                                     });
 }

@@ -2,51 +2,57 @@
 // Reads and writes Hugging Face's config.json. Two layouts are in use: transformers 4 writes
 // `torch_dtype` and a top-level `rope_theta`, transformers 5 writes `dtype`, `rope_parameters` and
 // `layer_types`. A key that would change the result and that we do not implement is an error.
-#include "worker/model/config.h"
+// Rotary embedding and kinds of layers have files of their own.
+#include "worker/model/config_internal.h"
 
 #include "base/arena.h"
-#include "base/json.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 // Limits: far above every published model, and low enough that no product of two dimensions or the
 // total of all parameters leaves 64 bits.
 enum {
-    MAX_LAYERS = 1024,
+    MAX_LAYERS = MODEL_LAYERS_LIMIT,
     MAX_HIDDEN = 65536,
     MAX_HEADS = 1024,
     MAX_HEAD_WIDTH = HEAD_WIDTH_LIMIT,
     MAX_FFN = 1 << 20,
     MAX_VOCABULARY = 1 << 24,
-    MAX_POSITIONS = 1 << 26,
+    MAX_POSITIONS = MODEL_POSITIONS_LIMIT,
 };
-
-static const struct {
-    const char *name; // model_type, and the class in `architectures`
-    const char *class_name;
-    enum architecture architecture;
-} architectures[] = {{"qwen2", "Qwen2ForCausalLM", ARCHITECTURE_QWEN2}};
 
 static const struct {
     const char *name;
     enum dtype dtype;
 } dtypes[] = {{"float32", DTYPE_F32}, {"bfloat16", DTYPE_BF16}, {"float16", DTYPE_F16}};
 
+static const struct {
+    const char *name;
+    enum activation activation;
+} activations[] = {{"silu", ACTIVATION_SILU}, {"gelu_pytorch_tanh", ACTIVATION_GELU_TANH}};
+
+enum { ACTIVATION_NAMES = sizeof activations / sizeof *activations };
+
 static int read_architecture(const struct json *root, struct model_config *out, struct error *err)
 {
     const char *type = NULL;
+    char supported[128] = "";
+    size_t length = 0;
     if (json_get_string(root, "model_type", &type, err))
         return -1;
-    if (!type)
-        return error_set(err, "no 'model_type'; supported: qwen2");
-    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
-        if (strcmp(type, architectures[i].name) == 0) {
-            out->architecture = architectures[i].architecture;
+    for (size_t i = 0; i < ARCHITECTURES; i++) {
+        if (type && strcmp(type, architecture_infos[i].name) == 0) {
+            *out = architecture_infos[i].defaults;
             return 0;
         }
+        length += (size_t)snprintf(supported + length, sizeof supported - length, "%s%s",
+                                   i ? ", " : "", architecture_infos[i].name);
     }
-    return error_set(err, "unsupported model_type '%s'; supported: qwen2", type);
+    if (!type)
+        return error_set(err, "no 'model_type'; supported: %s", supported);
+    return error_set(err, "unsupported model_type '%s'; supported: %s", type, supported);
 }
 
 struct integer_key {
@@ -77,12 +83,13 @@ static int read_integers(const struct json *root, struct model_config *out, stru
     for (size_t i = 0; i < sizeof integer_keys / sizeof *integer_keys; i++) {
         const struct integer_key *key = &integer_keys[i];
         const struct json *value = json_get(root, key->name);
-        if (key->required && (!value || value->type == JSON_NULL))
+        if (key->required && *integer_target(out, key) == 0 && (!value || value->type == JSON_NULL))
             return error_set(err, "no '%s'", key->name);
         if (json_get_int(root, key->name, 1, key->maximum, integer_target(out, key), err))
             return -1;
     }
-    if (out->kv_heads == 0)
+    const struct json *kv_heads = json_get(root, "num_key_value_heads");
+    if (out->kv_heads == 0 || (kv_heads && kv_heads->type == JSON_NULL))
         out->kv_heads = out->heads;
     if (out->head_width == 0) {
         if (out->hidden % out->heads != 0)
@@ -96,54 +103,25 @@ static int read_integers(const struct json *root, struct model_config *out, stru
     return 0;
 }
 
-// {"rope_type": "default"} (once "type") means no scaling; every other kind changes the angles.
-static int check_rope_type(const struct json *rope, const char *key, struct error *err)
+// LFM2 states the width before its adjustment: two thirds of it, times a factor, rounded up.
+static int adjust_ffn(const struct json *root, struct model_config *out, struct error *err)
 {
-    if (!rope || rope->type == JSON_NULL)
-        return 0;
-    if (rope->type != JSON_OBJECT)
-        return error_set(err, "'%s' is not an object", key);
-    const char *type = NULL;
-    if (json_get_string(rope, "type", &type, err) || json_get_string(rope, "rope_type", &type, err))
-        return error_prefix(err, "%s", key);
-    if (strcmp(key, "rope_scaling") == 0 && !type)
-        return error_set(err, "'rope_scaling' has no 'rope_type'");
-    if (type && strcmp(type, "default") != 0)
-        return error_set(err, "rope scaling '%s' is not supported; only 'default' is", type);
-    return 0;
-}
-
-static int read_rope(const struct json *root, struct model_config *out, struct error *err)
-{
-    const struct json *parameters = json_get(root, "rope_parameters");
-    if (check_rope_type(json_get(root, "rope_scaling"), "rope_scaling", err) ||
-        check_rope_type(parameters, "rope_parameters", err))
+    bool adjust = true;
+    int64_t multiple = 256;
+    double factor = 1;
+    const struct json *multiplier = json_get(root, "block_ffn_dim_multiplier");
+    if (json_get_int(root, "block_ff_dim", 1, MAX_FFN, &out->ffn, err) ||
+        json_get_bool(root, "block_auto_adjust_ff_dim", &adjust, err) ||
+        json_get_int(root, "block_multiple_of", 1, MAX_FFN, &multiple, err) ||
+        json_get_number(root, "block_ffn_dim_multiplier", &factor, err))
         return -1;
-    if (json_get_number(root, "rope_theta", &out->rope_theta, err))
-        return -1;
-    if (json_get_number(parameters, "rope_theta", &out->rope_theta, err))
-        return error_prefix(err, "rope_parameters");
-    return 0;
-}
-
-static int check_layer_types(const struct json *root, int64_t layers, struct error *err)
-{
-    const struct json *types = json_get(root, "layer_types");
-    if (!types || types->type == JSON_NULL)
+    if (!(factor > 0 && factor <= 1024))
+        return error_set(err, "block_ffn_dim_multiplier is %g, outside 0..1024", factor);
+    if (!adjust)
         return 0;
-    if (types->type != JSON_ARRAY)
-        return error_set(err, "'layer_types' is not an array");
-    if (types->length != (size_t)layers)
-        return error_set(err, "'layer_types' has %zu entries for %" PRId64 " layers", types->length,
-                         layers);
-    for (size_t i = 0; i < types->length; i++) {
-        const struct json *type = &types->items[i];
-        if (type->type != JSON_STRING)
-            return error_set(err, "'layer_types' entry %zu is not a string", i);
-        if (strcmp(type->string, "full_attention") != 0)
-            return error_set(err, "layer %zu is '%s'; only 'full_attention' is supported", i,
-                             type->string);
-    }
+    out->ffn = (int64_t)(factor * (double)(2 * out->ffn / 3));
+    if (!multiplier || multiplier->type != JSON_NULL)
+        out->ffn = (out->ffn + multiple - 1) / multiple * multiple;
     return 0;
 }
 
@@ -155,24 +133,57 @@ static int reject_if_true(const struct json *root, const char *key, struct error
     return value ? error_set(err, "'%s' is true, which is not supported", key) : 0;
 }
 
-static int check_features(const struct json *root, int64_t layers, struct error *err)
+static int reject_if_set(const struct json *root, const char *key, struct error *err)
 {
-    const struct json *quantization = json_get(root, "quantization_config");
-    if (quantization && quantization->type != JSON_NULL)
-        return error_set(err, "'quantization_config' is set; quantized weights are not supported");
-    if (reject_if_true(root, "use_sliding_window", err) || reject_if_true(root, "use_mrope", err))
-        return -1;
-    return check_layer_types(root, layers, err);
+    const struct json *value = json_get(root, key);
+    return value && value->type != JSON_NULL
+               ? error_set(err, "'%s' is set, which is not supported", key)
+               : 0;
+}
+
+static int check_features(const struct json *root, struct error *err)
+{
+    static const char *const flags[] = {"use_mrope", "attention_bias", "mlp_bias", "conv_bias",
+                                        "use_bidirectional_attention"};
+    static const char *const values[] = {"quantization_config", "attn_logit_softcapping",
+                                         "final_logit_softcapping"};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        if (reject_if_true(root, flags[i], err))
+            return -1;
+    }
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        if (reject_if_set(root, values[i], err))
+            return -1;
+    }
+    return 0;
 }
 
 static int read_activation(const struct json *root, struct model_config *out, struct error *err)
 {
-    const char *name = "silu";
-    if (json_get_string(root, "hidden_act", &name, err))
+    const char *key = architecture_infos[out->architecture].activation_key;
+    const char *name = NULL;
+    if (key && json_get_string(root, key, &name, err))
         return -1;
-    if (strcmp(name, "silu") != 0)
-        return error_set(err, "unsupported hidden_act '%s'; supported: silu", name);
-    out->activation = ACTIVATION_SILU;
+    if (!name)
+        return 0;
+    for (size_t i = 0; i < ACTIVATION_NAMES; i++) {
+        if (strcmp(name, activations[i].name) == 0) {
+            out->activation = activations[i].activation;
+            return 0;
+        }
+    }
+    return error_set(err, "unsupported %s '%s'; supported: silu, gelu_pytorch_tanh", key, name);
+}
+
+static int read_attention_scalar(const struct json *root, struct model_config *out,
+                                 struct error *err)
+{
+    if (out->architecture != ARCHITECTURE_GEMMA3)
+        return 0;
+    if (json_get_number(root, "query_pre_attn_scalar", &out->attention_scalar, err))
+        return -1;
+    if (!(out->attention_scalar > 0 && out->attention_scalar <= 1e6))
+        return error_set(err, "query_pre_attn_scalar is %g, outside 0..1e6", out->attention_scalar);
     return 0;
 }
 
@@ -195,17 +206,17 @@ static int read_config(const struct json *root, struct model_config *out, struct
 {
     if (root->type != JSON_OBJECT)
         return error_set(err, "not a JSON object");
-    *out = (struct model_config){
-        .max_positions = 32768, // what Qwen2Config of transformers assumes for absent keys
-        .rope_theta = 10000.0,
-        .rms_epsilon = 1e-6,
-        .qkv_bias = true,
-    };
     if (read_architecture(root, out, err) || read_integers(root, out, err) ||
-        read_rope(root, out, err) || check_features(root, out->layers, err) ||
-        read_activation(root, out, err) || read_dtype(root, out, err) ||
-        json_get_number(root, "rms_norm_eps", &out->rms_epsilon, err) ||
+        (out->architecture == ARCHITECTURE_LFM2 && adjust_ffn(root, out, err)) ||
+        rope_config_read(root, out, err) || check_features(root, err) ||
+        layers_config_read(root, out, err) || read_activation(root, out, err) ||
+        read_attention_scalar(root, out, err) || read_dtype(root, out, err) ||
+        json_get_number(root, architecture_infos[out->architecture].epsilon_key, &out->rms_epsilon,
+                        err) ||
         json_get_bool(root, "tie_word_embeddings", &out->tied, err))
+        return -1;
+    if (out->architecture == ARCHITECTURE_LFM2 &&
+        json_get_bool(root, "tie_embedding", &out->tied, err))
         return -1;
     return model_config_validate(out, err);
 }
@@ -237,45 +248,46 @@ int model_config_validate(const struct model_config *config, struct error *err)
     if (config->head_width % 2 != 0)
         return error_set(err, "head_dim is %" PRId64 "; rotary embedding needs an even one",
                          config->head_width);
-    if (!(config->rope_theta >= 1.0 && config->rope_theta <= 1e12))
-        return error_set(err, "rope_theta is %g, outside 1..1e12", config->rope_theta);
     if (!(config->rms_epsilon > 0.0 && config->rms_epsilon <= 0.1))
-        return error_set(err, "rms_norm_eps is %g, outside 0..0.1", config->rms_epsilon);
-    return 0;
-}
-
-static void write_rope(struct json_writer *w, double theta)
-{
-    json_key(w, "rope_scaling");
-    json_null(w);
-    json_key(w, "rope_theta");
-    json_number(w, theta);
+        return error_set(err, "%s is %g, outside 0..0.1",
+                         architecture_infos[config->architecture].epsilon_key, config->rms_epsilon);
+    return rope_config_validate(config, err) || layers_config_validate(config, err) ? -1 : 0;
 }
 
 void model_config_write(const struct model_config *config, struct strbuf *out)
 {
+    const struct architecture_info *info = &architecture_infos[config->architecture];
     struct json_writer w = {.out = out, .indent = 2};
     json_begin_object(&w);
     json_key(&w, "architectures");
     json_begin_array(&w);
-    json_text(&w, architectures[config->architecture].class_name);
+    json_text(&w, info->class_name);
     json_end_array(&w);
     json_key(&w, "model_type");
-    json_text(&w, architectures[config->architecture].name);
+    json_text(&w, info->name);
     for (size_t i = 0; i < sizeof integer_keys / sizeof *integer_keys; i++) {
         json_key(&w, integer_keys[i].name);
         json_int(&w,
                  *(const int64_t *)(const void *)((const char *)config + integer_keys[i].offset));
     }
-    json_key(&w, "hidden_act");
-    json_text(&w, "silu");
-    json_key(&w, "rms_norm_eps");
+    if (info->activation_key) {
+        json_key(&w, info->activation_key);
+        json_text(&w, activations[config->activation].name);
+    }
+    json_key(&w, info->epsilon_key);
     json_number(&w, config->rms_epsilon);
-    write_rope(&w, config->rope_theta);
+    if (config->attention_scalar > 0) {
+        json_key(&w, "query_pre_attn_scalar");
+        json_number(&w, config->attention_scalar);
+    }
+    if (config->architecture == ARCHITECTURE_LFM2) {
+        json_key(&w, "block_auto_adjust_ff_dim");
+        json_bool(&w, false);
+    }
+    rope_config_write(config, &w);
+    layers_config_write(config, &w);
     json_key(&w, "tie_word_embeddings");
     json_bool(&w, config->tied);
-    json_key(&w, "use_sliding_window");
-    json_bool(&w, false);
     json_key(&w, "attention_dropout");
     json_number(&w, 0.0);
     json_key(&w, "torch_dtype");

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder's forward pass (Vaswani et al. 2017, pre-norm; Qwen2: Yang et al. 2024). Per layer:
+// The decoder's forward pass (Vaswani et al. 2017, pre-norm). Per layer:
 //     x      = x + o(attention(rope(qkv(rmsnorm(x)))))
-//     x      = x + down(silu(gate(rmsnorm(x))) * up(rmsnorm(x)))
+//     x      = x + down(act(gate(rmsnorm(x))) * up(rmsnorm(x)))
+// Models differ by what config says: heads of q and k are normalised before rope (head_norms), a
+// norm stands in front of each + (block_norms), a short convolution takes the place of rope and
+// attention (LAYER_CONV), tokens see a window only (LAYER_SLIDING).
+//
 // The residual stream is copied before a block adds to it, because backward needs both values.
 //
 // The last layer's feed-forward, the final norm and the head see only the rows whose logits
@@ -37,15 +41,22 @@ void decoder_bind(struct decoder *decoder, const struct model_config *config,
 {
     size_t hidden = (size_t)config->hidden, ffn = (size_t)config->ffn;
     for (int64_t i = 0; i < config->layers; i++) {
+        enum layer_kind kind = (enum layer_kind)config->layer_kinds[i];
+        bool conv = kind == LAYER_CONV;
         decoder->layers[i] = (struct decoder_layer){
+            .kind = kind,
             .input_norm = view(layout, PARAM_INPUT_NORM, i, flat),
-            .qkv = {.weight = view(layout, PARAM_Q, i, flat),
+            .qkv = {.weight = view(layout, conv ? PARAM_CONV_IN : PARAM_Q, i, flat),
                     .bias = view(layout, PARAM_Q_BIAS, i, flat),
-                    .out_width = qkv_width(config),
+                    .out_width = mixer_in_width(config, kind),
                     .in_width = hidden},
-            .o = {.weight = view(layout, PARAM_O, i, flat),
+            .q_norm = view(layout, PARAM_Q_NORM, i, flat),
+            .k_norm = view(layout, PARAM_K_NORM, i, flat),
+            .conv = view(layout, PARAM_CONV, i, flat),
+            .o = {.weight = view(layout, conv ? PARAM_CONV_OUT : PARAM_O, i, flat),
                   .out_width = hidden,
-                  .in_width = queries_width(config)},
+                  .in_width = mixer_out_width(config, kind)},
+            .attention_out_norm = view(layout, PARAM_ATTENTION_OUT_NORM, i, flat),
             .post_norm = view(layout, PARAM_POST_NORM, i, flat),
             .gate_up = {.weight = view(layout, PARAM_GATE, i, flat),
                         .out_width = 2 * ffn,
@@ -53,6 +64,7 @@ void decoder_bind(struct decoder *decoder, const struct model_config *config,
             .down = {.weight = view(layout, PARAM_DOWN, i, flat),
                      .out_width = hidden,
                      .in_width = ffn},
+            .ffn_out_norm = view(layout, PARAM_FFN_OUT_NORM, i, flat),
         };
     }
     decoder->embedding = view(layout, PARAM_EMBEDDING, -1, flat);
@@ -83,6 +95,7 @@ static void norm(const struct pass *pass, struct tensor x, struct tensor weight,
                                              .rows = rows,
                                              .width = (size_t)pass->model->config.hidden,
                                              .epsilon = (float)pass->model->config.rms_epsilon,
+                                             .weight_offset = norm_offset(&pass->model->config),
                                          });
 }
 
@@ -99,24 +112,90 @@ static void dense(const struct pass *pass, const struct linear *linear, struct t
                                         });
 }
 
+// out = residual + what a block adds: linear(x), through `weight`'s norm when the model has one.
+// `added` keeps linear(x) for backward then.
+static void add_block(const struct pass *pass, const struct linear *linear, struct tensor weight,
+                      struct tensor out, struct tensor residual, struct tensor x,
+                      struct tensor added, float *rstd, size_t rows)
+{
+    struct device *device = pass->model->device;
+    if (!weight.data) {
+        copy_rows(pass, out, residual, rows);
+        dense(pass, linear, out, x, rows, true);
+        return;
+    }
+    dense(pass, linear, added, x, rows, false);
+    device->ops->rmsnorm_forward(device, &(struct rmsnorm_forward){
+                                             .out = out,
+                                             .rstd = rstd,
+                                             .x = added,
+                                             .residual = residual,
+                                             .weight = weight,
+                                             .rows = rows,
+                                             .width = (size_t)pass->model->config.hidden,
+                                             .epsilon = (float)pass->model->config.rms_epsilon,
+                                             .weight_offset = norm_offset(&pass->model->config),
+                                         });
+}
+
+static void normalise_heads(const struct pass *pass, struct tensor x, struct tensor weight,
+                            float *rstd, size_t heads)
+{
+    struct device *device = pass->model->device;
+    const struct model_config *config = &pass->model->config;
+    device->ops->rmsnorm_forward(device, &(struct rmsnorm_forward){
+                                             .out = x,
+                                             .rstd = rstd,
+                                             .x = x,
+                                             .weight = weight,
+                                             .rows = pass->tokens * heads,
+                                             .width = (size_t)config->head_width,
+                                             .heads = heads,
+                                             .stride = qkv_width(config),
+                                             .epsilon = (float)config->rms_epsilon,
+                                             .weight_offset = norm_offset(config),
+                                         });
+}
+
+static void norm_heads(const struct pass *pass, const struct decoder_layer *weights,
+                       const struct activations *a)
+{
+    const struct model_config *config = &pass->model->config;
+    if (!config->head_norms)
+        return;
+    if (a->raw_qkv.data)
+        device_copy(pass->model->device, a->raw_qkv.data, a->qkv.data,
+                    pass->tokens * qkv_width(config) * dtype_bytes(a->qkv.dtype));
+    normalise_heads(pass, a->qkv, weights->q_norm, a->q_rstd, (size_t)config->heads);
+    normalise_heads(pass, tensor_at(a->qkv, queries_width(config)), weights->k_norm, a->k_rstd,
+                    (size_t)config->kv_heads);
+}
+
 // Queries and keys are neighbours in a row of qkv, so one call rotates both.
-static void rotate(const struct pass *pass, struct tensor qkv)
+void decoder_rotate(const struct pass *pass, size_t layer, struct tensor qkv, bool backward)
 {
     const struct model *model = pass->model;
     const struct model_config *config = &model->config;
-    model->device->ops->rope(model->device, &(struct rope){
-                                                .x = qkv,
-                                                .positions = pass->workspace->positions,
-                                                .inverse_frequency = model->inverse_frequency,
-                                                .magnitude = 1.0f,
-                                                .tokens = pass->tokens,
-                                                .stride = qkv_width(config),
-                                                .heads = (size_t)(config->heads + config->kv_heads),
-                                                .head_width = (size_t)config->head_width,
-                                            });
+    size_t sliding = config->layer_kinds[layer] == LAYER_SLIDING;
+    bool scaled = !sliding || config->local_rope_theta == 0;
+    model->device->ops->rope(model->device,
+                             &(struct rope){
+                                 .x = qkv,
+                                 .positions = pass->workspace->positions,
+                                 .inverse_frequency = model->inverse_frequency +
+                                                      sliding * (size_t)config->head_width / 2,
+                                 .magnitude = scaled && config->rope_scaling.kind == ROPE_YARN
+                                                  ? (float)config->rope_scaling.attention_factor
+                                                  : 1.0f,
+                                 .tokens = pass->tokens,
+                                 .stride = qkv_width(config),
+                                 .heads = (size_t)(config->heads + config->kv_heads),
+                                 .head_width = (size_t)config->head_width,
+                                 .backward = backward,
+                             });
 }
 
-static void attend_packed(const struct pass *pass, const struct activations *a)
+static void attend_packed(const struct pass *pass, const struct activations *a, size_t layer)
 {
     struct device *device = pass->model->device;
     const struct model_config *config = &pass->model->config;
@@ -133,8 +212,18 @@ static void attend_packed(const struct pass *pass, const struct activations *a)
                     .heads = (size_t)config->heads,
                     .kv_heads = (size_t)config->kv_heads,
                     .head_width = (size_t)config->head_width,
-                    .scale = 1.0f / sqrtf((float)config->head_width),
+                    .scale = attention_scale(config),
+                    .window = layer_window(config, layer),
                 });
+}
+
+// Layers below `layer` that convolve, or those that attend: each kind has a cache of its own.
+static size_t layers_before(const struct model_config *config, size_t layer, bool conv)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < layer; i++)
+        count += (config->layer_kinds[i] == LAYER_CONV) == conv;
+    return count;
 }
 
 static void attend_cached(const struct pass *pass, const struct activations *a, size_t layer)
@@ -142,7 +231,8 @@ static void attend_cached(const struct pass *pass, const struct activations *a, 
     struct device *device = pass->model->device;
     const struct model_config *config = &pass->model->config;
     const struct cache_lookup *cache = pass->cache;
-    size_t at = layer * cache->slots * cache->capacity * keys_width(config);
+    size_t before = layers_before(config, layer, false);
+    size_t at = before * cache->slots * cache->capacity * keys_width(config);
     struct tensor k_cache = tensor_at(cache->k, at), v_cache = tensor_at(cache->v, at);
     device->ops->kv_write(device,
                           &(struct kv_write){
@@ -171,8 +261,59 @@ static void attend_cached(const struct pass *pass, const struct activations *a, 
                                               .heads = (size_t)config->heads,
                                               .kv_heads = (size_t)config->kv_heads,
                                               .head_width = (size_t)config->head_width,
-                                              .scale = 1.0f / sqrtf((float)config->head_width),
+                                              .scale = attention_scale(config),
+                                              .window = layer_window(config, layer),
                                           });
+}
+
+static void attend(const struct pass *pass, const struct decoder_layer *weights,
+                   const struct activations *a, size_t layer)
+{
+    norm_heads(pass, weights, a);
+    decoder_rotate(pass, layer, a->qkv, false);
+    if (pass->cache)
+        attend_cached(pass, a, layer);
+    else
+        attend_packed(pass, a, layer);
+}
+
+static void convolve_cached(const struct pass *pass, const struct decoder_layer *weights,
+                            const struct activations *a, size_t layer)
+{
+    struct device *device = pass->model->device;
+    const struct model_config *config = &pass->model->config;
+    size_t width = (size_t)config->hidden, taps = (size_t)config->conv_taps;
+    size_t state_at = layers_before(config, layer, true) * pass->cache->slots * (taps - 1) * width;
+    device->ops->short_conv_cached(device, &(struct short_conv_cached){
+                                               .out = a->attention,
+                                               .bcx = a->qkv,
+                                               .weight = weights->conv,
+                                               .state = tensor_at(pass->cache->state, state_at),
+                                               .slots = pass->cache->token_slots,
+                                               .positions = pass->workspace->positions,
+                                               .tokens = pass->tokens,
+                                               .width = width,
+                                               .taps = taps,
+                                           });
+}
+
+static void convolve(const struct pass *pass, const struct decoder_layer *weights,
+                     const struct activations *a, size_t layer)
+{
+    struct device *device = pass->model->device;
+    const struct model_config *config = &pass->model->config;
+    if (pass->cache)
+        convolve_cached(pass, weights, a, layer);
+    else
+        device->ops->short_conv_forward(device, &(struct short_conv_forward){
+                                                    .out = a->attention,
+                                                    .bcx = a->qkv,
+                                                    .weight = weights->conv,
+                                                    .sequences = pass->sequences,
+                                                    .tokens = pass->tokens,
+                                                    .width = (size_t)config->hidden,
+                                                    .taps = (size_t)config->conv_taps,
+                                                });
 }
 
 static void attention_block(const struct pass *pass, size_t layer)
@@ -181,13 +322,12 @@ static void attention_block(const struct pass *pass, size_t layer)
     const struct activations *a = &pass->workspace->layers[layer];
     norm(pass, a->x, weights->input_norm, a->input_rstd, pass->tokens);
     dense(pass, &weights->qkv, a->qkv, pass->workspace->normed, pass->tokens, false);
-    rotate(pass, a->qkv);
-    if (pass->cache)
-        attend_cached(pass, a, layer);
+    if (weights->kind == LAYER_CONV)
+        convolve(pass, weights, a, layer);
     else
-        attend_packed(pass, a);
-    copy_rows(pass, a->middle, a->x, pass->tokens);
-    dense(pass, &weights->o, a->middle, a->attention, pass->tokens, true);
+        attend(pass, weights, a, layer);
+    add_block(pass, &weights->o, weights->attention_out_norm, a->middle, a->x, a->attention,
+              a->attention_out, a->attention_out_rstd, pass->tokens);
 }
 
 static void ffn_block(const struct pass *pass, size_t layer, size_t rows)
@@ -204,8 +344,20 @@ static void ffn_block(const struct pass *pass, size_t layer, size_t rows)
                                            .rows = rows,
                                            .width = (size_t)pass->model->config.ffn,
                                        });
-    copy_rows(pass, a->ffn_out, a->ffn_x, rows);
-    dense(pass, &weights->down, a->ffn_out, pass->workspace->gated, rows, true);
+    add_block(pass, &weights->down, weights->ffn_out_norm, a->ffn_out, a->ffn_x,
+              pass->workspace->gated, a->down, a->ffn_out_rstd, rows);
+}
+
+// transformers keeps the factor in the weights' type: in bfloat16 the root of 1,152 is 34.
+float decoder_embedding_scale(const struct model *model)
+{
+    if (!model->config.scaled_embedding)
+        return 1.0f;
+    float scale = (float)sqrt((double)model->config.hidden);
+    uint32_t rounded = 0; // room for any type
+    convert_from_f32(&rounded, model->weights.dtype, &scale, 1);
+    convert_to_f32(&scale, &rounded, model->weights.dtype, 1);
+    return scale;
 }
 
 void decoder_forward(const struct pass *pass)
@@ -220,7 +372,7 @@ void decoder_forward(const struct pass *pass)
                                                .ids = workspace->ids,
                                                .tokens = pass->tokens,
                                                .width = hidden,
-                                               .scale = 1.0f,
+                                               .scale = decoder_embedding_scale(pass->model),
                                            });
     for (size_t layer = 0; layer < last; layer++) {
         attention_block(pass, layer);

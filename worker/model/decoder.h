@@ -5,13 +5,21 @@
 
 #include "worker/model/model.h"
 
+#include <math.h>
+
+// A layer mixes tokens by attention or by a short convolution; what a model has not is NULL.
 struct decoder_layer {
-    struct tensor input_norm; // [D]
-    struct linear qkv;        // [(H + 2 H_kv) d, D]
-    struct linear o;          // [D, H d]
-    struct tensor post_norm;  // [D]
-    struct linear gate_up;    // [2 F, D]
-    struct linear down;       // [D, F]
+    enum layer_kind kind;
+    struct tensor input_norm;         // [D]
+    struct linear qkv;                // [(H + 2 H_kv) d, D], of a convolution [3 D, D]
+    struct tensor q_norm, k_norm;     // [d]
+    struct tensor conv;               // [D, K]
+    struct linear o;                  // [D, H d], of a convolution [D, D]
+    struct tensor attention_out_norm; // [D]
+    struct tensor post_norm;          // [D]
+    struct linear gate_up;            // [2 F, D]
+    struct linear down;               // [D, F]
+    struct tensor ffn_out_norm;       // [D]
 };
 
 // Views into one flat allocation of a layout: the weights, or the gradients.
@@ -29,16 +37,22 @@ void decoder_bind(struct decoder *decoder, const struct model_config *config,
 
 // What one layer leaves behind for its backward; without backward all layers share one set.
 struct activations {
-    struct tensor x;         // [T, D], the layer's input
-    float *input_rstd;       // [T]; NULL without backward, as the other statistics
-    struct tensor qkv;       // [T, (H + 2 H_kv) d], rotated
-    struct tensor attention; // [T, H d]
-    float *log_sum_exp;      // [T, H]
-    struct tensor middle;    // [T, D], x + attention block
-    struct tensor ffn_x;     // middle; in the last layer its wanted rows only
-    float *ffn_rstd;         // [T]
-    struct tensor gate_up;   // [T, 2 F]
-    struct tensor ffn_out;   // [T, D], ffn_x + feed-forward block: the next layer's x, or top
+    struct tensor x;             // [T, D], the layer's input
+    float *input_rstd;           // [T]; NULL without backward, as the other statistics
+    struct tensor raw_qkv;       // as qkv, before norms and rotation; NULL without head norms
+    float *q_rstd, *k_rstd;      // [T, H], [T, H_kv]
+    struct tensor qkv;           // [T, (H + 2 H_kv) d], rotated; of a convolution [T, 3 D]
+    struct tensor attention;     // [T, H d], of a convolution [T, D]
+    float *log_sum_exp;          // [T, H]
+    struct tensor attention_out; // [T, D], before its norm; NULL without block norms
+    float *attention_out_rstd;   // [T]
+    struct tensor middle;        // [T, D], x + attention block
+    struct tensor ffn_x;         // middle; in the last layer its wanted rows only
+    float *ffn_rstd;             // [T]
+    struct tensor gate_up;       // [T, 2 F]
+    struct tensor down;          // [T, D], before its norm; NULL without block norms
+    float *ffn_out_rstd;         // [T]
+    struct tensor ffn_out;       // [T, D], ffn_x + feed-forward block: the next layer's x, or top
 };
 
 struct workspace {
@@ -65,8 +79,8 @@ struct workspace {
     struct tensor grad_x;         // [T, D], of the residual stream
     struct tensor grad_top;       // [R, D], the same where only wanted rows exist
     struct tensor grad_normed;    // [T, D]
-    struct tensor grad_qkv;       // [T, (H + 2 H_kv) d]
-    struct tensor grad_attention; // [T, H d]
+    struct tensor grad_qkv;       // [T, (H + 2 H_kv) d], or [T, 3 D]
+    struct tensor grad_attention; // [T, H d], or [T, D]
     struct tensor grad_gated;     // [T, F]
     struct decoder grads;         // views of grads_bound
     float *grads_bound;
@@ -78,7 +92,8 @@ struct workspace {
 
 // Keys and values of earlier tokens, when there are any to look up.
 struct cache_lookup {
-    struct tensor k, v; // [layers, slots, capacity, H_kv, d]
+    struct tensor k, v;  // [attention layers, slots, capacity, H_kv, d]
+    struct tensor state; // [convolution layers, slots, K - 1, D]
     size_t slots, capacity;
     const int32_t *token_slots; // [T], device
 };
@@ -103,6 +118,12 @@ void decoder_backward(const struct pass *pass, const struct decoder *grads);
 void linear_backward(const struct pass *pass, const struct linear *linear,
                      const struct linear *grads, struct tensor x, struct tensor grad_out,
                      struct tensor grad_x, size_t rows);
+
+// Rotates queries and keys of a row, or its gradients back.
+void decoder_rotate(const struct pass *pass, size_t layer, struct tensor qkv, bool backward);
+
+// What embeddings are multiplied by.
+float decoder_embedding_scale(const struct model *model);
 
 // The final norm of workspace->top into workspace->normed.
 void decoder_final_norm(const struct pass *pass);
@@ -132,6 +153,33 @@ static inline size_t keys_width(const struct model_config *config) // H_kv d
 static inline size_t qkv_width(const struct model_config *config)
 {
     return queries_width(config) + 2 * keys_width(config);
+}
+
+// Of the rows that a layer's mixing of tokens reads and writes.
+static inline size_t mixer_in_width(const struct model_config *config, enum layer_kind kind)
+{
+    return kind == LAYER_CONV ? 3 * (size_t)config->hidden : qkv_width(config);
+}
+
+static inline size_t mixer_out_width(const struct model_config *config, enum layer_kind kind)
+{
+    return kind == LAYER_CONV ? (size_t)config->hidden : queries_width(config);
+}
+
+static inline float attention_scale(const struct model_config *config)
+{
+    double scalar = config->attention_scalar;
+    return scalar > 0 ? (float)(1.0 / sqrt(scalar)) : 1.0f / sqrtf((float)config->head_width);
+}
+
+static inline size_t layer_window(const struct model_config *config, size_t layer)
+{
+    return config->layer_kinds[layer] == LAYER_SLIDING ? (size_t)config->window : 0;
+}
+
+static inline float norm_offset(const struct model_config *config)
+{
+    return config->offset_norms ? 1.0f : 0.0f;
 }
 
 #endif

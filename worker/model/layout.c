@@ -12,37 +12,82 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum dimension { DIM_NONE, DIM_HIDDEN, DIM_QUERIES, DIM_KEYS, DIM_FFN, DIM_VOCABULARY };
-enum condition { ALWAYS, IF_QKV_BIAS, IF_UNTIED };
+enum dimension {
+    DIM_NONE,
+    DIM_ONE,
+    DIM_HIDDEN,
+    DIM_QUERIES,
+    DIM_KEYS,
+    DIM_HEAD,
+    DIM_FFN,
+    DIM_VOCABULARY,
+    DIM_GATES, // B, C and x of a convolution
+    DIM_TAPS,
+};
+
+enum condition {
+    ALWAYS,
+    IF_ATTENTION,
+    IF_QKV_BIAS,
+    IF_HEAD_NORMS,
+    IF_CONV,
+    IF_BLOCK_NORMS,
+    IF_UNTIED,
+};
+
+// What the families call their tensors.
+enum naming { NAMING_LLAMA, NAMING_GEMMA, NAMING_LFM2, NAMINGS };
 
 struct parameter_spec {
     enum parameter_kind kind;
-    const char *name; // in a layer: what follows "model.layers.N."
-    enum dimension rows, columns;
+    enum dimension shape[3];
     bool per_layer;
     bool decays;
     enum condition condition;
+    // In a layer: what follows "model.layers.N."; NULL: as Llama does.
+    const char *names[NAMINGS];
 };
 
+// clang-format off
 static const struct parameter_spec specs[] = {
-    {PARAM_EMBEDDING, "model.embed_tokens.weight", DIM_VOCABULARY, DIM_HIDDEN, false, true, ALWAYS},
+    {PARAM_EMBEDDING, {DIM_VOCABULARY, DIM_HIDDEN}, false, true, ALWAYS,
+     {"model.embed_tokens.weight"}},
 
-    {PARAM_INPUT_NORM, "input_layernorm.weight", DIM_HIDDEN, DIM_NONE, true, false, ALWAYS},
-    {PARAM_Q, "self_attn.q_proj.weight", DIM_QUERIES, DIM_HIDDEN, true, true, ALWAYS},
-    {PARAM_K, "self_attn.k_proj.weight", DIM_KEYS, DIM_HIDDEN, true, true, ALWAYS},
-    {PARAM_V, "self_attn.v_proj.weight", DIM_KEYS, DIM_HIDDEN, true, true, ALWAYS},
-    {PARAM_Q_BIAS, "self_attn.q_proj.bias", DIM_QUERIES, DIM_NONE, true, false, IF_QKV_BIAS},
-    {PARAM_K_BIAS, "self_attn.k_proj.bias", DIM_KEYS, DIM_NONE, true, false, IF_QKV_BIAS},
-    {PARAM_V_BIAS, "self_attn.v_proj.bias", DIM_KEYS, DIM_NONE, true, false, IF_QKV_BIAS},
-    {PARAM_O, "self_attn.o_proj.weight", DIM_HIDDEN, DIM_QUERIES, true, true, ALWAYS},
-    {PARAM_POST_NORM, "post_attention_layernorm.weight", DIM_HIDDEN, DIM_NONE, true, false, ALWAYS},
-    {PARAM_GATE, "mlp.gate_proj.weight", DIM_FFN, DIM_HIDDEN, true, true, ALWAYS},
-    {PARAM_UP, "mlp.up_proj.weight", DIM_FFN, DIM_HIDDEN, true, true, ALWAYS},
-    {PARAM_DOWN, "mlp.down_proj.weight", DIM_HIDDEN, DIM_FFN, true, true, ALWAYS},
+    {PARAM_INPUT_NORM, {DIM_HIDDEN}, true, false, ALWAYS,
+     {"input_layernorm.weight", NULL, "operator_norm.weight"}},
+    {PARAM_Q, {DIM_QUERIES, DIM_HIDDEN}, true, true, IF_ATTENTION, {"self_attn.q_proj.weight"}},
+    {PARAM_K, {DIM_KEYS, DIM_HIDDEN}, true, true, IF_ATTENTION, {"self_attn.k_proj.weight"}},
+    {PARAM_V, {DIM_KEYS, DIM_HIDDEN}, true, true, IF_ATTENTION, {"self_attn.v_proj.weight"}},
+    {PARAM_Q_BIAS, {DIM_QUERIES}, true, false, IF_QKV_BIAS, {"self_attn.q_proj.bias"}},
+    {PARAM_K_BIAS, {DIM_KEYS}, true, false, IF_QKV_BIAS, {"self_attn.k_proj.bias"}},
+    {PARAM_V_BIAS, {DIM_KEYS}, true, false, IF_QKV_BIAS, {"self_attn.v_proj.bias"}},
+    {PARAM_Q_NORM, {DIM_HEAD}, true, false, IF_HEAD_NORMS,
+     {"self_attn.q_norm.weight", NULL, "self_attn.q_layernorm.weight"}},
+    {PARAM_K_NORM, {DIM_HEAD}, true, false, IF_HEAD_NORMS,
+     {"self_attn.k_norm.weight", NULL, "self_attn.k_layernorm.weight"}},
+    {PARAM_O, {DIM_HIDDEN, DIM_QUERIES}, true, true, IF_ATTENTION,
+     {"self_attn.o_proj.weight", NULL, "self_attn.out_proj.weight"}},
+    {PARAM_CONV_IN, {DIM_GATES, DIM_HIDDEN}, true, true, IF_CONV, {"conv.in_proj.weight"}},
+    {PARAM_CONV, {DIM_HIDDEN, DIM_ONE, DIM_TAPS}, true, true, IF_CONV, {"conv.conv.weight"}},
+    {PARAM_CONV_OUT, {DIM_HIDDEN, DIM_HIDDEN}, true, true, IF_CONV, {"conv.out_proj.weight"}},
+    {PARAM_ATTENTION_OUT_NORM, {DIM_HIDDEN}, true, false, IF_BLOCK_NORMS,
+     {"post_attention_layernorm.weight"}},
+    {PARAM_POST_NORM, {DIM_HIDDEN}, true, false, ALWAYS,
+     {"post_attention_layernorm.weight", "pre_feedforward_layernorm.weight", "ffn_norm.weight"}},
+    {PARAM_GATE, {DIM_FFN, DIM_HIDDEN}, true, true, ALWAYS,
+     {"mlp.gate_proj.weight", NULL, "feed_forward.w1.weight"}},
+    {PARAM_UP, {DIM_FFN, DIM_HIDDEN}, true, true, ALWAYS,
+     {"mlp.up_proj.weight", NULL, "feed_forward.w3.weight"}},
+    {PARAM_DOWN, {DIM_HIDDEN, DIM_FFN}, true, true, ALWAYS,
+     {"mlp.down_proj.weight", NULL, "feed_forward.w2.weight"}},
+    {PARAM_FFN_OUT_NORM, {DIM_HIDDEN}, true, false, IF_BLOCK_NORMS,
+     {"post_feedforward_layernorm.weight"}},
 
-    {PARAM_FINAL_NORM, "model.norm.weight", DIM_HIDDEN, DIM_NONE, false, false, ALWAYS},
-    {PARAM_HEAD, "lm_head.weight", DIM_VOCABULARY, DIM_HIDDEN, false, true, IF_UNTIED},
+    {PARAM_FINAL_NORM, {DIM_HIDDEN}, false, false, ALWAYS,
+     {"model.norm.weight", NULL, "model.embedding_norm.weight"}},
+    {PARAM_HEAD, {DIM_VOCABULARY, DIM_HIDDEN}, false, true, IF_UNTIED, {"lm_head.weight"}},
 };
+// clang-format on
 
 static const size_t spec_count = sizeof specs / sizeof *specs;
 
@@ -50,6 +95,7 @@ static uint64_t dimension_size(const struct model_config *config, enum dimension
 {
     switch (dimension) {
     case DIM_NONE:
+    case DIM_ONE:
         return 1;
     case DIM_HIDDEN:
         return (uint64_t)config->hidden;
@@ -57,38 +103,73 @@ static uint64_t dimension_size(const struct model_config *config, enum dimension
         return (uint64_t)(config->heads * config->head_width);
     case DIM_KEYS:
         return (uint64_t)(config->kv_heads * config->head_width);
+    case DIM_HEAD:
+        return (uint64_t)config->head_width;
     case DIM_FFN:
         return (uint64_t)config->ffn;
     case DIM_VOCABULARY:
         return (uint64_t)config->vocabulary;
+    case DIM_GATES:
+        return 3 * (uint64_t)config->hidden;
+    case DIM_TAPS:
+        return (uint64_t)config->conv_taps;
     }
     assert(!"unknown dimension");
     return 0;
 }
 
-static bool is_present(const struct model_config *config, enum condition condition)
+static bool is_present(const struct model_config *config, enum condition condition, int64_t layer)
 {
-    return condition == ALWAYS || (condition == IF_QKV_BIAS && config->qkv_bias) ||
-           (condition == IF_UNTIED && !config->tied);
+    bool attention = layer >= 0 && config->layer_kinds[layer] != LAYER_CONV;
+    switch (condition) {
+    case ALWAYS:
+        return true;
+    case IF_ATTENTION:
+        return attention;
+    case IF_QKV_BIAS:
+        return attention && config->qkv_bias;
+    case IF_HEAD_NORMS:
+        return attention && config->head_norms;
+    case IF_CONV:
+        return !attention;
+    case IF_BLOCK_NORMS:
+        return config->block_norms;
+    case IF_UNTIED:
+        return !config->tied;
+    }
+    assert(!"unknown condition");
+    return false;
+}
+
+static enum naming naming_of(enum architecture architecture)
+{
+    return architecture == ARCHITECTURE_GEMMA3 ? NAMING_GEMMA
+           : architecture == ARCHITECTURE_LFM2 ? NAMING_LFM2
+                                               : NAMING_LLAMA;
 }
 
 static void add_parameter(struct layout *layout, const struct model_config *config,
                           const struct parameter_spec *spec, int64_t layer)
 {
-    if (!is_present(config, spec->condition))
+    if (!is_present(config, spec->condition, layer))
         return;
     struct parameter *p = &layout->parameters[layout->parameter_count++];
+    const char *name = spec->names[naming_of(config->architecture)];
+    if (!name)
+        name = spec->names[NAMING_LLAMA];
     if (spec->per_layer)
-        snprintf(p->name, sizeof p->name, "model.layers.%" PRId64 ".%s", layer, spec->name);
+        snprintf(p->name, sizeof p->name, "model.layers.%" PRId64 ".%s", layer, name);
     else
-        snprintf(p->name, sizeof p->name, "%s", spec->name);
+        snprintf(p->name, sizeof p->name, "%s", name);
     p->kind = spec->kind;
     p->layer = layer;
-    p->shape[0] = dimension_size(config, spec->rows);
-    p->shape[1] = dimension_size(config, spec->columns);
-    p->rank = spec->columns == DIM_NONE ? 1 : 2;
+    p->count = 1;
+    for (int i = 0; i < 3; i++) {
+        p->shape[i] = dimension_size(config, spec->shape[i]);
+        p->count *= p->shape[i];
+        p->rank += spec->shape[i] != DIM_NONE;
+    }
     p->offset = layout->elements;
-    p->count = p->shape[0] * p->shape[1];
     p->decays = spec->decays;
     layout->elements += p->count;
 }

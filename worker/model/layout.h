@@ -17,11 +17,18 @@ enum parameter_kind {
     PARAM_Q_BIAS,
     PARAM_K_BIAS,
     PARAM_V_BIAS,
+    PARAM_Q_NORM,
+    PARAM_K_NORM,
     PARAM_O,
-    PARAM_POST_NORM,
+    PARAM_CONV_IN,
+    PARAM_CONV,
+    PARAM_CONV_OUT,
+    PARAM_ATTENTION_OUT_NORM, // of what attention adds to the stream
+    PARAM_POST_NORM,          // in front of the feed-forward block
     PARAM_GATE,
     PARAM_UP,
     PARAM_DOWN,
+    PARAM_FFN_OUT_NORM,
     PARAM_FINAL_NORM,
     PARAM_HEAD,
     PARAM_KINDS,
@@ -30,8 +37,8 @@ enum parameter_kind {
 struct parameter {
     char name[96]; // Hugging Face's, "model.layers.3.mlp.up_proj.weight"
     enum parameter_kind kind;
-    int64_t layer; // -1 outside the layers
-    uint64_t shape[2];
+    int64_t layer;     // -1 outside the layers
+    uint64_t shape[3]; // 1 beyond the rank
     int rank;
     uint64_t offset; // elements
     uint64_t count;
@@ -43,6 +50,22 @@ struct layout {
     size_t parameter_count;
     uint64_t elements; // total
 };
+
+static inline bool parameter_is_norm(enum parameter_kind kind)
+{
+    switch (kind) {
+    case PARAM_INPUT_NORM:
+    case PARAM_Q_NORM:
+    case PARAM_K_NORM:
+    case PARAM_ATTENTION_OUT_NORM:
+    case PARAM_POST_NORM:
+    case PARAM_FFN_OUT_NORM:
+    case PARAM_FINAL_NORM:
+        return true;
+    default:
+        return false;
+    }
+}
 
 void layout_create(const struct model_config *config, struct layout *out);
 void layout_release(struct layout *layout);

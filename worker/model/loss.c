@@ -25,6 +25,7 @@ static int check_batch(const struct workspace *workspace, const struct batch *ba
                        struct error *err)
 {
     const struct model_config *config = &workspace->model->config;
+    int64_t positions = model_config_positions(config);
     if (batch->tokens > workspace->max_tokens)
         return error_set(err, "a batch of %zu tokens in a workspace for %zu", batch->tokens,
                          workspace->max_tokens);
@@ -34,9 +35,9 @@ static int check_batch(const struct workspace *workspace, const struct batch *ba
         if (batch->ids[i] < 0 || batch->ids[i] >= config->vocabulary)
             return error_set(err, "token %zu is %d, outside the vocabulary of %lld", i,
                              batch->ids[i], (long long)config->vocabulary);
-        if (batch->positions[i] < 0 || batch->positions[i] >= config->max_positions)
+        if (batch->positions[i] < 0 || batch->positions[i] >= positions)
             return error_set(err, "position %d, the model has %lld", batch->positions[i],
-                             (long long)config->max_positions);
+                             (long long)positions);
         if (batch->targets && (batch->targets[i] < -1 || batch->targets[i] >= config->vocabulary))
             return error_set(err, "target %zu is %d, outside the vocabulary of %lld", i,
                              batch->targets[i], (long long)config->vocabulary);

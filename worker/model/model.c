@@ -12,18 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-// 1 / theta^(2 i / d), in double and rounded once.
 static int create_frequencies(struct model *model, struct error *err)
 {
     size_t half = (size_t)model->config.head_width / 2;
     void *block = NULL;
-    if (device_alloc(model->device, half * sizeof(float), &block, err))
+    if (device_alloc(model->device, 2 * half * sizeof(float), &block, err))
         return -1;
     model->inverse_frequency = block;
-    float *host = mem_alloc(half * sizeof *host);
-    for (size_t i = 0; i < half; i++)
-        host[i] = (float)pow(model->config.rope_theta, -(double)i / (double)half);
-    device_copy_in(model->device, block, host, half * sizeof *host);
+    float *host = mem_alloc(2 * half * sizeof *host);
+    model_config_frequencies(&model->config, LAYER_FULL, host);
+    model_config_frequencies(&model->config, LAYER_SLIDING, host + half);
+    device_copy_in(model->device, block, host, 2 * half * sizeof *host);
     free(host);
     return 0;
 }
@@ -101,16 +100,15 @@ struct initial {
 // smaller, so that the stream's variance does not grow with depth.
 static struct initial initial_values(const struct model_config *config, enum parameter_kind kind)
 {
+    if (parameter_is_norm(kind))
+        return (struct initial){.mean = config->offset_norms ? 0.0f : 1.0f};
     switch (kind) {
-    case PARAM_INPUT_NORM:
-    case PARAM_POST_NORM:
-    case PARAM_FINAL_NORM:
-        return (struct initial){.mean = 1.0f};
     case PARAM_Q_BIAS:
     case PARAM_K_BIAS:
     case PARAM_V_BIAS:
         return (struct initial){0};
     case PARAM_O:
+    case PARAM_CONV_OUT:
     case PARAM_DOWN:
         return (struct initial){.deviation = 0.02 / sqrt(2.0 * (double)config->layers)};
     default:

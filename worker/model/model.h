@@ -14,7 +14,8 @@ struct model {
     struct device *device;
     struct tensor weights;    // [layout.elements], on the device, f32 for training
     struct decoder *decoder;  // views into weights, see decoder.h
-    float *inverse_frequency; // [head_width / 2], rotary embedding, on the device
+    float *inverse_frequency; // [2, head_width / 2], rotary embedding of full and of sliding
+                              // layers, on the device
     int pack_count;
 };
 
@@ -23,7 +24,8 @@ int model_create(struct device *device, const struct model_config *config, enum 
                  struct model **out, struct error *err);
 void model_destroy(struct model *model);
 
-// Normal initialisation, deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms 1,
+// Normal initialisation, deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms 1 (0
+// where they are stored less 1),
 // biases 0. Element i of a tensor depends on seed, tensor name and i only.
 int model_init_random(struct model *model, uint64_t seed, struct error *err);
 

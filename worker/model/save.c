@@ -33,7 +33,7 @@ static int create_writer(const struct model *model, struct fs *fs, const char *p
             .name = p->name,
             .dtype = file_dtype(dtype),
             .rank = p->rank,
-            .shape = {p->shape[0], p->shape[1]},
+            .shape = {p->shape[0], p->shape[1], p->shape[2]},
             .bytes = p->count * dtype_bytes(dtype),
         };
     }

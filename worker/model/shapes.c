@@ -2,7 +2,7 @@
 // Shapes by name, as their published config.json files state them (0.5b, 1.5b and 32b the Instruct
 // models', the others the base models'). `tiny` is ours: 4.2 M parameters that two CPU cores train
 // in minutes.
-#include "worker/model/config.h"
+#include "worker/model/config_internal.h"
 
 #include "base/strbuf.h"
 
@@ -10,44 +10,77 @@
 
 static const struct shape {
     const char *name;
+    enum architecture architecture;
     int64_t layers, hidden, heads, kv_heads, head_width, ffn, vocabulary, max_positions;
     double rope_theta, rms_epsilon;
     bool tied;
     enum dtype dtype;
 } shapes[] = {
-    {"tiny", 4, 256, 4, 2, 64, 768, 4096, 4096, 1e4, 1e-6, true, DTYPE_F32},
-    {"qwen2.5-0.5b", 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e6, 1e-6, true, DTYPE_BF16},
-    {"qwen2.5-1.5b", 28, 1536, 12, 2, 128, 8960, 151936, 32768, 1e6, 1e-6, true, DTYPE_BF16},
-    {"qwen2.5-3b", 36, 2048, 16, 2, 128, 11008, 151936, 32768, 1e6, 1e-6, true, DTYPE_BF16},
-    {"qwen2.5-7b", 28, 3584, 28, 4, 128, 18944, 152064, 131072, 1e6, 1e-6, false, DTYPE_BF16},
-    {"qwen2.5-14b", 48, 5120, 40, 8, 128, 13824, 152064, 131072, 1e6, 1e-5, false, DTYPE_BF16},
-    {"qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, 32768, 1e6, 1e-6, false, DTYPE_BF16},
+    {"tiny", ARCHITECTURE_QWEN2, 4, 256, 4, 2, 64, 768, 4096, 4096, 1e4, 1e-6, true, DTYPE_F32},
+    {"qwen2.5-0.5b", ARCHITECTURE_QWEN2, 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e6, 1e-6, true,
+     DTYPE_BF16},
+    {"qwen2.5-1.5b", ARCHITECTURE_QWEN2, 28, 1536, 12, 2, 128, 8960, 151936, 32768, 1e6, 1e-6, true,
+     DTYPE_BF16},
+    {"qwen2.5-3b", ARCHITECTURE_QWEN2, 36, 2048, 16, 2, 128, 11008, 151936, 32768, 1e6, 1e-6, true,
+     DTYPE_BF16},
+    {"qwen2.5-7b", ARCHITECTURE_QWEN2, 28, 3584, 28, 4, 128, 18944, 152064, 131072, 1e6, 1e-6,
+     false, DTYPE_BF16},
+    {"qwen2.5-14b", ARCHITECTURE_QWEN2, 48, 5120, 40, 8, 128, 13824, 152064, 131072, 1e6, 1e-5,
+     false, DTYPE_BF16},
+    {"qwen2.5-32b", ARCHITECTURE_QWEN2, 64, 5120, 40, 8, 128, 27648, 152064, 32768, 1e6, 1e-6,
+     false, DTYPE_BF16},
+    {"qwen3-0.6b", ARCHITECTURE_QWEN3, 28, 1024, 16, 8, 128, 3072, 151936, 40960, 1e6, 1e-6, true,
+     DTYPE_BF16},
+    {"llama3.2-1b", ARCHITECTURE_LLAMA, 16, 2048, 32, 8, 64, 8192, 128256, 131072, 5e5, 1e-5, true,
+     DTYPE_BF16},
+    {"gemma3-1b", ARCHITECTURE_GEMMA3, 26, 1152, 4, 1, 256, 6912, 262144, 32768, 1e6, 1e-6, true,
+     DTYPE_BF16},
+    {"lfm2-1.2b", ARCHITECTURE_LFM2, 16, 2048, 32, 8, 64, 8192, 65536, 128000, 1e6, 1e-5, true,
+     DTYPE_BF16},
 };
 
 const char *const model_shape_names[] = {
-    "tiny",       "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b",
-    "qwen2.5-7b", "qwen2.5-14b",  "qwen2.5-32b",  NULL,
+    "tiny",        "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "qwen2.5-14b",
+    "qwen2.5-32b", "qwen3-0.6b",   "llama3.2-1b",  "gemma3-1b",  "lfm2-1.2b",  NULL,
 };
+
+// Repeated beyond the published depth, for whoever asks for more layers.
+static void set_layer_kinds(struct model_config *config)
+{
+    static const bool attends[16] = {
+        [2] = true, [5] = true, [8] = true, [10] = true, [12] = true, [14] = true};
+    for (int i = 0; i < MODEL_LAYERS_LIMIT; i++) {
+        if (config->architecture == ARCHITECTURE_GEMMA3)
+            config->layer_kinds[i] = (i + 1) % 6 ? LAYER_SLIDING : LAYER_FULL;
+        if (config->architecture == ARCHITECTURE_LFM2)
+            config->layer_kinds[i] = attends[i % 16] ? LAYER_FULL : LAYER_CONV;
+    }
+}
 
 static struct model_config config_of(const struct shape *shape)
 {
-    return (struct model_config){
-        .architecture = ARCHITECTURE_QWEN2,
-        .layers = shape->layers,
-        .hidden = shape->hidden,
-        .heads = shape->heads,
-        .kv_heads = shape->kv_heads,
-        .head_width = shape->head_width,
-        .ffn = shape->ffn,
-        .vocabulary = shape->vocabulary,
-        .max_positions = shape->max_positions,
-        .rope_theta = shape->rope_theta,
-        .rms_epsilon = shape->rms_epsilon,
-        .tied = shape->tied,
-        .qkv_bias = true,
-        .activation = ACTIVATION_SILU,
-        .dtype = shape->dtype,
-    };
+    struct model_config config = architecture_infos[shape->architecture].defaults;
+    config.layers = shape->layers;
+    config.hidden = shape->hidden;
+    config.heads = shape->heads;
+    config.kv_heads = shape->kv_heads;
+    config.head_width = shape->head_width;
+    config.ffn = shape->ffn;
+    config.vocabulary = shape->vocabulary;
+    config.max_positions = shape->max_positions;
+    config.rope_theta = shape->rope_theta;
+    config.rms_epsilon = shape->rms_epsilon;
+    config.tied = shape->tied;
+    config.dtype = shape->dtype;
+    config.window = shape->architecture == ARCHITECTURE_GEMMA3 ? 512 : 0;
+    if (shape->architecture == ARCHITECTURE_LLAMA)
+        config.rope_scaling = (struct rope_scaling){.kind = ROPE_LLAMA3,
+                                                    .factor = 32,
+                                                    .original_positions = 8192,
+                                                    .low_frequency_factor = 1,
+                                                    .high_frequency_factor = 4};
+    set_layer_kinds(&config);
+    return config;
 }
 
 int model_config_shape(const char *name, struct model_config *out, struct error *err)

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct kv_cache {
     struct model *model;
@@ -12,6 +13,8 @@ struct kv_cache {
     struct cache_lookup lookup;
     int32_t *token_slots; // [max_tokens], device
     int32_t *chosen;      // [slice_rows], device, of the greedy step
+    // [slots], of models with convolutions, whose state knows the latest positions only
+    int32_t *next_positions;
 };
 
 static int cache_alloc(struct kv_cache *cache, size_t max_tokens, struct error *err)
@@ -19,8 +22,11 @@ static int cache_alloc(struct kv_cache *cache, size_t max_tokens, struct error *
     const struct model_config *config = &cache->model->config;
     struct cache_lookup *lookup = &cache->lookup;
     struct device *device = cache->model->device;
-    size_t bytes = (size_t)config->layers * lookup->slots * lookup->capacity * keys_width(config) *
-                   dtype_bytes(lookup->k.dtype);
+    size_t element = dtype_bytes(lookup->k.dtype), convolving = 0;
+    for (int64_t i = 0; i < config->layers; i++)
+        convolving += config->layer_kinds[i] == LAYER_CONV;
+    size_t attending = (size_t)config->layers - convolving;
+    size_t bytes = attending * lookup->slots * lookup->capacity * keys_width(config) * element;
     void *slots = NULL, *chosen = NULL;
     if (device_alloc(device, bytes, &lookup->k.data, err) ||
         device_alloc(device, bytes, &lookup->v.data, err) ||
@@ -31,7 +37,13 @@ static int cache_alloc(struct kv_cache *cache, size_t max_tokens, struct error *
     if (device_alloc(device, cache->workspace->slice_rows * sizeof(int32_t), &chosen, err))
         return -1;
     cache->chosen = chosen;
-    return 0;
+    if (convolving == 0)
+        return 0;
+    cache->next_positions = mem_calloc(lookup->slots, sizeof *cache->next_positions);
+    size_t kept = (size_t)config->conv_taps - 1;
+    return device_alloc(device,
+                        convolving * lookup->slots * kept * (size_t)config->hidden * element,
+                        &lookup->state.data, err);
 }
 
 int kv_cache_create(struct model *model, size_t slots, size_t capacity, size_t max_tokens,
@@ -40,14 +52,15 @@ int kv_cache_create(struct model *model, size_t slots, size_t capacity, size_t m
     *out = NULL;
     if (slots < 1 || slots > INT32_MAX)
         return error_set(err, "a cache of %zu slots: give 1 to %d", slots, INT32_MAX);
-    if (capacity < 1 || capacity > (size_t)model->config.max_positions)
+    if (capacity < 1 || capacity > (size_t)model_config_positions(&model->config))
         return error_set(err, "a cache of %zu positions: the model has %lld", capacity,
-                         (long long)model->config.max_positions);
+                         (long long)model_config_positions(&model->config));
     struct kv_cache *cache = mem_calloc(1, sizeof *cache);
     cache->model = model;
     cache->lookup = (struct cache_lookup){
         .k = {.dtype = model->weights.dtype},
         .v = {.dtype = model->weights.dtype},
+        .state = {.dtype = model->weights.dtype},
         .slots = slots,
         .capacity = capacity,
     };
@@ -68,9 +81,11 @@ void kv_cache_destroy(struct kv_cache *cache)
     struct device *device = cache->model->device;
     device_free(device, cache->lookup.k.data);
     device_free(device, cache->lookup.v.data);
+    device_free(device, cache->lookup.state.data);
     device_free(device, cache->token_slots);
     device_free(device, cache->chosen);
     workspace_destroy(cache->workspace);
+    free(cache->next_positions);
     free(cache);
 }
 
@@ -101,11 +116,33 @@ static int check_step(const struct kv_cache *cache, const struct step_tokens *st
     return 0;
 }
 
+// A slot continues where it ended or begins again at 0. Changes nothing when it fails.
+static int advance_positions(struct kv_cache *cache, const struct step_tokens *step,
+                             struct error *err)
+{
+    size_t bytes = cache->lookup.slots * sizeof *cache->next_positions;
+    if (!cache->next_positions)
+        return 0;
+    int32_t *next = mem_dup(cache->next_positions, bytes);
+    int rc = 0;
+    for (size_t i = 0; i < step->tokens && rc == 0; i++) {
+        int32_t position = step->positions[i], *expected = &next[step->slots[i]];
+        if (position != 0 && position != *expected)
+            rc = error_set(err, "token %zu at position %d; slot %d goes on at %d or begins at 0", i,
+                           position, step->slots[i], *expected);
+        *expected = position + 1;
+    }
+    if (rc == 0)
+        memcpy(cache->next_positions, next, bytes);
+    free(next);
+    return rc;
+}
+
 // Forward up to the final norm.
 static int run_step(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                     struct pass *pass, struct error *err)
 {
-    if (check_step(cache, step, err))
+    if (check_step(cache, step, err) || advance_positions(cache, step, err))
         return error_prefix(err, "step");
     struct device *device = model->device;
     struct workspace *workspace = cache->workspace;

@@ -3,7 +3,9 @@
 // max_tokens, so that a step allocates nothing.
 //
 // Per token with backward, in elements of the activations' type: per layer
-//     2 D + (H + 2 H_kv) d + H d + 2 F      and H + 2 float32 statistics,
+//     2 D + (H + 2 H_kv) d + H d + 2 F      and H + 2 float32 statistics
+// (a convolution has 3 D and D in place of the heads' widths; head norms keep (H + 2 H_kv) d more,
+// block norms 2 D),
 // once 6 D + (H + 2 H_kv) d + H d + 2 F more; without backward one layer's share serves all. The
 // tiny shape takes 11 KiB a token and layer, Qwen2.5-0.5B 53 KiB (f32). The slice of logits adds 64
 // MiB at most.
@@ -45,22 +47,58 @@ static int32_t *plan_indices(struct planner *planner, size_t count)
     return plan(planner, count, sizeof(int32_t));
 }
 
-static void plan_layer(struct planner *planner, const struct workspace *w, struct activations *a)
+// Without backward, layers of every kind share one row.
+static size_t widest(const struct workspace *w, size_t layer,
+                     size_t (*width)(const struct model_config *, enum layer_kind))
+{
+    const struct model_config *config = &w->model->config;
+    size_t result = width(config, (enum layer_kind)config->layer_kinds[layer]);
+    for (int64_t i = 0; i < config->layers && !w->with_backward; i++) {
+        size_t other = width(config, (enum layer_kind)config->layer_kinds[i]);
+        result = other > result ? other : result;
+    }
+    return result;
+}
+
+static void plan_statistics(struct planner *planner, const struct workspace *w,
+                            struct activations *a, bool conv)
+{
+    const struct model_config *config = &w->model->config;
+    enum dtype dtype = w->model->weights.dtype;
+    size_t rows = w->max_tokens, heads = (size_t)config->heads, kv_heads = (size_t)config->kv_heads;
+    a->input_rstd = plan_floats(planner, rows);
+    a->ffn_rstd = plan_floats(planner, rows);
+    if (!conv)
+        a->log_sum_exp = plan_floats(planner, rows * heads);
+    if (config->head_norms && !conv) {
+        a->raw_qkv = plan_tensor(planner, dtype, rows, qkv_width(config));
+        a->q_rstd = plan_floats(planner, rows * heads);
+        a->k_rstd = plan_floats(planner, rows * kv_heads);
+    }
+    if (config->block_norms) {
+        a->attention_out_rstd = plan_floats(planner, rows);
+        a->ffn_out_rstd = plan_floats(planner, rows);
+    }
+}
+
+static void plan_layer(struct planner *planner, const struct workspace *w, struct activations *a,
+                       size_t layer)
 {
     const struct model_config *config = &w->model->config;
     enum dtype dtype = w->model->weights.dtype;
     size_t rows = w->max_tokens, hidden = (size_t)config->hidden;
     a->x = plan_tensor(planner, dtype, rows, hidden);
-    a->qkv = plan_tensor(planner, dtype, rows, qkv_width(config));
-    a->attention = plan_tensor(planner, dtype, rows, queries_width(config));
+    a->qkv = plan_tensor(planner, dtype, rows, widest(w, layer, mixer_in_width));
+    a->attention = plan_tensor(planner, dtype, rows, widest(w, layer, mixer_out_width));
     a->middle = w->with_backward ? plan_tensor(planner, dtype, rows, hidden) : a->x;
     a->ffn_x = a->middle;
     a->gate_up = plan_tensor(planner, dtype, rows, 2 * (size_t)config->ffn);
-    if (!w->with_backward)
-        return;
-    a->input_rstd = plan_floats(planner, rows);
-    a->log_sum_exp = plan_floats(planner, rows * (size_t)config->heads);
-    a->ffn_rstd = plan_floats(planner, rows);
+    if (config->block_norms) {
+        a->attention_out = plan_tensor(planner, dtype, rows, hidden);
+        a->down = plan_tensor(planner, dtype, rows, hidden);
+    }
+    if (w->with_backward)
+        plan_statistics(planner, w, a, config->layer_kinds[layer] == LAYER_CONV);
 }
 
 static void plan_layers(struct planner *planner, struct workspace *w)
@@ -68,7 +106,7 @@ static void plan_layers(struct planner *planner, struct workspace *w)
     size_t layers = (size_t)w->model->config.layers;
     for (size_t i = 0; i < layers; i++) {
         if (i == 0 || w->with_backward)
-            plan_layer(planner, w, &w->layers[i]);
+            plan_layer(planner, w, &w->layers[i], i);
         else
             w->layers[i] = w->layers[0];
     }
@@ -100,8 +138,15 @@ static void plan_gradients(struct planner *planner, struct workspace *w)
     w->grad_x = plan_tensor(planner, dtype, rows, hidden);
     w->grad_top = plan_tensor(planner, dtype, rows, hidden);
     w->grad_normed = plan_tensor(planner, dtype, rows, hidden);
-    w->grad_qkv = plan_tensor(planner, dtype, rows, qkv_width(config));
-    w->grad_attention = plan_tensor(planner, dtype, rows, queries_width(config));
+    size_t in_width = qkv_width(config), out_width = queries_width(config);
+    for (int64_t i = 0; i < config->layers; i++) {
+        if (config->layer_kinds[i] == LAYER_CONV) {
+            in_width = in_width > 3 * hidden ? in_width : 3 * hidden;
+            out_width = out_width > hidden ? out_width : hidden;
+        }
+    }
+    w->grad_qkv = plan_tensor(planner, dtype, rows, in_width);
+    w->grad_attention = plan_tensor(planner, dtype, rows, out_width);
     w->grad_gated = plan_tensor(planner, dtype, rows, (size_t)config->ffn);
 }
 
