@@ -67,7 +67,7 @@ for name in C A B; do
 done
 
 train "the base model reads C" text start --data "$out/corpus.h5" --objective text --part 1/3 \
-    --sample 600 --max-tokens 256 --epochs 2 --batch 8 --lr 1e-3
+    --sample 150 --max-tokens 256 --epochs 2 --batch 8 --lr 1e-3
 # The better the base knows how to answer, the less two memories disturb each other when merged.
 train "the base model learns to answer from C" base text --data "$out/reflections/C" \
     --sample 500 --epochs 20 --batch 16 --lr 1e-3 --schedule linear
