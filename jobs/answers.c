@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define SLOTS 32            // questions answered at once
 #define TOKENS_PER_STEP 512 // prompts are cut up to keep steps short
@@ -49,8 +50,10 @@ static int submit(struct answering *answering, uint64_t id, const struct questio
 {
     const struct chat_message message = {
         .role = "user", .content = question->text, .length = question->length};
-    const int32_t stops[] = {tokenizer_eos_id(answering->codec.tokenizer),
-                             tokenizer_pad_id(answering->codec.tokenizer)};
+    const struct tokenizer *tokenizer = answering->codec.tokenizer;
+    const char *end = chat_template_end(answering->codec.chat);
+    const int32_t stops[] = {tokenizer_token_id(tokenizer, end, strlen(end)),
+                             tokenizer_eos_id(tokenizer), tokenizer_pad_id(tokenizer)};
     struct token_list prompt = {0};
     const int rc = chat_render_ids(answering->codec.chat, answering->codec.tokenizer,
                                    answering->codec.scratch, &message, 1, true, &prompt, NULL, err);
@@ -60,7 +63,7 @@ static int submit(struct answering *answering, uint64_t id, const struct questio
                                                                   .prompt_count = prompt.count,
                                                                   .max_new = answering->max_new,
                                                                   .stop_ids = stops,
-                                                                  .stop_count = 2});
+                                                                  .stop_count = 3});
     token_list_release(&prompt);
     return rc;
 }
