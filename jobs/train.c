@@ -291,7 +291,8 @@ static int save_model(struct train_job *job, struct error *err)
 {
     int rc = 0;
     if (is_rank0(job))
-        rc = model_save(job->model, fs_system(), job->options->out, job->options->base, err);
+        rc = model_save(job->model, fs_system(), job->options->out,
+                        &(struct model_save_options){.tokenizer_from = job->options->base}, err);
     return group_agree(job->group, rc, err);
 }
 

@@ -360,7 +360,10 @@ static void tokenizer_files_come_along(void **state)
     assert_non_null(mkdtemp(other.directory));
     char *to = path_of(&other, "tokenizer.json");
     char *config = path_of(&other, "config.json"), *weights = path_of(&other, "model.safetensors");
-    assert_int_equal(model_save(rig->model, fs_system(), other.directory, rig->directory, &err), 0);
+    assert_int_equal(model_save(rig->model, fs_system(), other.directory,
+                                &(struct model_save_options){.tokenizer_from = rig->directory},
+                                &err),
+                     0);
     assert_true(fs_exists(fs_system(), to));
     remove(to);
     remove(config);
@@ -370,6 +373,143 @@ static void tokenizer_files_come_along(void **state)
     free(to);
     free(config);
     free(weights);
+}
+
+static void save_shards(struct rig *rig, uint64_t max_bytes)
+{
+    struct error err;
+    struct model_save_options options = {.max_shard_bytes = max_bytes};
+    if (model_save(rig->model, fs_system(), rig->directory, &options, &err))
+        fail_msg("%s", err.text);
+}
+
+static void expect_same_bits(struct rig *rig)
+{
+    struct error err;
+    struct model *back;
+    if (model_load(rig->device, rig->directory, DTYPE_F32, &back, &err))
+        fail_msg("%s", err.text);
+    size_t elements = rig->model->layout.elements;
+    float *expected = fixture_copy_out(rig->device, rig->model->weights.data, elements);
+    float *got = fixture_copy_out(rig->device, back->weights.data, elements);
+    assert_memory_equal(got, expected, elements * sizeof *got);
+    free(expected);
+    free(got);
+    model_destroy(back);
+}
+
+// The files of the directory that hold weights; the largest one's tensors in *largest.
+static size_t count_weight_files(struct rig *rig, uint64_t *largest)
+{
+    struct error err;
+    struct fs_names names = {0};
+    size_t count = 0;
+    *largest = 0;
+    assert_int_equal(fs_list(fs_system(), rig->directory, &names, &err), 0);
+    for (size_t i = 0; i < names.count; i++) {
+        struct safetensors file;
+        uint64_t bytes = 0;
+        size_t length = strlen(names.names[i]);
+        if (length < 12 || strcmp(names.names[i] + length - 12, ".safetensors") != 0)
+            continue;
+        char *path = path_of(rig, names.names[i]);
+        assert_int_equal(safetensors_open(path, &file, &err), 0);
+        for (size_t j = 0; j < file.count; j++)
+            bytes += file.entries[j].bytes;
+        if (file.count > 1 && bytes > *largest)
+            *largest = bytes;
+        safetensors_close(&file);
+        free(path);
+        count++;
+    }
+    fs_names_release(&names);
+    return count;
+}
+
+static void shards_of_any_size_load_with_the_same_bits(void **state)
+{
+    struct rig *rig = *state;
+    uint64_t whole = rig->model->layout.elements * sizeof(float), largest;
+    static const uint64_t limits[] = {1, 100, 5000, 10000, UINT64_MAX};
+    size_t before = rig->model->layout.parameter_count + 1;
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        save_shards(rig, limits[i]); // over the shards before
+        expect_same_bits(rig);
+        size_t count = count_weight_files(rig, &largest);
+        assert_true(count < before && largest <= limits[i]);
+        assert_true(count == 1 || count >= whole / limits[i] || limits[i] < 5000);
+        before = count;
+    }
+    assert_int_equal(before, 1);
+    char *index = path_of(rig, "model.safetensors.index.json");
+    assert_false(fs_exists(fs_system(), index));
+    save_shards(rig, 5000);
+    char *single = path_of(rig, "model.safetensors");
+    assert_true(fs_exists(fs_system(), index));
+    assert_false(fs_exists(fs_system(), single));
+    save(rig);
+    assert_int_equal(count_weight_files(rig, &largest), 1);
+    assert_false(fs_exists(fs_system(), index));
+    free(index);
+    free(single);
+}
+
+static void too_many_shards_are_refused(void **state)
+{
+    struct rig *rig = *state;
+    struct error err;
+    struct model *deep;
+    struct model_config config = fixture_config();
+    struct model_save_options options = {.max_shard_bytes = 1};
+    config.layers = 50;
+    deep = fixture_model(rig->device, &config, DTYPE_F32, 1);
+    assert_int_equal(model_save(deep, fs_system(), rig->directory, &options, &err), -1);
+    assert_non_null(strstr(err.text, "602 shards, at most 500"));
+    model_destroy(deep);
+}
+
+// One kind of directory is saved over the other; wherever it fails, what can be loaded is whole.
+static void every_failure_among_shards_is_reported(void **state)
+{
+    struct rig *rig = *state;
+    struct error err;
+    struct model *other, *back;
+    struct model_config config = fixture_config();
+    struct model_save_options options = {.max_shard_bytes = 8000};
+    other = fixture_model(rig->device, &config, DTYPE_F32, 18);
+    for (int sharded_first = 0; sharded_first < 2; sharded_first++) {
+        options.max_shard_bytes = sharded_first ? 0 : 8000;
+        int64_t operation = 0;
+        for (int rc = -1; rc != 0;) {
+            struct fs_fault fault = {.inner = fs_system(),
+                                     .write_budget_bytes = UINT64_MAX,
+                                     .fail_operation = ++operation};
+            struct fs fs = fs_with_faults(&fault);
+            save_shards(rig, sharded_first ? 2000 : 0);
+            rc = model_save(other, &fs, rig->directory, &options, &err);
+            if (rc != 0 && !strstr(err.text, "/tmp"))
+                fail_msg("operation %lld: %s", (long long)operation, err.text);
+            if (model_load(rig->device, rig->directory, DTYPE_F32, &back, &err))
+                assert_non_null(strstr(err.text, "holds neither"));
+            else
+                model_destroy(back);
+        }
+        assert_true(operation > 15);
+    }
+    model_destroy(other);
+}
+
+static void models_of_every_family_survive_a_save(void **state)
+{
+    struct rig *rig = *state;
+    struct model_config configs[] = {fixture_config_gemma3(), fixture_config_lfm2()};
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
+        struct rig other = *rig;
+        other.model = fixture_model(rig->device, &configs[i], DTYPE_F32, 4);
+        save_shards(&other, 3000);
+        expect_same_bits(&other);
+        model_destroy(other.model);
+    }
 }
 
 #define FILE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -390,6 +530,10 @@ int main(void)
         FILE_TEST(full_disk_leaves_no_mixed_directory),
         FILE_TEST(every_failing_operation_is_reported),
         FILE_TEST(tokenizer_files_come_along),
+        FILE_TEST(shards_of_any_size_load_with_the_same_bits),
+        FILE_TEST(too_many_shards_are_refused),
+        FILE_TEST(every_failure_among_shards_is_reported),
+        FILE_TEST(models_of_every_family_survive_a_save),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,10 +99,16 @@ int model_load(struct device *device, const char *directory, enum dtype dtype, s
                struct error *err);
 
 struct fs;
-// Writes config.json and model.safetensors (dtype: config.dtype) into directory, which is created.
-// The tokenizer files of tokenizer_from (a directory; NULL: none) are copied beside them. The
-// weights come last: a directory that has model.safetensors is whole.
+struct model_save_options {
+    const char *tokenizer_from; // its tokenizer files are copied beside the weights; NULL: none
+    uint64_t max_shard_bytes;   // of the tensors in one file; 0: no limit. A larger tensor stands
+                                // alone
+};
+
+// Writes config.json and the weights (dtype: config.dtype) into directory, which is created:
+// model.safetensors, or shards and model.safetensors.index.json when one would be too large. The
+// weights, or their index, come last: a directory that has either is whole. options may be NULL.
 int model_save(const struct model *model, struct fs *fs, const char *directory,
-               const char *tokenizer_from, struct error *err);
+               const struct model_save_options *options, struct error *err);
 
 #endif
