@@ -11,6 +11,7 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "json_tree.h"
+#include "tests/test_data.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,18 +66,11 @@ static void suite_files_are_judged_as_their_names_say(void **state)
 
 int main(void)
 {
-    const char *data = getenv("MEMO_TEST_DATA");
-    suite_directory = mem_printf("%s/robustness/JSONTestSuite/test_parsing",
-                                 data ? data : MEMO_SOURCE_DIRECTORY "/../shared/data");
-    int rc = 77;
-    if (fs_exists(fs_system(), suite_directory)) {
-        const struct CMUnitTest tests[] = {
-            cmocka_unit_test(suite_files_are_judged_as_their_names_say),
-        };
-        rc = cmocka_run_group_tests(tests, NULL, NULL);
-    } else {
-        printf("skipped: '%s' does not exist; set MEMO_TEST_DATA\n", suite_directory);
-    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(suite_files_are_judged_as_their_names_say),
+    };
+    suite_directory = test_data_path("robustness/JSONTestSuite/test_parsing");
+    const int rc = suite_directory ? cmocka_run_group_tests(tests, NULL, NULL) : SKIPPED;
     free(suite_directory);
     return rc;
 }

@@ -4,6 +4,7 @@
 // content end its own message.
 #include "base/json.h"
 #include "datasets/chat_template.h"
+#include "tests/test_data.h"
 #include "tokenizer_fixture.h"
 
 #include <setjmp.h>
@@ -79,7 +80,7 @@ static void conversations_agree(void **state)
     struct error err = {""};
     size_t count = 0;
     size_t special = 0;
-    char *path = fixture_data("qwen2.5/vectors/chat-template-vectors.jsonl");
+    char *path = test_data_path("qwen2.5/vectors/chat-template-vectors.jsonl");
     assert_non_null(path);
     assert_int_equal(fs_read(fs_system(), path, &lines, &err), 0);
     for (char *line = strtok(lines.bytes, "\n"); line != NULL; line = strtok(NULL, "\n")) {
@@ -105,7 +106,7 @@ static void published_directories_are_recognized(void **state)
     for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
         struct error err = {""};
         const struct chat_template *found = NULL;
-        char *path = fixture_data(directories[i]);
+        char *path = test_data_path(directories[i]);
         assert_non_null(path);
         if (chat_template_detect(path, &found, &err) != 0) {
             fail_msg("%s", err.text);
@@ -117,10 +118,10 @@ static void published_directories_are_recognized(void **state)
 
 int main(void)
 {
-    char *data = fixture_data("qwen2.5/tokenizer");
+    char *data = test_data_path("qwen2.5/tokenizer");
     struct error err = {""};
     if (data == NULL) {
-        return 77;
+        return SKIPPED;
     }
     if (tokenizer_load(data, &tokenizer, &err) != 0 ||
         chat_template_detect(data, &template, &err) != 0) {

@@ -3,6 +3,7 @@
 // each.
 #include "base/json.h"
 #include "datasets/safetensors.h"
+#include "tests/test_data.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -46,13 +47,9 @@ static void shared_files_are_judged_as_expected(void **state)
 
 int main(void)
 {
-    const char *data = getenv("MEMO_TEST_DATA");
-    directory = fs_join(data ? data : "../shared/data", "safetensors");
-    if (!fs_exists(fs_system(), directory)) {
-        printf("skipped: '%s' is absent; set MEMO_TEST_DATA\n", directory);
-        free(directory);
-        return 77;
-    }
+    directory = test_data_path("safetensors");
+    if (!directory)
+        return SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shared_files_are_judged_as_expected),
     };

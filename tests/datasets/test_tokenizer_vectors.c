@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "datasets/tokenizer_internal.h"
+#include "tests/test_data.h"
 #include "tokenizer_fixture.h"
 
 #include <setjmp.h>
@@ -47,7 +48,7 @@ static void check_json(const struct json *text, const struct json *ids, bool all
 static void read_data(const char *relative, struct strbuf *out)
 {
     struct error err = {""};
-    char *path = fixture_data(relative);
+    char *path = test_data_path(relative);
     assert_non_null(path);
     assert_int_equal(fs_read(fs_system(), path, out, &err), 0);
     free(path);
@@ -166,7 +167,7 @@ static void books_come_back(void **state)
     (void)state;
     struct error err = {""};
     struct fs_names names;
-    char *stories = fixture_data("narrativeqa/stories");
+    char *stories = test_data_path("narrativeqa/stories");
     if (stories == NULL) {
         skip();
     }
@@ -191,7 +192,7 @@ static void naughty_strings_come_back(void **state)
     struct arena arena = {0};
     struct error err = {""};
     const struct json *list;
-    char *path = fixture_data("robustness/blns/blns.json");
+    char *path = test_data_path("robustness/blns/blns.json");
     if (path == NULL) {
         skip();
     }
@@ -247,7 +248,7 @@ static void load(const char *directory, int which)
 static int set_up(void **state)
 {
     (void)state;
-    char *data = fixture_data("qwen2.5/tokenizer");
+    char *data = test_data_path("qwen2.5/tokenizer");
     char *parts = fixture_directory_create();
     static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -272,9 +273,9 @@ static int tear_down(void **state)
 
 int main(void)
 {
-    char *vectors = fixture_data("qwen2.5/vectors");
+    char *vectors = test_data_path("qwen2.5/vectors");
     if (vectors == NULL) {
-        return 77;
+        return SKIPPED;
     }
     free(vectors);
     const struct CMUnitTest tests[] = {

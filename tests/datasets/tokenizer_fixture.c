@@ -117,18 +117,6 @@ void fixture_copy(const char *from, const char *to, const char *name)
     strbuf_release(&bytes);
 }
 
-char *fixture_data(const char *relative)
-{
-    const char *data = getenv("MEMO_TEST_DATA");
-    char *path = fs_join(data == NULL ? "../shared/data" : data, relative);
-    if (fs_exists(fs_system(), path)) {
-        return path;
-    }
-    printf("skipped: '%s' is absent; set MEMO_TEST_DATA\n", path);
-    free(path);
-    return NULL;
-}
-
 void fixture_assert_ids(const char *what, const struct token_list *got, const int32_t *expected,
                         size_t count)
 {

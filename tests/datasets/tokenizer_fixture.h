@@ -20,9 +20,6 @@ void fixture_write(const char *directory, const char *name, const char *bytes, s
 void fixture_read(const char *directory, const char *name, struct strbuf *out);
 void fixture_copy(const char *from, const char *to, const char *name);
 
-// "MEMO_TEST_DATA/relative", or NULL with the reason printed when it is absent.
-char *fixture_data(const char *relative);
-
 void fixture_assert_ids(const char *what, const struct token_list *got, const int32_t *expected,
                         size_t count);
 

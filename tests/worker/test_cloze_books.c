@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cloze pairs from whole corpora: the example archive of the repository, and nine books that lie
 // outside it ($MEMO_TEST_DATA/narrativeqa/stories).
+#include "tests/test_data.h"
 #include "worker/reflect/cloze.h"
 
 #include "base/mem.h"
@@ -15,8 +16,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-#define SKIPPED 77
 
 static struct corpus *ingest_directory(const char *path)
 {
@@ -119,14 +118,11 @@ int main(void)
 {
     const struct CMUnitTest examples[] = {cmocka_unit_test(example_archive_gives_enough_pairs)};
     int failed = cmocka_run_group_tests_name("examples", examples, NULL, NULL);
-    const char *data = getenv("MEMO_TEST_DATA");
-    char *stories =
-        mem_printf("%s/narrativeqa/stories", data ? data : MEMO_SOURCE_DIRECTORY "/../shared/data");
-    if (failed || !fs_exists(fs_system(), stories)) {
-        printf("skipped: '%s' is absent; set MEMO_TEST_DATA\n", stories);
-        free(stories);
-        return failed ? failed : SKIPPED;
-    }
+    if (failed)
+        return failed;
+    char *stories = test_data_path("narrativeqa/stories");
+    if (!stories)
+        return SKIPPED;
     const struct CMUnitTest books[] = {
         cmocka_unit_test_prestate(nine_books_give_enough_pairs, stories)};
     failed = cmocka_run_group_tests_name("books", books, NULL, NULL);
