@@ -98,6 +98,7 @@ struct generate_job {
     size_t in_flight_count;
     bool *restored; // rank 0: [plan.count]
     bool *restored_aside;
+    uint64_t restored_pairs;
     struct run_directory run; // rank 0
 };
 
@@ -248,6 +249,7 @@ static int restore(struct generate_job *job, struct error *err)
         const struct reflection_task *row = find_row(&set, plan->ids[t]);
         job->restored[t] = row != NULL;
         job->restored_aside[t] = row && row->outcome == TASK_SET_ASIDE;
+        job->restored_pairs += row ? row->pairs : 0;
         found += row != NULL;
     }
     if (found > 0)
@@ -308,15 +310,17 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     log_progress_end();
     if (progress->counts.tasks == 0 && code == EXIT_FAILED) // it ended before anybody counted
         return run_directory_close(&job->run, code, err);
-    log_info("%s: %zu of %zu tasks, %llu new pairs in this run", job->options->out,
+    const uint64_t pairs = job->restored_pairs + progress->pairs;
+    log_info("%s: %zu of %zu tasks, %llu pairs, %llu of them new", job->options->out,
              progress->counts.done + progress->counts.aside, progress->counts.tasks,
-             (unsigned long long)progress->pairs);
+             (unsigned long long)pairs, (unsigned long long)progress->pairs);
     run_directory_int(&job->run, "tasks", (int64_t)progress->counts.tasks);
     run_directory_int(&job->run, "tasks_done",
                       (int64_t)(progress->counts.done + progress->counts.aside));
     run_directory_int(&job->run, "set_aside", (int64_t)progress->counts.aside);
     run_directory_int(&job->run, "retries", (int64_t)progress->counts.retries);
-    run_directory_int(&job->run, "pairs", (int64_t)progress->pairs);
+    run_directory_int(&job->run, "pairs", (int64_t)pairs);
+    run_directory_int(&job->run, "new_pairs", (int64_t)progress->pairs);
     run_directory_int(&job->run, "tokens", (int64_t)progress->tokens);
     return run_directory_close(&job->run, code, err);
 }
