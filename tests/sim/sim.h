@@ -21,8 +21,8 @@
 //                    within a minute after STOP was sent, and tells the coordinator of lost
 //                    workers.
 //
-// Faults end after a while, so that every story must come to its end. Promises checked (DESIGN,
-// "The coordinator"): after every event the coordinator's counts equal those of a plain model kept
+// Faults end after a while, so that every story must come to its end. Promises checked: after
+// every event the coordinator's counts equal those of a plain model kept
 // beside it, which includes that every lease is held by a present worker; no lease of a final task,
 // none above the window, none to somebody absent; a result is reported only after its row is
 // durable; set aside only after all attempts; a restart knows every task that was final before;
