@@ -60,7 +60,8 @@ struct workspace {
     size_t max_tokens;
     size_t slice_rows; // of the head, see loss.c
     bool with_backward;
-    void *block; // everything below that lives on the device
+    enum dtype activations; // type of every tensor below
+    void *block;            // everything below that lives on the device
     size_t block_bytes;
 
     // inputs of the pass

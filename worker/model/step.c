@@ -42,7 +42,8 @@ static int cache_alloc(struct kv_cache *cache, size_t max_tokens, struct error *
     cache->next_positions = mem_calloc(lookup->slots, sizeof *cache->next_positions);
     size_t kept = (size_t)config->conv_taps - 1;
     return device_alloc(device,
-                        convolving * lookup->slots * kept * (size_t)config->hidden * element,
+                        convolving * lookup->slots * kept * (size_t)config->hidden *
+                            dtype_bytes(lookup->state.dtype),
                         &lookup->state.data, err);
 }
 
@@ -60,7 +61,7 @@ int kv_cache_create(struct model *model, size_t slots, size_t capacity, size_t m
     cache->lookup = (struct cache_lookup){
         .k = {.dtype = model->weights.dtype},
         .v = {.dtype = model->weights.dtype},
-        .state = {.dtype = model->weights.dtype},
+        .state = {.dtype = DTYPE_F32},
         .slots = slots,
         .capacity = capacity,
     };

@@ -2,7 +2,10 @@
 // Planned once: one block on the device holds every activation and temporary of a pass of at most
 // max_tokens, so that a step allocates nothing.
 //
-// Per token with backward, in elements of the activations' type: per layer
+// Activations are float32 whatever the weights' type: every backend adds in float32, and on the
+// host rounding what passes between operations costs more than the memory it saves.
+//
+// Per token with backward, in elements: per layer
 //     2 D + (H + 2 H_kv) d + H d + 2 F      and H + 2 float32 statistics
 // (a convolution has 3 D and D in place of the heads' widths; head norms keep (H + 2 H_kv) d more,
 // block norms 2 D),
@@ -64,7 +67,7 @@ static void plan_statistics(struct planner *planner, const struct workspace *w,
                             struct activations *a, bool conv)
 {
     const struct model_config *config = &w->model->config;
-    enum dtype dtype = w->model->weights.dtype;
+    enum dtype dtype = w->activations;
     size_t rows = w->max_tokens, heads = (size_t)config->heads, kv_heads = (size_t)config->kv_heads;
     a->input_rstd = plan_floats(planner, rows);
     a->ffn_rstd = plan_floats(planner, rows);
@@ -85,7 +88,7 @@ static void plan_layer(struct planner *planner, const struct workspace *w, struc
                        size_t layer)
 {
     const struct model_config *config = &w->model->config;
-    enum dtype dtype = w->model->weights.dtype;
+    enum dtype dtype = w->activations;
     size_t rows = w->max_tokens, hidden = (size_t)config->hidden;
     a->x = plan_tensor(planner, dtype, rows, hidden);
     a->qkv = plan_tensor(planner, dtype, rows, widest(w, layer, mixer_in_width));
@@ -113,7 +116,7 @@ static void plan_layers(struct planner *planner, struct workspace *w)
     for (size_t i = 0; i + 1 < layers; i++)
         w->layers[i].ffn_out = w->layers[i + 1].x;
     struct activations *last = &w->layers[layers - 1];
-    enum dtype dtype = w->model->weights.dtype;
+    enum dtype dtype = w->activations;
     size_t hidden = (size_t)w->model->config.hidden;
     w->top = plan_tensor(planner, dtype, w->max_tokens, hidden);
     last->ffn_x = w->with_backward ? plan_tensor(planner, dtype, w->max_tokens, hidden) : w->top;
@@ -132,7 +135,7 @@ static void plan_inputs(struct planner *planner, struct workspace *w)
 static void plan_gradients(struct planner *planner, struct workspace *w)
 {
     const struct model_config *config = &w->model->config;
-    enum dtype dtype = w->model->weights.dtype;
+    enum dtype dtype = w->activations;
     size_t rows = w->max_tokens, hidden = (size_t)config->hidden;
     w->top_rstd = plan_floats(planner, rows);
     w->grad_x = plan_tensor(planner, dtype, rows, hidden);
@@ -153,7 +156,7 @@ static void plan_gradients(struct planner *planner, struct workspace *w)
 static void plan_workspace(struct planner *planner, struct workspace *w)
 {
     const struct model_config *config = &w->model->config;
-    enum dtype dtype = w->model->weights.dtype;
+    enum dtype dtype = w->activations;
     plan_inputs(planner, w);
     plan_layers(planner, w);
     w->normed = plan_tensor(planner, dtype, w->max_tokens, (size_t)config->hidden);
@@ -183,6 +186,7 @@ int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
     w->max_tokens = max_tokens;
     w->slice_rows = choose_slice_rows(&model->config, max_tokens);
     w->with_backward = with_backward;
+    w->activations = DTYPE_F32;
     w->layers = mem_calloc((size_t)model->config.layers, sizeof *w->layers);
     w->host_targets = mem_calloc(max_tokens, sizeof *w->host_targets);
     w->host_wanted = mem_calloc(max_tokens, sizeof *w->host_wanted);
