@@ -19,9 +19,11 @@ struct tile {
     const float *begin;
     size_t begin_stride;
     size_t depth;
+    const char *ahead; // bfloat16: what to fetch into the second cache, ahead_step bytes per k
+    size_t ahead_step;
 };
 
-enum { PANELS_LIMIT = 4 };
+enum { PANELS_LIMIT = 4, CACHE_LINE = 64 };
 
 // One step of k. With one panel its two vectors stay while the rows pass; with several the few rows
 // stay while the panels pass: either order alone would ask for more registers than there are.
@@ -63,8 +65,12 @@ static inline __attribute__((always_inline)) void tile_compute(const struct tile
 #pragma GCC unroll 8
         for (size_t j = 0; j < 2 * panels; j++)
             sum[i][j] = vf_load(t->begin + i * t->begin_stride + j * VF_LANES);
-    for (size_t k = 0; k < t->depth; k++)
+    for (size_t k = 0; k < t->depth; k++) {
+#pragma GCC unroll 4
+        for (size_t line = 0; dtype == DTYPE_BF16 && line < panels; line++)
+            __builtin_prefetch(t->ahead + k * t->ahead_step + line * CACHE_LINE, 0, 2);
         tile_step(sum, t, k, rows, panels, a_row, a_column, dtype);
+    }
 #pragma GCC unroll 16
     for (size_t i = 0; i < rows; i++)
 #pragma GCC unroll 8
@@ -92,18 +98,39 @@ static inline __attribute__((always_inline)) size_t tile_dtype(const struct tile
     return rows;
 }
 
-// Computes the largest tile that fits into `rows`; returns its rows.
+// Rows of the next tile when `rows` are left: as few tiles as possible, of even height, as a low
+// one waits for the latency of its additions.
+static size_t tile_rows(size_t rows)
+{
+    size_t even = ceil_div(rows, ceil_div(rows, TILE_ROWS));
+    if (even >= TILE_ROWS)
+        return TILE_ROWS;
+    return even >= 8 ? 8 : min_size(even, 6);
+}
+
+// Computes the next tile; returns its rows.
 static size_t tile_run(const struct tile *t, size_t rows, enum dtype dtype)
 {
-    if (rows >= TILE_ROWS)
-        return tile_dtype(t, TILE_ROWS, dtype);
-    if (TILE_ROWS > 8 && rows >= 8)
-        return tile_dtype(t, 8, dtype);
-    if (rows >= 4)
-        return tile_dtype(t, 4, dtype);
-    if (rows >= 2)
+    switch (tile_rows(rows)) {
+    case 1:
+        return tile_dtype(t, 1, dtype);
+    case 2:
         return tile_dtype(t, 2, dtype);
-    return tile_dtype(t, 1, dtype);
+    case 3:
+        return tile_dtype(t, 3, dtype);
+    case 4:
+        return tile_dtype(t, 4, dtype);
+    case 5:
+        return tile_dtype(t, 5, dtype);
+    case 6:
+        return tile_dtype(t, 6, dtype);
+#if VF_LANES == 16
+    case 8:
+        return tile_dtype(t, 8, dtype);
+#endif
+    default:
+        return tile_dtype(t, TILE_ROWS, dtype);
+    }
 }
 
 // One or two rows of A as they lie, over PANELS_LIMIT / rows panels: one panel's two chains would
@@ -125,8 +152,7 @@ static size_t tile_run_wide(const struct tile *t, size_t rows, enum dtype dtype)
 static size_t tile_run_edge(const struct tile *t, size_t rows, size_t columns, enum dtype dtype)
 {
     float begin[TILE_ROWS * TILE_COLUMNS] = {0}, c[TILE_ROWS * TILE_COLUMNS];
-    rows = min_size(rows, TILE_ROWS);
-    for (size_t i = 0; i < rows; i++)
+    for (size_t i = 0; i < tile_rows(rows); i++)
         memcpy(begin + i * TILE_COLUMNS, t->begin + i * t->begin_stride, columns * sizeof *begin);
     struct tile beside = *t;
     beside.begin = begin;
@@ -139,43 +165,63 @@ static size_t tile_run_edge(const struct tile *t, size_t rows, size_t columns, e
     return done;
 }
 
-// One block of A (at most BLOCK_ROWS when packed) against panels; g describes the block alone.
-static void block_run(const struct gemm *g, bool packed)
+// The tile at (row, column) of a block.
+static struct tile tile_at(const struct gemm *g, size_t row, size_t column, bool packed)
 {
     static const float zeros[PANELS_LIMIT * TILE_COLUMNS];
+    size_t panel = column / TILE_COLUMNS * g->panels.panel_stride;
+    struct tile t = {
+        .a = (const float *)g->a.data + row * g->a.row,
+        .a_row = g->a.row,
+        .a_column = g->a.column,
+        .b = (const char *)g->panels.data + panel * dtype_bytes(g->panels.dtype),
+        .panel_stride = g->panels.panel_stride,
+        .c = g->c + row * g->c_stride + column,
+        .c_stride = g->c_stride,
+        .begin_stride = g->keep ? g->c_stride : 0,
+        .depth = g->depth,
+    };
+    if (packed) {
+        size_t group = row / TILE_ROWS * TILE_ROWS;
+        t.a = (const float *)g->a.data + group * g->depth + (row - group);
+    }
+    t.begin = g->keep ? t.c : g->bias ? g->bias + column : zeros;
+    t.ahead = t.b;
+    return t;
+}
+
+// While the rows pass one group of panels, the next comes from memory, evenly spread over them: the
+// processor's own prefetching ends at every page, and would leave the memory idle during all tiles
+// but the first.
+static void tile_fetch_ahead(struct tile *t, const struct gemm *g, size_t row, size_t panels)
+{
+    size_t step_bytes = panels * TILE_COLUMNS * dtype_bytes(g->panels.dtype); // per k
+    t->ahead = (const char *)t->b + step_bytes * g->depth * (g->rows + row) / g->rows;
+    t->ahead_step = ceil_div(step_bytes * tile_rows(g->rows - row), g->rows);
+}
+
+// One block of A (at most BLOCK_ROWS when packed) against panels; g describes the block alone.
+static void block_run(const struct gemm *g, bool packed, bool few)
+{
     size_t taken; // panels
     for (size_t column = 0; column < g->columns; column += taken * TILE_COLUMNS) {
         size_t columns = min_size(TILE_COLUMNS, g->columns - column);
-        size_t panel = column / TILE_COLUMNS * g->panels.panel_stride;
-        struct tile t = {
-            .b = (const char *)g->panels.data + panel * dtype_bytes(g->panels.dtype),
-            .panel_stride = g->panels.panel_stride,
-            .a_row = g->a.row,
-            .a_column = g->a.column,
-            .c_stride = g->c_stride,
-            .begin_stride = g->keep ? g->c_stride : 0,
-            .depth = g->depth,
-        };
-        taken = 1;
-        if (!packed && g->rows <= 2 &&
-            g->columns - column >= PANELS_LIMIT / g->rows * TILE_COLUMNS) {
-            t.a = g->a.data;
-            t.c = g->c + column;
-            t.begin = g->keep ? t.c : g->bias ? g->bias + column : zeros;
+        size_t wide = few && g->rows <= 2 ? PANELS_LIMIT / g->rows : 1;
+        if (wide > 1 && g->columns - column >= wide * TILE_COLUMNS) {
+            struct tile t = tile_at(g, 0, column, packed);
+            if (g->columns - column >= 2 * wide * TILE_COLUMNS)
+                tile_fetch_ahead(&t, g, 0, wide);
             taken = tile_run_wide(&t, g->rows, g->panels.dtype);
             continue;
         }
+        taken = 1;
         for (size_t row = 0, done; row < g->rows; row += done) {
+            struct tile t = tile_at(g, row, column, packed);
             size_t rows = g->rows - row;
-            if (packed) { // a tile stays inside its group of interleaved rows
-                size_t group = row / TILE_ROWS * TILE_ROWS;
-                t.a = (const float *)g->a.data + group * g->depth + (row - group);
-                rows = min_size(rows, group + TILE_ROWS - row);
-            } else {
-                t.a = (const float *)g->a.data + row * g->a.row;
-            }
-            t.c = g->c + row * g->c_stride + column;
-            t.begin = g->keep ? t.c : g->bias ? g->bias + column : zeros;
+            if (packed) // a tile stays inside its group of interleaved rows
+                rows = min_size(rows, TILE_ROWS - row % TILE_ROWS);
+            if (few && g->columns - column >= 2 * TILE_COLUMNS)
+                tile_fetch_ahead(&t, g, row, 1);
             done = columns == TILE_COLUMNS ? tile_run(&t, rows, g->panels.dtype)
                                            : tile_run_edge(&t, rows, columns, g->panels.dtype);
         }
@@ -199,7 +245,7 @@ static void pack_rows(float *out, const struct gemm *g)
 }
 
 // All rows of A against one block of panels.
-static void rows_run(const struct gemm *g)
+static void rows_run(const struct gemm *g, bool few)
 {
     if (g->a.column == 1) {
         for (size_t row = 0; row < g->rows; row += BLOCK_ROWS) {
@@ -207,7 +253,7 @@ static void rows_run(const struct gemm *g)
             block.rows = min_size(BLOCK_ROWS, g->rows - row);
             block.a.data = (const float *)g->a.data + row * g->a.row;
             block.c = g->c + row * g->c_stride;
-            block_run(&block, false);
+            block_run(&block, false, few);
         }
         return;
     }
@@ -220,7 +266,7 @@ static void rows_run(const struct gemm *g)
         block.c = g->c + row * g->c_stride;
         pack_rows(packed, &block);
         block.a.data = packed;
-        block_run(&block, true);
+        block_run(&block, true, false);
     }
 }
 
@@ -266,18 +312,19 @@ void ISA(gemm)(const struct gemm *gemm, void *scratch)
     // Few rows are bound by memory: they read each panel in one go, as it lies.
     bool few = g->panels.data && g->rows <= FEW_ROWS && g->a.column == 1;
     size_t depth_step = few && g->depth > BLOCK_DEPTH ? g->depth : BLOCK_DEPTH;
-    for (size_t column = 0; column < g->columns; column += BLOCK_COLUMNS) {
+    size_t column_step = few ? g->columns : BLOCK_COLUMNS;
+    for (size_t column = 0; column < g->columns; column += column_step) {
         // A product of depth 0 still has its start to write.
         for (size_t k = 0; k == 0 || k < g->depth; k += depth_step) {
             struct gemm block = *g;
-            block.columns = min_size(BLOCK_COLUMNS, g->columns - column);
+            block.columns = min_size(column_step, g->columns - column);
             block.depth = min_size(depth_step, g->depth - k);
             block.a.data = matrix_at(g->a, 0, k);
             block.c = g->c + column;
             block.keep = g->keep || k > 0;
             block.bias = g->bias ? g->bias + column : NULL;
             block_panels(&block, g, k, column, scratch);
-            rows_run(&block);
+            rows_run(&block, few);
         }
     }
 }

@@ -10,6 +10,12 @@
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
+
+enum {
+    TASK_COLUMNS = BLOCK_COLUMNS / 2, // of a task on packed panels
+    HUGE_PAGE_BYTES = 2 << 20,
+};
 
 struct grid {
     const struct device *device;
@@ -75,6 +81,10 @@ static void grid_run(const struct device *device, const struct gemm *gemm)
     grid.row_step = ceil_div(ceil_div(gemm->rows, parts), TILE_ROWS) * TILE_ROWS;
     grid.column_step =
         ceil_div(ceil_div(gemm->columns, threads / parts), TILE_COLUMNS) * TILE_COLUMNS;
+    // Packed panels cost nothing to divide further: a thread that lost its processor for a while
+    // then leaves the rest to the others.
+    if (gemm->panels.data && threads > 1)
+        grid.column_step = min_size(grid.column_step, TASK_COLUMNS);
     grid.column_parts = ceil_div(gemm->columns, grid.column_step);
     cpu_run(device, ceil_div(gemm->rows, grid.row_step) * grid.column_parts, grid_task, &grid);
 }
@@ -194,8 +204,11 @@ void ISA(linear_pack)(struct device *device, struct linear *linear)
     size_t bytes = panels_elements(linear->out_width, linear->in_width) *
                    dtype_bytes(panels_dtype(linear->weight));
     void *block = NULL;
-    if (posix_memalign(&block, 64, bytes) != 0)
+    bool huge = bytes >= HUGE_PAGE_BYTES;
+    if (posix_memalign(&block, huge ? HUGE_PAGE_BYTES : 64, bytes) != 0)
         return; // a hint: without the copy the weight is packed at every call
+    if (huge)
+        madvise(block, bytes, MADV_HUGEPAGE); // a stream of small pages waits at each page's end
     struct panels panels = {.data = block,
                             .dtype = panels_dtype(linear->weight),
                             .panel_stride = linear->in_width * TILE_COLUMNS};

@@ -96,6 +96,28 @@ static void token_is_the_same_bits_in_every_batch(void **state)
         }
 }
 
+// A prompt's tokens share readings of the cache, and the blocks of some end before those of others.
+static void prompt_is_the_same_bits_token_by_token(void **state)
+{
+    struct devices *devices = *state;
+    for (size_t s = 1; s < SHAPES; s++)
+        for (size_t i = 0; i < devices->count; i++) {
+            struct test_memory memory = {.stream = s};
+            struct cache cache = cache_random(&memory, &shapes[s]);
+            for (int32_t t = 0; t < TOKENS; t++) {
+                cache.slots[t] = 0;
+                cache.positions[t] = 58 + t % 7; // to the first of the next block, and again
+            }
+            float *together = memory_floats(&memory, TOKENS * cache.k_at);
+            float *alone = memory_floats(&memory, TOKENS * cache.k_at);
+            attend(devices->cpu[i], &cache, together, 0, TOKENS);
+            for (size_t t = 0; t < TOKENS; t++)
+                attend(devices->cpu[i], &cache, alone, t, 1);
+            assert_memory_equal(alone, together, TOKENS * cache.k_at * sizeof *alone);
+            memory_release(&memory);
+        }
+}
+
 static void write(struct device *device, const struct cache *c)
 {
     device->ops->kv_write(device, &(struct kv_write){.k_cache = c->k,
@@ -173,6 +195,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_agrees_with_ref),
         cmocka_unit_test(token_is_the_same_bits_in_every_batch),
+        cmocka_unit_test(prompt_is_the_same_bits_token_by_token),
         cmocka_unit_test(written_rows_are_those_of_ref_and_no_others),
         cmocka_unit_test(cache_agrees_with_whole_sequence),
     };
