@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// memo bench model: prefill of one prompt, and one more token for each of several sequences that
+// have such a prompt behind them. The median step counts, so that one disturbance does not. The
+// limits are measured again before each line, as shared machines change from second to second.
+#include "jobs/bench.h"
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/random.h"
+#include "worker/model/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    STEPS_LIMIT = 1024, // timed ones
+    DECODE_ROOM = 256,  // positions behind the prompt; a sequence that fills them begins again
+    NOISE_ELEMENTS = 1 << 16,
+};
+
+struct run {
+    struct bench *bench;
+    struct model *model;
+    struct kv_cache *cache;
+    float *logits;
+    size_t room; // positions of a slot
+};
+
+// What a step does, whatever its speed.
+struct effort {
+    double tokens;
+    double bytes; // of weights, each read once
+    double flops;
+};
+
+// One step: `slots` sequences, each with `length` new tokens from `position` on.
+struct shape {
+    size_t slots, length, position;
+};
+
+// Normal initialisation of half a billion weights takes half a minute. Their values do not matter
+// here, so one block of noise repeats.
+static void fill_weights(struct model *model)
+{
+    float *noise = mem_alloc(NOISE_ELEMENTS * sizeof *noise);
+    uint32_t *converted = mem_alloc(NOISE_ELEMENTS * sizeof *converted);
+    const size_t element = dtype_bytes(model->weights.dtype);
+    for (size_t i = 0; i < NOISE_ELEMENTS; i++)
+        noise[i] = (float)(0.02 * random_normal(1, 0, i));
+    convert_from_f32(converted, model->weights.dtype, noise, NOISE_ELEMENTS);
+    const uint64_t elements = model->layout.elements;
+    for (uint64_t at = 0; at < elements; at += NOISE_ELEMENTS) {
+        const uint64_t left = elements - at;
+        device_copy_in(model->device, (char *)model->weights.data + at * element, converted,
+                       (left < NOISE_ELEMENTS ? left : NOISE_ELEMENTS) * element);
+    }
+    free(noise);
+    free(converted);
+}
+
+// Matrices inside the layers take part in every token, but what follows attention in the last layer
+// and the head only in the tokens whose logits are wanted: one of each sequence.
+static struct effort effort_of(const struct model *model, struct shape shape)
+{
+    const struct model_config *config = &model->config;
+    const double hidden = (double)config->hidden, ffn = 3.0 * hidden * (double)config->ffn;
+    const double head = (double)config->vocabulary * hidden;
+    const double wanted = (double)shape.slots, tokens = wanted * (double)shape.length;
+    double layers = 0, attending = 0;
+    for (size_t p = 0; p < model->layout.parameter_count; p++)
+        if (model->layout.parameters[p].layer >= 0 && model->layout.parameters[p].rank == 2)
+            layers += (double)model->layout.parameters[p].count;
+    for (int64_t i = 0; i < config->layers; i++)
+        attending += config->layer_kinds[i] != LAYER_CONV;
+    const double seen = (double)shape.position + ((double)shape.length + 1) / 2;
+    const double attention = 4 * attending * (double)(config->heads * config->head_width) * seen;
+    return (struct effort){
+        .tokens = tokens,
+        .bytes = (layers + head) * (double)dtype_bytes(model->weights.dtype),
+        .flops = tokens * (2 * (layers - ffn) + attention) + wanted * 2 * (ffn + head),
+    };
+}
+
+static int step_once(struct run *run, struct shape shape, double *seconds, struct error *err)
+{
+    const size_t tokens = shape.slots * shape.length;
+    int32_t *ids = mem_alloc(4 * tokens * sizeof *ids);
+    int32_t *slots = ids + tokens, *positions = slots + tokens, *wanted = positions + tokens;
+    const uint64_t vocabulary = (uint64_t)run->model->config.vocabulary;
+    for (size_t t = 0; t < tokens; t++) {
+        ids[t] = (int32_t)(random_u64(2, shape.position, t) % vocabulary);
+        slots[t] = (int32_t)(t / shape.length);
+        positions[t] = (int32_t)(shape.position + t % shape.length);
+        wanted[t] = (int32_t)((t + 1) * shape.length - 1);
+    }
+    const struct step_tokens step = {.ids = ids,
+                                     .slots = slots,
+                                     .positions = positions,
+                                     .tokens = tokens,
+                                     .wanted = wanted,
+                                     .wanted_count = shape.slots};
+    const double start = clock_seconds();
+    const int rc = model_step(run->model, run->cache, &step, run->logits, err);
+    *seconds = clock_seconds() - start;
+    free(ids);
+    return rc;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// The median of as many steps as --seconds allow, at least three; `advance` of them follow one
+// another before they begin again. The first step warms up.
+static int time_steps(struct run *run, struct shape shape, size_t advance, double *median,
+                      struct error *err)
+{
+    double *seconds = mem_alloc(STEPS_LIMIT * sizeof *seconds), ignored;
+    const double limit = run->bench->options->seconds;
+    double total = 0;
+    size_t count = 0;
+    int rc = step_once(run, shape, &ignored, err);
+    while (rc == 0 && count < STEPS_LIMIT && (count < 3 || total < limit)) {
+        struct shape now = shape;
+        now.position += (count + 1) % advance;
+        rc = step_once(run, now, &seconds[count], err);
+        total += seconds[count++];
+    }
+    qsort(seconds, count, sizeof *seconds, compare_doubles);
+    *median = count > 0 ? seconds[count / 2] : 0;
+    free(seconds);
+    return rc;
+}
+
+static void report_text(const char *what, const struct bench *bench, struct effort rate)
+{
+    printf("%-36s %9.1f %8.2f %7.1f%% %9.1f %7.1f%%\n", what, rate.tokens, rate.bytes / 1e9,
+           100 * rate.bytes / bench->limits.read_bytes, rate.flops / 1e9,
+           100 * rate.flops / bench->limits.flops);
+    fflush(stdout);
+}
+
+static void report_json(const char *what, const struct bench *bench, struct shape shape,
+                        struct effort rate)
+{
+    const struct {
+        const char *name;
+        double value;
+    } figures[] = {{"sequences", (double)shape.slots},
+                   {"new_tokens", (double)shape.length},
+                   {"position", (double)shape.position},
+                   {"tokens_per_second", rate.tokens},
+                   {"gigabytes_per_second", rate.bytes / 1e9},
+                   {"read_share", rate.bytes / bench->limits.read_bytes},
+                   {"gigaflops", rate.flops / 1e9},
+                   {"multiply_add_share", rate.flops / bench->limits.flops},
+                   {"read_limit_gigabytes_per_second", bench->limits.read_bytes / 1e9},
+                   {"multiply_add_limit_gigaflops", bench->limits.flops / 1e9}};
+    struct strbuf line = {0};
+    struct json_writer w = {.out = &line};
+    json_begin_object(&w);
+    json_key(&w, "what");
+    json_text(&w, what);
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+        json_key(&w, figures[i].name);
+        json_number(&w, figures[i].value);
+    }
+    json_end_object(&w);
+    printf("%s\n", line.bytes);
+    fflush(stdout);
+    strbuf_release(&line);
+}
+
+static int measure(struct run *run, const char *name, struct shape shape, size_t advance,
+                   struct error *err)
+{
+    struct bench *bench = run->bench;
+    double median;
+    if (bench_limits(bench->device, &bench->limits, err) ||
+        time_steps(run, shape, advance, &median, err))
+        return -1;
+    struct effort rate = effort_of(run->model, shape);
+    rate.tokens /= median;
+    rate.bytes /= median;
+    rate.flops /= median;
+    if (bench->options->json) {
+        report_json(name, bench, shape, rate);
+        return 0;
+    }
+    char what[64];
+    if (shape.length > 1)
+        snprintf(what, sizeof what, "%s, %zu tokens", name, shape.length);
+    else
+        snprintf(what, sizeof what, "%s, batch %zu at position %zu", name, shape.slots,
+                 shape.position);
+    report_text(what, bench, rate);
+    return 0;
+}
+
+// Sequences with convolutions only go on where they ended, so theirs begin at 0.
+static size_t decode_position(const struct run *run)
+{
+    const struct model_config *config = &run->model->config;
+    for (int64_t i = 0; i < config->layers; i++)
+        if (config->layer_kinds[i] == LAYER_CONV)
+            return 0;
+    return (size_t)run->bench->options->prompt;
+}
+
+static int measure_all(struct run *run, const size_t *batches, size_t count, struct error *err)
+{
+    const size_t prompt = (size_t)run->bench->options->prompt;
+    if (!run->bench->options->json)
+        printf("%-36s %9s %8s %8s %9s %8s\n", "", "tokens/s", "GB/s", "of read", "GFLOP/s",
+               "of fma");
+    if (measure(run, "prefill", (struct shape){1, prompt, 0}, 1, err))
+        return -1;
+    for (size_t i = 0; i < count; i++) {
+        const struct shape shape = {batches[i], 1, decode_position(run)};
+        if (measure(run, "decode", shape, run->room - shape.position, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int open_run(struct run *run, const struct model_config *config, size_t slots,
+                    struct error *err)
+{
+    const struct bench_options *options = run->bench->options;
+    const enum dtype dtype = strcmp(options->dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16;
+    const size_t prompt = (size_t)options->prompt;
+    run->room = prompt + DECODE_ROOM;
+    if (model_create(run->bench->device, config, dtype, &run->model, err))
+        return -1;
+    fill_weights(run->model);
+    model_pack(run->model);
+    run->logits = mem_calloc(slots * (size_t)config->vocabulary, sizeof *run->logits);
+    return kv_cache_create(run->model, slots, run->room, prompt > slots ? prompt : slots,
+                           &run->cache, err);
+}
+
+int bench_model(struct bench *bench, struct error *err)
+{
+    static const size_t usual[] = {1, 4, 8, 16};
+    const bool given = bench->batch_count > 0;
+    const size_t *batches = given ? bench->batches : usual;
+    const size_t count = given ? bench->batch_count : sizeof usual / sizeof *usual;
+    const char *shape = bench->options->shape ? bench->options->shape : "qwen2.5-0.5b";
+    size_t slots = 1;
+    for (size_t i = 0; i < count; i++)
+        slots = batches[i] > slots ? batches[i] : slots;
+    struct run run = {.bench = bench};
+    struct model_config config;
+    int rc = model_config_shape(shape, &config, err) || open_run(&run, &config, slots, err);
+    if (rc == 0 && !bench->options->json)
+        printf("%s, random %s weights, %.2f M parameters\n", shape, bench->options->dtype,
+               (double)run.model->layout.elements / 1e6);
+    if (rc == 0)
+        rc = measure_all(&run, batches, count, err);
+    kv_cache_destroy(run.cache);
+    free(run.logits);
+    if (run.model)
+        model_unpack(run.model);
+    model_destroy(run.model);
+    return rc ? -1 : 0;
+}
