@@ -37,14 +37,14 @@ static void *tensor_of(const struct golden *golden, const char *name, enum safet
     return mem_dup(entry->data, entry->bytes);
 }
 
-static void golden_open(struct golden *golden, const char *name)
+static void golden_open(struct golden *golden, const char *name, enum dtype dtype)
 {
     struct error err;
     size_t count;
     char *directory = mem_printf("%s/%s", GOLDEN_DIRECTORY, name);
     char *expected = mem_printf("%s/expected.safetensors", directory);
     *golden = (struct golden){.device = fixture_device()};
-    if (model_load(golden->device, directory, DTYPE_F32, &golden->model, &err) ||
+    if (model_load(golden->device, directory, dtype, &golden->model, &err) ||
         safetensors_open(expected, &golden->expected, &err))
         fail_msg("%s", err.text);
     golden->batch.ids = tensor_of(golden, "ids", ST_I32, &golden->batch.tokens);
@@ -84,7 +84,7 @@ static void expect_close(const float *got, const float *expected, size_t count, 
         fail_msg("%s: off by %g, largest value %g", name, difference, largest);
 }
 
-static void check_logits(struct golden *golden, struct workspace *workspace)
+static void check_logits(struct golden *golden, struct workspace *workspace, double tolerance)
 {
     struct error err;
     size_t count;
@@ -92,7 +92,7 @@ static void check_logits(struct golden *golden, struct workspace *workspace)
     float *got = mem_calloc(count, sizeof *got);
     assert_int_equal(count, golden->batch.tokens * (size_t)golden->model->config.vocabulary);
     assert_int_equal(model_logits(golden->model, workspace, &golden->batch, got, &err), 0);
-    expect_close(got, expected, count, 2e-4, "logits");
+    expect_close(got, expected, count, tolerance, "logits");
     free(expected);
     free(got);
 }
@@ -151,16 +151,40 @@ static void check_model(const char *name)
     struct golden golden;
     struct workspace *workspace;
     struct error err;
-    golden_open(&golden, name);
+    golden_open(&golden, name, DTYPE_F32);
     assert_int_equal(workspace_create(golden.model, golden.batch.tokens, true, &workspace, &err),
                      0);
-    check_logits(&golden, workspace);
+    check_logits(&golden, workspace, 2e-4);
     check_gradients(&golden, workspace);
     check_greedy(&golden, 1);
     check_greedy(&golden, 4);
     check_greedy(&golden, 32);
     workspace_destroy(workspace);
     golden_close(&golden);
+}
+
+static void check_bf16(const char *name)
+{
+    struct golden golden;
+    struct workspace *workspace;
+    struct error err;
+    golden_open(&golden, name, DTYPE_BF16);
+    assert_int_equal(workspace_create(golden.model, golden.batch.tokens, false, &workspace, &err),
+                     0);
+    check_logits(&golden, workspace, 2e-2);
+    workspace_destroy(workspace);
+    golden_close(&golden);
+}
+
+static void all_agree_with_their_weights_held_in_bf16(void **state)
+{
+    static const char *const names[] = {"qwen2_tied",  "qwen2_odd",  "qwen2_yarn", "qwen3_tied",
+                                        "qwen3_odd",   "llama_tied", "llama_odd",  "mistral_odd",
+                                        "gemma3_tied", "gemma3_odd", "lfm2_tied",  "mistral_window",
+                                        "lfm2_odd"};
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        check_bf16(names[i]);
 }
 
 static void qwen2_agrees_with_transformers(void **state)
@@ -257,6 +281,7 @@ int main(void)
         cmocka_unit_test(odd_gemma3_agrees_with_transformers),
         cmocka_unit_test(lfm2_agrees_with_transformers),
         cmocka_unit_test(odd_lfm2_agrees_with_transformers),
+        cmocka_unit_test(all_agree_with_their_weights_held_in_bf16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
