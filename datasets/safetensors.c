@@ -202,6 +202,11 @@ static int parse_entries(const struct source *source, const struct json *root, s
     if (check_tiling(source, out, err) != 0)
         return -1;
     qsort(out->entries, out->count, sizeof(*out->entries), safetensors_compare_names);
+    for (size_t i = 1; i < out->count; i++) {
+        if (strcmp(out->entries[i - 1].name, out->entries[i].name) == 0)
+            return error_set(err, "'%s': tensor '%s' is described twice", source->file,
+                             out->entries[i].name);
+    }
     return 0;
 }
 

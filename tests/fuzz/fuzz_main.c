@@ -10,6 +10,7 @@
 #include "tests/fuzz/fuzz.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,12 @@ void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak)
 static void tell_input(void)
 {
     fprintf(stderr, "fuzz: input %" PRIu64 " of seed %" PRIu64 "\n", current_input, run_seed);
+}
+
+static void on_abort(int number)
+{
+    (void)number;
+    tell_input(); // an assertion failed
 }
 
 struct samples {
@@ -161,6 +168,7 @@ int main(int argc, char **argv)
     }
     if (read_samples(argv + i, argc - i, &samples))
         return 2;
+    signal(SIGABRT, on_abort);
     if (__sanitizer_set_death_callback)
         __sanitizer_set_death_callback(tell_input);
     const double end = clock_seconds() + seconds;
