@@ -394,8 +394,10 @@ static int run_generate(const void *parsed, const struct option_list *positional
     else
         code = run_directory_close(&job.run, EXIT_FAILED, err);
     // Every rank fails with the job; one of them says why.
-    if (group_rank(job.group) != 0 && code != EXIT_DONE && code != EXIT_STOPPED)
+    if (group_rank(job.group) != 0)
         err->text[0] = '\0';
+    else if (code != EXIT_DONE && code != EXIT_STOPPED)
+        verb_report_failure(&verb_generate, err);
     close_everything(&job);
     return code;
 }

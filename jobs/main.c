@@ -31,11 +31,17 @@ static void print_usage(FILE *out)
             "75 stopped on request (the same command continues).\n");
 }
 
-static int report(const struct verb *verb, int code, const struct error *err)
+void verb_report_failure(const struct verb *verb, struct error *err)
 {
-    // An empty text: another rank of the job says why.
-    if ((code == EXIT_FAILED || code == EXIT_USAGE) && err->text[0])
+    if (err->text[0])
         log_line(LOG_ERROR, "memo %s: %s", verb->name, err->text);
+    err->text[0] = '\0';
+}
+
+static int report(const struct verb *verb, int code, struct error *err)
+{
+    if (code == EXIT_FAILED || code == EXIT_USAGE)
+        verb_report_failure(verb, err);
     return code;
 }
 

@@ -400,6 +400,8 @@ static int run_train(const void *parsed, const struct option_list *positional, s
     const int code = train(&job, err);
     if (!is_rank0(&job))
         err->text[0] = '\0'; // rank 0 speaks for all
+    else if (code == EXIT_FAILED)
+        verb_report_failure(&verb_train, err);
     close_everything(&job);
     return code;
 }

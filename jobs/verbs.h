@@ -10,6 +10,11 @@
 #define EXIT_USAGE 2
 #define EXIT_STOPPED 75 // EX_TEMPFAIL: the same command continues
 
+// Says on stderr why a verb failed, unless that was said already (an empty text), and empties the
+// text. A job of several ranks calls it before the group closes: mpirun ends all ranks once one has
+// exited with a failure, also the one that was about to speak.
+void verb_report_failure(const struct verb *verb, struct error *err);
+
 extern const struct verb verb_ingest;
 extern const struct verb verb_init;
 extern const struct verb verb_generate;
