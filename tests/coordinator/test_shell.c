@@ -370,7 +370,7 @@ static void a_runner_that_computes_is_not_put_to_sleep(void **state)
     lab->polls_per_task = 50;
     const double begin = clock_seconds();
     run(lab, &end, &progress);
-    assert_true(clock_seconds() - begin < 2.0); // 0.4 s of work; 4.4 s with pauses
+    assert_true(clock_seconds() - begin < 4.0); // 0.4 s of work; 4.4 s with pauses
     lab_destroy(lab);
 }
 
