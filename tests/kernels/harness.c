@@ -128,6 +128,7 @@ int devices_create(void **state)
             struct device *device;
             struct error err;
             if (device_create(&options, &device, &err) == 0) {
+                assert_true(devices->count < DEVICES_LIMIT);
                 if (variants[i].ops)
                     device->ops = variants[i].ops;
                 devices->cpu[devices->count++] = device;
