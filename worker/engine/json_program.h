@@ -20,13 +20,22 @@
 #include <stdint.h>
 
 enum {
-    JSON_ARRAY_DEPTH = 6,        // arrays inside arrays
-    JSON_SHORTEST_LIMIT = 32768, // bytes of the shortest output
-    JSON_DIGITS = 15,            // before and behind the point: every integer exact in a double
+    JSON_ARRAY_DEPTH = 6, // arrays inside arrays
+    JSON_SHORTEST_LIMIT =
+        32768,        // bytes of the shortest output, and of the shortest item of an array
+    JSON_DIGITS = 15, // before and behind the point: every integer exact in a double
 };
 #define JSON_UNLIMITED UINT32_MAX
+#define JSON_NO_ARRAY UINT16_MAX
 
-enum json_operation { JSON_TEXT, JSON_STRING, JSON_NUMBER, JSON_ITEMS, JSON_NEXT, JSON_END };
+enum json_operation {
+    JSON_READ_TEXT,
+    JSON_READ_STRING,
+    JSON_READ_NUMBER,
+    JSON_READ_ITEMS,
+    JSON_READ_NEXT,
+    JSON_READ_END
+};
 
 struct json_instruction {
     enum json_operation operation;
@@ -36,6 +45,7 @@ struct json_instruction {
     uint32_t minimum;    // ITEMS, NEXT
     uint16_t level;      // how many arrays are around; ITEMS, NEXT: their own not counted
     uint16_t partner;    // ITEMS: its NEXT; NEXT: its ITEMS
+    uint16_t inside;     // ITEMS of the innermost array whose count is alive, or JSON_NO_ARRAY
     uint32_t item_bytes; // ITEMS, NEXT: of the shortest item and a comma
 };
 
@@ -55,7 +65,6 @@ struct json_program {
     struct json_node *nodes;
     size_t node_count;
     size_t node_capacity;
-    size_t shortest_bytes; // of the shortest output
 };
 
 // Compared and hashed as bytes: no padding.
@@ -68,26 +77,26 @@ struct json_state {
 
 // Inside a string. What a byte does there depends on nothing else but the count of code points.
 enum json_place {
-    JSON_PLACE_TEXT,     // between characters
-    JSON_PLACE_LAST_1,   // one byte of a character is missing
-    JSON_PLACE_LAST_2,   // two, neither restricted
-    JSON_PLACE_LAST_3,   //
-    JSON_PLACE_E0,       // behind that byte, which restricts the next: no overlong form,
-    JSON_PLACE_ED,       // no surrogate,
-    JSON_PLACE_F0,       // no overlong form,
-    JSON_PLACE_F4,       // nothing above U+10FFFF
-    JSON_PLACE_ESCAPE,   // behind a backslash
-    JSON_PLACE_HEX_4,    // behind \u
-    JSON_PLACE_HEX_3,    // behind a digit other than D
-    JSON_PLACE_HEX_D,    // behind \uD
-    JSON_PLACE_HEX_2,    // two digits are missing
-    JSON_PLACE_HEX_1,    //
-    JSON_PLACE_HIGH_2,   // of a first surrogate, two digits are missing
-    JSON_PLACE_HIGH_1,   //
-    JSON_PLACE_PAIR,     // behind a first surrogate: a backslash
-    JSON_PLACE_PAIR_U,   // u
-    JSON_PLACE_LOW_4,    // D
-    JSON_PLACE_LOW_3,    // C to F
+    JSON_PLACE_TEXT,   // between characters
+    JSON_PLACE_LAST_1, // one byte of a character is missing
+    JSON_PLACE_LAST_2, // two, neither restricted
+    JSON_PLACE_LAST_3, //
+    JSON_PLACE_E0,     // behind that byte, which restricts the next: no overlong form,
+    JSON_PLACE_ED,     // no surrogate,
+    JSON_PLACE_F0,     // no overlong form,
+    JSON_PLACE_F4,     // nothing above U+10FFFF
+    JSON_PLACE_ESCAPE, // behind a backslash
+    JSON_PLACE_HEX_4,  // behind \u
+    JSON_PLACE_HEX_3,  // behind a digit other than D
+    JSON_PLACE_HEX_D,  // behind \uD
+    JSON_PLACE_HEX_2,  // two digits are missing
+    JSON_PLACE_HEX_1,  //
+    JSON_PLACE_HIGH_2, // of a first surrogate, two digits are missing
+    JSON_PLACE_HIGH_1, //
+    JSON_PLACE_PAIR,   // behind a first surrogate: a backslash
+    JSON_PLACE_PAIR_U, // u
+    JSON_PLACE_LOW_4,  // D
+    JSON_PLACE_LOW_3,  // C to F
     JSON_PLACE_COUNT,
     JSON_PLACE_CLOSED,   // behind the closing quote
     JSON_PLACE_REJECTED, // no such byte here
@@ -115,7 +124,7 @@ int json_program_only(const struct json_program *program, const struct json_stat
 static inline bool json_program_ended(const struct json_program *program,
                                       const struct json_state *state)
 {
-    return program->instructions[state->at].operation == JSON_END;
+    return program->instructions[state->at].operation == JSON_READ_END;
 }
 
 #endif
