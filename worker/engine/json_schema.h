@@ -24,8 +24,8 @@
 
 // What schemas need to know of a tokenizer: its tokens sorted by their bytes, and what each does
 // inside a string. Some 10 MB for 151,000 tokens; made in a fraction of a second. Schemas may share
-// one. One thread. The tokenizer is the caller's and outlives it. count is the model's vocabulary
-// (at least the tokenizer's; ids without a token are never allowed).
+// one. One thread. The tokenizer is the caller's and outlives it. count is the model's vocabulary;
+// ids without a token are never allowed.
 struct json_vocabulary;
 struct json_vocabulary *json_vocabulary_create(const struct tokenizer *tokenizer, size_t count);
 void json_vocabulary_destroy(struct json_vocabulary *vocabulary); // after the schemas that use it
@@ -60,8 +60,11 @@ size_t json_output_forced(struct json_output *output, size_t left, struct token_
 // The token was appended (also those from json_output_forced). It must be allowed.
 void json_output_accept(struct json_output *output, int32_t token);
 
-bool json_output_complete(const struct json_output *output);   // nothing may follow but the end
-size_t json_output_shortest(const struct json_output *output); // tokens that an ending takes now
+bool json_output_complete(const struct json_output *output); // nothing may follow but the end
+
+// Tokens that the shortest ending takes now: that of the fewest bytes, in as few tokens as spell
+// it.
+size_t json_output_shortest(const struct json_output *output);
 
 // Bytes so far that the model wrote freely: at the byte behind them the schema would have left a
 // choice, but the budget left only the shortest ending. SIZE_MAX while that did not happen.
