@@ -39,6 +39,16 @@ static const struct option bench_option_table[] = {
      "json: directory of a tokenizer", false},
     {"micro-batch-tokens", OPTION_INT, OPTION_AT(micro_batch_tokens), "N", "4096", 128, 1 << 24,
      NULL, "training: most tokens computed at once", false},
+    {"documents", OPTION_INT, OPTION_AT(documents), "N", "4", 1, 1 << 16, NULL,
+     "engine: documents that requests begin with", false},
+    {"requests", OPTION_INT, OPTION_AT(requests), "N", "32", 1, 1 << 16, NULL,
+     "engine: requests on each document, all at once", false},
+    {"document-tokens", OPTION_INT, OPTION_AT(document_tokens), "N", "1500", 1, 1 << 20, NULL,
+     "engine: tokens of a document", false},
+    {"own-tokens", OPTION_INT, OPTION_AT(own_tokens), "N", "0", 0, 1 << 20, NULL,
+     "engine: tokens of a request behind its document", false},
+    {"answer-tokens", OPTION_INT, OPTION_AT(answer_tokens), "N", "64", 1, 1 << 20, NULL,
+     "engine: tokens of an answer", false},
     {"seconds", OPTION_NUMBER, OPTION_AT(seconds), "S", "3", 0.1, 3600, NULL,
      "how long each measurement lasts, at least", false},
     {"backend", OPTION_CHOICE, OPTION_AT(backend), "NAME", NULL, 0, 0, BACKEND_CHOICES,
@@ -284,6 +294,7 @@ static const struct part {
     {"train", measure_trainings, true},
     {"generate", measure_generations, true},
     {"model", bench_model, false},
+    {"engine", bench_engine, false},
     {"json", bench_json, false},
 };
 
@@ -298,9 +309,9 @@ static int choose_parts(const struct option_list *words, bool chosen[PART_COUNT]
         while (p < PART_COUNT && strcmp(words->items[i], parts[p].name) != 0)
             p++;
         if (p == PART_COUNT)
-            return error_set(err,
-                             "cannot measure '%s': limits, linear, train, generate, model or json",
-                             words->items[i]);
+            return error_set(
+                err, "cannot measure '%s': limits, linear, train, generate, model, engine or json",
+                words->items[i]);
         chosen[p] = true;
     }
     return 0;
@@ -358,8 +369,8 @@ static int run_parts(struct bench *bench, const bool chosen[PART_COUNT], struct 
     for (size_t p = 0; p < PART_COUNT; p++) {
         if (!chosen[p] || !parts[p].run)
             continue;
-        if (parts[p].run != bench_model && parts[p].run != bench_json && !bench->model &&
-            open_model(bench, err))
+        if (parts[p].run != bench_model && parts[p].run != bench_engine &&
+            parts[p].run != bench_json && !bench->model && open_model(bench, err))
             return -1;
         if (parts[p].run(bench, err))
             return -1;

@@ -41,9 +41,8 @@ struct shape {
     size_t slots, length, position;
 };
 
-// Normal initialisation of half a billion weights takes half a minute. Their values do not matter
-// here, so one block of noise repeats.
-static void fill_weights(struct model *model)
+// One block repeats.
+void bench_fill_weights(struct model *model)
 {
     float *noise = mem_alloc(NOISE_ELEMENTS * sizeof *noise);
     uint32_t *converted = mem_alloc(NOISE_ELEMENTS * sizeof *converted);
@@ -240,7 +239,7 @@ static int open_run(struct run *run, const struct model_config *config, size_t s
     run->room = prompt + DECODE_ROOM;
     if (model_create(run->bench->device, config, dtype, &run->model, err))
         return -1;
-    fill_weights(run->model);
+    bench_fill_weights(run->model);
     model_pack(run->model);
     run->logits = mem_calloc(slots * (size_t)config->vocabulary, sizeof *run->logits);
     const struct kv_cache_size size = {.blocks = slots * kv_blocks(run->room),

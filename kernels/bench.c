@@ -47,6 +47,12 @@ static double probe_fma(void *context)
     return device_cpu(probe->device)->probes->fma(probe->device);
 }
 
+static double probe_dot(void *context)
+{
+    const struct probe *probe = context;
+    return device_cpu(probe->device)->probes->dot(probe->device);
+}
+
 static double probe_read(void *context)
 {
     const struct probe *probe = context;
@@ -64,6 +70,8 @@ int bench_limits(struct device *device, struct bench_limits *out, struct error *
         return -1;
     struct probe probe = {.device = device, .block = block, .count = bytes / sizeof(float)};
     out->flops = best_rate((struct work){probe_fma, &probe});
+    out->dot_flops =
+        device_cpu(device)->probes->dot ? best_rate((struct work){probe_dot, &probe}) : 0;
     out->read_bytes = best_rate((struct work){probe_read, &probe});
     device_free(device, block);
     return 0;

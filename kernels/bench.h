@@ -9,6 +9,7 @@
 
 struct bench_limits {
     double flops;      // float32 fused multiply-adds, two operations each, per second, all threads
+    double dot_flops;  // the same of bfloat16 pairs; 0: the processor does not multiply those
     double read_bytes; // per second, from memory that no cache holds, all threads
 };
 

@@ -14,6 +14,14 @@ for dtype in f32 bf16; do
         tr -d ' ' <stdout | grep -qF "$what" || fail "no line with $what"
     done
 done
+for dtype in f32 bf16; do
+    run 0 "$memo" bench engine --shape tiny --dtype "$dtype" --documents 2 --requests 3 \
+        --document-tokens 50 --own-tokens 3 --answer-tokens 5 --json
+    # A document once, and of each request its own tokens.
+    for what in '"prompt_tokens":118' '"cached_tokens":200' '"generated_tokens":30'; do
+        tr -d ' ' <stdout | grep -qF "$what" || fail "no $what in $(cat stdout)"
+    done
+done
 for wrong in "model --batch 0" "model --batch 1,,2" "model --batch 4,x" "train --batch 1,2,"; do
     # shellcheck disable=SC2086 # the words of a command
     run 2 "$memo" bench $wrong
