@@ -26,7 +26,7 @@ enum bench_pass {
 
 struct bench_linear {
     enum bench_pass pass;
-    enum dtype weight; // float32 for BENCH_BACKWARD_WEIGHT
+    enum dtype weight; // of BENCH_BACKWARD_WEIGHT the product
     size_t rows, out_width, in_width;
 };
 
