@@ -7,10 +7,11 @@
 //   answered                        LM_STOP, or LM_LENGTH when the server says so
 //   400, 413, 422 ...               LM_REJECTED with the server's message, unless the message names
 //                                   a field that the endpoint can do without: then that endpoint is
-//                                   asked without it from now on (dialect.h)
+//                                   asked without it from now on (chat_request.h)
 //   429, 5xx, timeout, connection   tried again after exponential backoff with full jitter, or what
-//   lost, body cut off, not JSON    Retry-After says; after `tries` of them LM_FAILED
-//   401, 403, 404, redirect         the endpoint refuses us: other endpoints are asked
+//   lost, body cut off, not JSON    Retry-After says (retry.h); after `tries` of them LM_FAILED
+//   no connection; 401, 403, 404,   tried again without limit: it says nothing of the request, but
+//   redirect                        something of the endpoint; others are asked
 // lm_poll returns LM_POLL_BROKEN when every endpoint refuses us, or none has answered for
 // outage_timeout_ms: no single request is to blame then, and the same command can be run again.
 //
