@@ -12,10 +12,11 @@
 // halved every LATENCY_HALF_LIFE_MS, so that a slow one is measured again.
 //
 // Window. How many may be outstanding: it begins at the limit, is multiplied by 0.7 when the
-// endpoint says that it gets too many (429, 503), and grows by 1 with every answer. With a share p
-// of such replies it settles near (1 - p) / (0.3 p).
+// endpoint says that it gets too many (429, 503), and grows by 0.5 with every answer. With a share
+// p of such replies it settles near 0.5 (1 - p) / (0.3 p): 32 at 5%, 2 at 50%.
 //
-// Rest. After ENDPOINT_RESTS_AFTER failures in a row it rests, 1 s at first and twice as long each
+// Rest. After ENDPOINT_RESTS_AFTER failures in a row (too many at once counts when the window is
+// down to 1) it rests, 1 s at first and twice as long each
 // time, at most 30 s; then one request at a time probes it until one is answered. Requests that
 // were begun before a rest count neither as outstanding nor as failures afterwards.
 //
