@@ -11,6 +11,7 @@
 #define SUCCESS_FLOOR 0.05 // an endpoint that always fails costs 20 times as much, not infinitely
 #define LATENCY_HALF_LIFE_MS 30000.0
 #define LATENCY_LEAST_MS 0.1 // below this they are all equal
+#define CURIOSITY 0.9        // an unknown latency, as a share of the fastest: asked first
 #define WINDOW_DECREASE 0.7
 #define WINDOW_INCREASE 0.5
 #define REST_BASE_MS 1000
@@ -52,7 +53,7 @@ static double fastest(const struct endpoints *set, uint64_t now_ms)
 static double cost(const struct endpoint *endpoint, double fastest_ms, uint64_t now_ms)
 {
     const double latency =
-        endpoint->latency_ms > 0 ? expected_latency(endpoint, now_ms) : fastest_ms;
+        endpoint->latency_ms > 0 ? expected_latency(endpoint, now_ms) : CURIOSITY * fastest_ms;
     return latency * (double)(endpoint->outstanding + 1) / fmax(endpoint->success, SUCCESS_FLOOR);
 }
 
