@@ -47,6 +47,7 @@ import json
 import random
 import re
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -79,6 +80,7 @@ def options():
     parser.add_argument("--ignore-format", action="store_true",
                         help="response_format has no effect: answers in prose")
     parser.add_argument("--refuse-fields", default="", help="fields of the request that get 400")
+    parser.add_argument("--tls", default="", help="speak TLS: file with key and certificate")
     parser.add_argument("--true-share", type=float, default=0.7, help="of booleans")
     o = parser.parse_args()
     o.modes = [mode for mode in o.modes.split(",") if mode]
@@ -353,8 +355,12 @@ async def until_input_closes():
 async def main():
     o = options()
     server = Server(o)
+    tls = None
+    if o.tls:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(o.tls)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", o.port, limit=BODY_LIMIT,
-                                           backlog=1024, reuse_address=True)
+                                           backlog=1024, reuse_address=True, ssl=tls)
     print(listening.sockets[0].getsockname()[1], flush=True)
     await until_input_closes()
 
