@@ -39,6 +39,12 @@ struct digest task_identity_digest(const struct task_identity *identity);
 struct digest reflection_record_id(struct digest task_id, enum reflection_step step,
                                    uint32_t ordinal);
 
+struct reflection_source {
+    struct digest document; // digest of the document's text
+    uint64_t begin;         // bytes inside the document
+    uint64_t end;
+};
+
 struct reflection {
     struct digest record_id;
     struct digest task_id;
@@ -48,9 +54,11 @@ struct reflection {
     size_t question_bytes;
     const char *answer;
     size_t answer_bytes;
-    struct digest document; // digest of the source document
-    uint64_t span_begin;    // bytes inside the document
-    uint64_t span_end;
+    // What it was made from: one span, or one for each chunk that a cross-document pair joins.
+    const struct reflection_source *sources;
+    size_t source_count;          // at least 1
+    const struct digest *parents; // record ids of the pairs that it was made from
+    size_t parent_count;
     uint64_t seed;
     uint32_t prompt_tokens;
     uint32_t output_tokens;
@@ -58,13 +66,31 @@ struct reflection {
 
 enum task_outcome { TASK_DONE = 0, TASK_EMPTY = 1, TASK_SET_ASIDE = 2 };
 
+// Pairs that a step made, or should have made, and that are not kept.
+struct reflection_drop {
+    enum reflection_step step;
+    const char *reason; // one of few fixed phrases: "not self-contained", "repeated question", ...
+    uint32_t pairs;
+};
+
+// What a step cost the language model.
+struct reflection_usage {
+    enum reflection_step step;
+    uint32_t requests;
+    uint64_t prompt_tokens;
+    uint64_t cached_tokens; // of the prompt, not computed again
+    uint64_t output_tokens;
+};
+
 struct reflection_task {
     struct digest task_id;
     enum task_outcome outcome;
     uint32_t pairs;
-    uint32_t dropped;   // pairs dropped, see reason
-    const char *reason; // why set aside or dropped; empty otherwise
-    uint64_t tokens;
+    const char *reason;                  // why set aside; empty otherwise
+    const struct reflection_drop *drops; // no two of equal step and reason
+    size_t drop_count;
+    const struct reflection_usage *usage; // no two of equal step
+    size_t usage_count;
     double seconds;
 };
 
