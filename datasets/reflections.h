@@ -66,6 +66,8 @@ struct reflection {
 
 enum task_outcome { TASK_DONE = 0, TASK_EMPTY = 1, TASK_SET_ASIDE = 2 };
 
+enum { REFLECTION_DROPS_LIMIT = 1024 }; // of one task
+
 // Pairs that a step made, or should have made, and that are not kept.
 struct reflection_drop {
     enum reflection_step step;
@@ -94,6 +96,8 @@ struct reflection_task {
     double seconds;
 };
 
+uint64_t reflection_task_tokens(const struct reflection_task *task); // prompt and output
+
 // One segment being built in memory. Texts are copied.
 struct segment_writer;
 struct segment_writer *segment_writer_create(void);
@@ -101,7 +105,8 @@ void segment_writer_destroy(struct segment_writer *writer);
 // pairs belong to task and are stored with it or not at all. An error, and nothing is added, when
 // they would make a segment that segment_open rejects: task->pairs is not count, a task is done
 // without pairs or has pairs without being done, ordinals do not ascend, a text is not UTF-8, a
-// span ends before it begins, or an id is not that of its task, step and ordinal.
+// pair has no source, a span ends before it begins, an id is not that of its task, step and
+// ordinal, drops or usage come twice, or more tokens are cached than prompted.
 int segment_writer_add(struct segment_writer *writer, const struct reflection_task *task,
                        const struct reflection *pairs, size_t count, struct error *err);
 size_t segment_writer_tasks(const struct segment_writer *writer);

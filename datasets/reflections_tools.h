@@ -22,8 +22,9 @@ void reflections_audit(const struct digest *planned, size_t planned_count,
                        const struct reflection_set *set, struct reflections_audit *out);
 void reflections_audit_release(struct reflections_audit *audit);
 
-// Appends one line of JSON Lines: id, task, step, ordinal, question, answer, document, begin, end,
-// seed, prompt_tokens, output_tokens. Ids and the seed are hexadecimal text.
+// Appends one line of JSON Lines: id, task, step, ordinal, question, answer, sources (objects of
+// document, begin, end), parents (ids), seed, prompt_tokens, output_tokens. Ids and the seed are
+// hexadecimal text.
 void reflection_format_json(const struct reflection *pair, struct strbuf *out);
 // All pairs of the set in its order, atomically; an existing file is replaced.
 int reflections_export(const struct reflection_set *set, struct fs *fs, const char *path,

@@ -134,7 +134,8 @@ static int poll_task(void *state, struct task_result *out, struct error *err)
     int rc = generator_poll(job->generation.generator, &made, err);
     if (rc <= 0)
         return rc;
-    *out = (struct task_result){.pairs = made.task.pairs, .tokens = made.task.tokens};
+    *out = (struct task_result){.pairs = made.task.pairs,
+                                .tokens = reflection_task_tokens(&made.task)};
     if (land_task(job, made.task.task_id, &out->task, err)) {
         rc = -1;
     } else if (made.task.outcome == TASK_SET_ASIDE) {

@@ -70,8 +70,9 @@ static void print_counts(const struct reflection_set *set)
     double seconds = 0;
     for (size_t t = 0; t < set->task_count; t++) {
         outcomes[set->tasks[t].outcome]++;
-        dropped += set->tasks[t].dropped;
-        tokens += set->tasks[t].tokens;
+        for (size_t i = 0; i < set->tasks[t].drop_count; i++)
+            dropped += set->tasks[t].drops[i].pairs;
+        tokens += reflection_task_tokens(&set->tasks[t]);
         seconds += set->tasks[t].seconds;
     }
     for (size_t i = 0; i < set->pair_count; i++)
