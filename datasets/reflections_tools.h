@@ -16,6 +16,8 @@ struct reflections_audit {
     size_t missing_count;
     struct digest *unknown; // in a segment, but not planned; ascending
     size_t unknown_count;
+    size_t lost_parents; // pairs' parents that are no record of the set: of two executions of a
+                         // task with different pairs the other one counts
 };
 // planned: task ids in ascending order, equal ones count once.
 void reflections_audit(const struct digest *planned, size_t planned_count,
