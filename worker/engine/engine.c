@@ -3,34 +3,16 @@
 // next token, or the next piece of its prompt as far as the step's token budget goes (requests that
 // already generate come first, so that a long prompt cannot stall them); the model runs once;
 // requests whose prompt is complete get one token, and those that end free their slot.
-#include "worker/engine/engine.h"
+#include "worker/engine/job.h"
 
 #include "base/mem.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-// A request through its life: waiting, in a slot, ended. Kept in singly linked queues.
-struct job {
-    struct job *next;
-    uint64_t id;
-    int32_t *tokens; // prompt, then what was generated
-    size_t prompt_count;
-    size_t count;  // tokens so far
-    size_t cached; // of them, keys and values are in the cache
-    size_t limit;  // count at which it ends
-    int32_t *stop_ids;
-    size_t stop_count;
-    enum engine_reason reason;
-    char problem[128];
-};
-
-struct queue {
-    struct job *first;
-    struct job **end; // where the next one is linked
-};
+#pragma weak json_output_mask
+#pragma weak json_output_forced_from
 
 struct engine {
     struct model *model;
@@ -44,53 +26,19 @@ struct engine {
     struct job *taken; // whose result the caller holds
     size_t pending;
     struct engine_statistics statistics;
+    const struct tokenizer *tokenizer;
+    struct sampler *sampler;
+    uint64_t arrivals;
 
     // the step being put together
     int32_t *ids, *token_slots, *positions; // [max_tokens]
     int32_t *wanted, *wanted_slots;         // [slot_count]
-    int32_t *chosen;                        // [slot_count], what the step answers
+    int32_t *chosen;                        // [slot_count], what a greedy step answers
+    struct draw *draws;                     // [slot_count]
+    uint64_t *masks;                        // [slot_count, mask_words]
+    size_t mask_words;
     size_t tokens, wanted_count;
 };
-
-static void queue_init(struct queue *queue)
-{
-    queue->first = NULL;
-    queue->end = &queue->first;
-}
-
-static void queue_push(struct queue *queue, struct job *job)
-{
-    job->next = NULL;
-    *queue->end = job;
-    queue->end = &job->next;
-}
-
-static struct job *queue_pop(struct queue *queue)
-{
-    struct job *job = queue->first;
-    if (!job)
-        return NULL;
-    queue->first = job->next;
-    if (!queue->first)
-        queue->end = &queue->first;
-    return job;
-}
-
-static void job_destroy(struct job *job)
-{
-    if (!job)
-        return;
-    free(job->tokens);
-    free(job->stop_ids);
-    free(job);
-}
-
-static void queue_release(struct queue *queue)
-{
-    struct job *job;
-    while ((job = queue_pop(queue)))
-        job_destroy(job);
-}
 
 int engine_create(struct model *model, const struct engine_options *options, struct engine **out,
                   struct error *err)
@@ -114,7 +62,12 @@ int engine_create(struct model *model, const struct engine_options *options, str
     engine->wanted = mem_calloc(options->slots, sizeof *engine->wanted);
     engine->wanted_slots = mem_calloc(options->slots, sizeof *engine->wanted_slots);
     engine->chosen = mem_calloc(options->slots, sizeof *engine->chosen);
-    if (kv_cache_create(model, options->slots, options->capacity, options->max_tokens,
+    engine->draws = mem_calloc(options->slots, sizeof *engine->draws);
+    engine->tokenizer = options->tokenizer;
+    engine->mask_words = ((size_t)model->config.vocabulary + 63) / 64;
+    if (sampler_create((size_t)model->config.vocabulary, model->device->threads, &engine->sampler,
+                       err) ||
+        kv_cache_create(model, options->slots, options->capacity, options->max_tokens,
                         &engine->cache, err)) {
         engine_destroy(engine);
         return -1;
@@ -144,51 +97,34 @@ void engine_destroy(struct engine *engine)
     free(engine->wanted);
     free(engine->wanted_slots);
     free(engine->chosen);
+    free(engine->draws);
+    free(engine->masks);
+    sampler_destroy(engine->sampler);
     free(engine);
-}
-
-// Writes why the request cannot run; leaves "" when it can.
-static void find_problem(const struct engine *engine, const struct engine_request *request,
-                         char *out, size_t out_bytes)
-{
-    int64_t vocabulary = engine->model->config.vocabulary;
-    *out = '\0';
-    if (request->prompt_count == 0)
-        snprintf(out, out_bytes, "the prompt is empty");
-    else if (request->prompt_count > engine->capacity)
-        snprintf(out, out_bytes, "the prompt has %zu tokens, at most %zu fit",
-                 request->prompt_count, engine->capacity);
-    for (size_t i = 0; i < request->prompt_count && !*out; i++) {
-        if (request->prompt[i] < 0 || request->prompt[i] >= vocabulary)
-            snprintf(out, out_bytes, "prompt token %zu is %d, outside the vocabulary of %lld", i,
-                     request->prompt[i], (long long)vocabulary);
-    }
 }
 
 void engine_submit(struct engine *engine, const struct engine_request *request)
 {
-    struct job *job = mem_calloc(1, sizeof *job);
+    struct job *job = job_create(request, engine->capacity,
+                                 (size_t)engine->model->config.vocabulary, engine->tokenizer);
     engine->pending++;
-    job->id = request->id;
-    job->prompt_count = request->prompt_count;
-    job->count = request->prompt_count;
-    find_problem(engine, request, job->problem, sizeof job->problem);
-    if (job->problem[0]) {
-        job->reason = ENGINE_REJECTED;
-        queue_push(&engine->ended, job);
-        return;
+    job->arrival = engine->arrivals++;
+    queue_push(job->ended ? &engine->ended : &engine->waiting, job);
+}
+
+void engine_cancel(struct engine *engine, uint64_t id)
+{
+    size_t removed = 0;
+    queue_remove(&engine->waiting, id, &removed);
+    queue_remove(&engine->ended, id, &removed);
+    for (size_t i = 0; i < engine->slot_count; i++) {
+        if (!engine->slots[i] || engine->slots[i]->id != id)
+            continue;
+        job_destroy(engine->slots[i]);
+        engine->slots[i] = NULL;
+        removed++;
     }
-    // The token generated last never enters the cache, so one more than capacity can be had.
-    size_t most = engine->capacity + 1 - job->prompt_count;
-    job->limit = job->prompt_count + (request->max_new < most ? request->max_new : most);
-    job->tokens = mem_calloc(job->limit, sizeof *job->tokens);
-    memcpy(job->tokens, request->prompt, job->prompt_count * sizeof *job->tokens);
-    if (request->stop_count > 0) {
-        job->stop_ids = mem_dup(request->stop_ids, request->stop_count * sizeof *job->stop_ids);
-        job->stop_count = request->stop_count;
-    }
-    job->reason = ENGINE_LENGTH;
-    queue_push(job->limit > job->count ? &engine->waiting : &engine->ended, job);
+    engine->pending -= removed;
 }
 
 static void fill_slots(struct engine *engine)
@@ -233,28 +169,74 @@ static void plan_step(struct engine *engine)
     }
 }
 
-static bool is_stop(const struct job *job, int32_t token)
-{
-    for (size_t i = 0; i < job->stop_count; i++) {
-        if (job->stop_ids[i] == token)
-            return true;
-    }
-    return false;
-}
-
-static void take_token(struct engine *engine, size_t slot, int32_t token)
+static void take_token(struct engine *engine, size_t slot, int32_t token, float logprob)
 {
     struct job *job = engine->slots[slot];
-    bool stop = is_stop(job, token);
     engine->statistics.generated_tokens++;
-    if (stop)
-        job->reason = ENGINE_STOP;
-    else
-        job->tokens[job->count++] = token;
-    if (stop || job->count == job->limit) {
+    job_take(job, token, logprob);
+    if (job->ended) {
         engine->slots[slot] = NULL;
         queue_push(&engine->ended, job);
     }
+}
+
+// The schema's mask is good until the next one is asked for, so it is copied.
+static const uint64_t *mask_of(struct engine *engine, size_t row, struct job *job)
+{
+    if (!job->output)
+        return NULL;
+    size_t words = engine->mask_words;
+    if (!engine->masks)
+        engine->masks = mem_alloc(engine->slot_count * words * sizeof *engine->masks);
+    uint64_t *mask = engine->masks + row * words;
+    memcpy(mask, json_output_mask(job->output, job->limit - job->count), words * sizeof *mask);
+    return mask;
+}
+
+static void take_logits(void *context, float *logits, size_t row, size_t rows)
+{
+    struct engine *engine = context;
+    size_t vocabulary = (size_t)engine->model->config.vocabulary;
+    for (size_t i = 0; i < rows; i++) {
+        struct job *job = engine->slots[engine->wanted_slots[row + i]];
+        engine->draws[row + i] = (struct draw){
+            .logits = logits + i * vocabulary,
+            .sampling = &job->sampling,
+            .mask = mask_of(engine, row + i, job),
+            .seen = job->tokens,
+            .seen_count = job->count,
+            .seed = job->seed,
+            .index = job->count - job->prompt_count,
+            .wants_logprob = job->logprobs != NULL,
+        };
+    }
+    sampler_draw(engine->sampler, engine->draws + row, rows);
+}
+
+// Whether the largest logits are all that is asked for; they need not leave the device then.
+static bool is_greedy(const struct engine *engine)
+{
+    for (size_t i = 0; i < engine->wanted_count; i++) {
+        const struct job *job = engine->slots[engine->wanted_slots[i]];
+        if (job->output || job->logprobs || !sampling_is_argmax(&job->sampling))
+            return false;
+    }
+    return true;
+}
+
+static int compute(struct engine *engine, const struct step_tokens *step, struct error *err)
+{
+    for (size_t i = 0; i < engine->wanted_count; i++)
+        engine->draws[i] = (struct draw){0};
+    if (is_greedy(engine)) {
+        if (model_step_greedy(engine->model, engine->cache, step, engine->chosen, err))
+            return -1;
+        for (size_t i = 0; i < engine->wanted_count; i++)
+            engine->draws[i].token = engine->chosen[i];
+        return 0;
+    }
+    return model_step_slices(engine->model, engine->cache, step,
+                             &(struct logits_taker){take_logits, engine}, err);
 }
 
 static int run_step(struct engine *engine, struct error *err)
@@ -270,11 +252,12 @@ static int run_step(struct engine *engine, struct error *err)
         .wanted = engine->wanted,
         .wanted_count = engine->wanted_count,
     };
-    if (model_step_greedy(engine->model, engine->cache, &step, engine->chosen, err))
+    if (compute(engine, &step, err))
         return -1;
     engine->statistics.steps++;
     for (size_t i = 0; i < engine->wanted_count; i++)
-        take_token(engine, (size_t)engine->wanted_slots[i], engine->chosen[i]);
+        take_token(engine, (size_t)engine->wanted_slots[i], engine->draws[i].token,
+                   engine->draws[i].logprob);
     return 0;
 }
 
@@ -287,7 +270,12 @@ static void hand_out(struct engine *engine, struct job *job, struct engine_resul
         .reason = job->reason,
         .ids = job->tokens ? job->tokens + job->prompt_count : NULL,
         .count = job->count - job->prompt_count,
+        .text = job->tokenizer ? (job->text.bytes ? job->text.bytes : "") : NULL,
+        .text_bytes = job->text.length,
+        .logprobs = job->logprobs,
         .prompt_count = job->prompt_count,
+        .cached_count = job->cached_count,
+        .forced_from = job->output ? json_output_forced_from(job->output) : SIZE_MAX,
         .problem = job->problem,
     };
 }

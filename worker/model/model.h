@@ -91,6 +91,15 @@ int model_step(struct model *model, struct kv_cache *cache, const struct step_to
 int model_step_greedy(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                       int32_t *out, struct error *err);
 
+// The same, but the logits come to the host in slices that fit: take() is called with those of
+// wanted rows row..row + rows, [rows, vocabulary], which it may change.
+struct logits_taker {
+    void (*take)(void *context, float *logits, size_t row, size_t rows);
+    void *context;
+};
+int model_step_slices(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
+                      const struct logits_taker *taker, struct error *err);
+
 // --- files ---
 
 // A Hugging Face directory. Every tensor is checked by name and shape; what is missing or left over

@@ -13,6 +13,7 @@ struct kv_cache {
     struct cache_lookup lookup;
     int32_t *token_slots; // [max_tokens], device
     int32_t *chosen;      // [slice_rows], device, of the greedy step
+    float *host_logits;   // [slice_rows, V], once a step by slices was made
     // [slots], of models with convolutions, whose state knows the latest positions only
     int32_t *next_positions;
 };
@@ -86,6 +87,7 @@ void kv_cache_destroy(struct kv_cache *cache)
     device_free(device, cache->token_slots);
     device_free(device, cache->chosen);
     workspace_destroy(cache->workspace);
+    free(cache->host_logits);
     free(cache->next_positions);
     free(cache);
 }
@@ -192,6 +194,26 @@ int model_step_greedy(struct model *model, struct kv_cache *cache, const struct 
                                    vocabulary);
         if (device_copy_out(model->device, out + row, cache->chosen, rows * sizeof *out, err))
             return -1;
+    }
+    return 0;
+}
+
+int model_step_slices(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
+                      const struct logits_taker *taker, struct error *err)
+{
+    struct pass pass;
+    if (run_step(model, cache, step, &pass, err))
+        return -1;
+    size_t slice = cache->workspace->slice_rows, vocabulary = (size_t)model->config.vocabulary;
+    if (!cache->host_logits)
+        cache->host_logits = mem_alloc(slice * vocabulary * sizeof *cache->host_logits);
+    for (size_t row = 0; row < pass.wanted; row += slice) {
+        size_t rows = pass.wanted - row < slice ? pass.wanted - row : slice;
+        decoder_logits(&pass, row, rows);
+        if (device_copy_out(model->device, cache->host_logits, cache->workspace->logits.data,
+                            rows * vocabulary * sizeof *cache->host_logits, err))
+            return -1;
+        taker->take(taker->context, cache->host_logits, row, rows);
     }
     return 0;
 }

@@ -109,15 +109,18 @@ int answer_read(enum request_kind kind, const struct answer_limits *limits, size
                 const struct lm_result *result, struct arena *arena, struct answer *out,
                 struct error *err)
 {
-    struct json_salvaged salvaged;
+    const char *key = request_kind_info(kind)->answer_key;
+    struct salvage salvaged;
     *out = (struct answer){0};
-    if (json_salvage(arena, result->answer.text, result->answer.bytes, result->forced_from,
-                     request_kind_info(kind)->answer_key, &salvaged, err)) {
-        return -1;
+    salvage_items(arena, result->answer.text, result->answer.bytes, result->forced_from, key,
+                  &salvaged);
+    if (!salvaged.found) {
+        return error_set(err, "no array '%s' in an answer of %zu bytes", key, result->answer.bytes);
     }
     out->items = arena_alloc(arena, (salvaged.count + 1) * sizeof *out->items);
     out->count = salvaged.count;
-    out->cut = salvaged.cut;
+    out->cut = salvaged.cut > 0;
+    out->malformed = salvaged.malformed;
     out->whole = salvaged.whole;
     for (size_t i = 0; i < salvaged.count; i++) {
         struct answer_item *item = &out->items[i];
@@ -125,6 +128,18 @@ int answer_read(enum request_kind kind, const struct answer_limits *limits, size
         item->dropped = read_item(kind, limits, list_count, salvaged.items[i], arena, item);
     }
     return 0;
+}
+
+// The object of the answer: from the first brace behind any </think> to the last one.
+static struct lm_text find_object(struct lm_text answer)
+{
+    static const char thought[] = "</think>";
+    const char *end = answer.text + answer.bytes;
+    const char *at = memmem(answer.text, answer.bytes, thought, strlen(thought));
+    at = at ? at : answer.text;
+    const char *first = memchr(at, '{', (size_t)(end - at));
+    const char *last = first ? memrchr(first, '}', (size_t)(end - first)) : NULL;
+    return last ? (struct lm_text){first, (size_t)(last + 1 - first)} : answer;
 }
 
 int answer_read_verdict(const struct lm_result *result, bool *out_good, struct error *err)
@@ -135,7 +150,8 @@ int answer_read_verdict(const struct lm_result *result, bool *out_good, struct e
     if (result->forced_from < result->answer.bytes) {
         return error_set(err, "the verdict was cut short");
     }
-    if (json_parse(&arena, result->answer.text, result->answer.bytes, &root, err) == 0) {
+    const struct lm_text object = find_object(result->answer);
+    if (json_parse(&arena, object.text, object.bytes, &root, err) == 0) {
         const struct json *verdict = json_get(root, "self_contained");
         if (!verdict || verdict->type != JSON_BOOL) {
             error_set(err, "no verdict in the answer");

@@ -27,8 +27,9 @@ struct answer_item {
 struct answer {
     struct answer_item *items; // the complete ones
     size_t count;
-    bool cut;   // an item behind them was begun and not completed
-    bool whole; // the array was closed by the model itself
+    size_t malformed; // stretches between them that are no JSON
+    bool cut;         // an item behind them was begun and not completed
+    bool whole;       // the array was closed by the model itself
 };
 
 // Reads the answer to a listing request; list_count is what "from" may number. An error: nothing in

@@ -44,7 +44,9 @@ static int compare_drafts(const void *left, const void *right)
 
 void draft_list_sort(struct draft_list *list)
 {
-    qsort(list->items, list->count, sizeof(struct draft *), compare_drafts);
+    if (list->count > 0) {
+        qsort(list->items, list->count, sizeof(struct draft *), compare_drafts);
+    }
 }
 
 void draft_drop(struct draft *draft, const char *reason, struct tally *tally)

@@ -275,10 +275,10 @@ static struct draft *make_draft(struct reflect_task *task, struct step_request *
 
 // Counts items that cannot be used; names are no pairs.
 static void count_drop(struct reflect_task *task, const struct step_request *request,
-                       const char *reason)
+                       const char *reason, size_t pairs)
 {
     if (request->kind != REQUEST_ENTITIES || strcmp(reason, DROP_UNREADABLE) == 0) {
-        tally_drop(&task->tally, request_kind_info(request->kind)->step, reason, 1);
+        tally_drop(&task->tally, request_kind_info(request->kind)->step, reason, (uint32_t)pairs);
     }
 }
 
@@ -296,11 +296,11 @@ static void give_up_unreadable(struct reflect_task *task, struct step_request *r
         draft_drop(request->subject, DROP_NO_VERDICT, &task->tally);
         break;
     case REQUEST_REWRITE:
-        count_drop(task, request, DROP_UNREADABLE);
+        count_drop(task, request, DROP_UNREADABLE, 1);
         task->ops->take_rewrite(task, request, NULL);
         break;
     default:
-        count_drop(task, request, DROP_UNREADABLE);
+        count_drop(task, request, DROP_UNREADABLE, 1);
     }
 }
 
@@ -342,7 +342,7 @@ static void take_list(struct reflect_task *task, struct step_request *request,
     for (size_t i = 0; i < answer->count; i++) {
         const struct answer_item *item = &answer->items[i];
         if (item->dropped) {
-            count_drop(task, request, item->dropped);
+            count_drop(task, request, item->dropped, 1);
         } else {
             struct draft *draft = make_draft(task, request, answer, i, result);
             add_written(task, request, draft);
@@ -359,9 +359,9 @@ static void take_rewrite(struct reflect_task *task, struct step_request *request
     const struct draft *draft = NULL;
     for (size_t i = 0; i < answer->count; i++) {
         if (answer->items[i].dropped) {
-            count_drop(task, request, answer->items[i].dropped);
+            count_drop(task, request, answer->items[i].dropped, 1);
         } else if (draft) {
-            count_drop(task, request, DROP_MALFORMED);
+            count_drop(task, request, DROP_MALFORMED, 1);
         } else {
             draft = make_draft(task, request, answer, i, result);
         }
@@ -388,9 +388,8 @@ static void take_answer(struct reflect_task *task, struct step_request *request,
         take_unreadable(task, request, err.text);
         return;
     }
-    if (answer.cut) {
-        count_drop(task, request, DROP_CUT);
-    }
+    count_drop(task, request, DROP_CUT, answer.cut);
+    count_drop(task, request, DROP_MALFORMED, answer.malformed);
     if (request->kind == REQUEST_REWRITE) {
         take_rewrite(task, request, &answer, result);
     } else {

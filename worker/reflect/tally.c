@@ -7,6 +7,9 @@
 
 void tally_drop(struct tally *tally, enum reflection_step step, const char *reason, uint32_t pairs)
 {
+    if (pairs == 0) {
+        return;
+    }
     for (size_t i = 0; i < tally->drop_count; i++) {
         struct reflection_drop *drop = &tally->drops[i];
         if (drop->step == step && strcmp(drop->reason, reason) == 0) {

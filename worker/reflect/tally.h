@@ -27,7 +27,7 @@ struct tally {
     size_t usage_count;
 };
 
-// reason is one of the constants above.
+// reason is one of the constants above; nothing is counted for 0 pairs.
 void tally_drop(struct tally *tally, enum reflection_step step, const char *reason, uint32_t pairs);
 void tally_use(struct tally *tally, enum reflection_step step, const struct lm_result *result);
 
