@@ -2,27 +2,52 @@
 #include "jobs/generation.h"
 
 #include "datasets/entity_groups.h"
+#include "jobs/language_model.h"
 #include "worker/reflect/cloze.h"
+#include "worker/reflect/reflect.h"
 
+#include <stdbool.h>
 #include <string.h>
 
-static bool is_cloze(const struct generate_options *options)
-{
-    return strcmp(options->generator, "cloze") == 0;
-}
+#define CLOZE_LEASE_SECONDS 600.0
+#define MODEL_LEASE_SECONDS 7200.0 // a task waits behind hundreds of requests of others
 
 int generation_check(const struct generate_options *options, struct error *err)
 {
     struct corpus_part part;
-    if (corpus_part_parse(options->part, &part, err))
+    unsigned steps;
+    if (corpus_part_parse(options->part, &part, err) ||
+        reflect_steps_parse(options->steps, &steps, err) || language_model_check(options, err))
         return -1;
-    if (!is_cloze(options))
-        return error_set(err, "unknown generator '%s': this build has 'cloze'", options->generator);
     return 0;
 }
 
-static int create_generator(const struct generate_options *options, struct generation *out)
+static int create_reflector(const struct generate_options *options, struct generation *out,
+                            struct error *err)
 {
+    const struct reflect_options reflect = {.fs = fs_system(),
+                                            .prompts = options->prompts,
+                                            .config = options->config,
+                                            .steps = options->steps};
+    struct lm *lm;
+    if (language_model_open(options, &lm, err) ||
+        reflect_create(lm, &reflect, &out->generator, err))
+        return -1;
+    out->how.chunk_step = STEP_DIRECT;
+    out->how.prompts = reflect_prompts_digest(out->generator);
+    out->how.sampling = reflect_config_digest_of(out->generator);
+    return 0;
+}
+
+static int create_generator(const struct generate_options *options, struct generation *out,
+                            struct error *err)
+{
+    enum generator_kind kind;
+    const char *target;
+    if (generator_kind_parse(options->generator, &kind, &target, err))
+        return -1;
+    if (kind != GENERATOR_CLOZE)
+        return create_reflector(options, out, err);
     struct cloze_options cloze = CLOZE_DEFAULTS;
     cloze.max_gaps_per_sentence = (uint32_t)options->max_gaps;
     out->generator = cloze_create(&cloze);
@@ -30,12 +55,30 @@ static int create_generator(const struct generate_options *options, struct gener
     return 0;
 }
 
+double generation_lease_seconds(const struct generate_options *options)
+{
+    const bool is_cloze = strcmp(options->generator, "cloze") == 0;
+    if (options->lease_seconds > 0)
+        return options->lease_seconds;
+    return is_cloze ? CLOZE_LEASE_SECONDS : MODEL_LEASE_SECONDS;
+}
+
+// Steps were checked.
+static bool has_step(const struct generate_options *options, enum reflection_step step)
+{
+    unsigned steps = 0;
+    struct error ignored;
+    (void)reflect_steps_parse(options->steps, &steps, &ignored);
+    return steps & (1u << step);
+}
+
 // Which groups the first plan has.
 static void choose_groups(struct generation *generation)
 {
     const char *groups = generation->options->groups;
     const struct corpus *corpus = generation->corpus;
-    if (!generation->generator->ops->group_input_digest)
+    if (!generation->generator->ops->group_input_digest ||
+        !has_step(generation->options, STEP_CROSS))
         return;
     if (strcmp(groups, "corpus") == 0)
         generation->how.groups = (struct plan_groups){.offsets = corpus->group_offsets,
@@ -49,7 +92,7 @@ int generation_open(const struct generate_options *options, struct generation *o
 {
     *out = (struct generation){.options = options};
     if (generation_check(options, err) || corpus_part_parse(options->part, &out->how.part, err) ||
-        corpus_open(options->corpus, &out->corpus, err) || create_generator(options, out)) {
+        corpus_open(options->corpus, &out->corpus, err) || create_generator(options, out, err)) {
         generation_close(out);
         return -1;
     }

@@ -17,9 +17,21 @@ struct generate_options {
     const char *corpus;
     const char *generator;
     const char *out;
-    const char *part;
+    const char *model;
+    const char *revision;
+    const char *steps;
+    const char *prompts;
+    const char *config;
     const char *groups;
+    const char *part;
     int64_t seed;
+    int64_t slots;
+    int64_t context_tokens;
+    int64_t tries;
+    double answer_seconds;
+    double stall_seconds;
+    double outage_seconds;
+    double retry_seconds;
     double lease_seconds;
     int64_t max_attempts;
     double max_set_aside;
@@ -39,8 +51,10 @@ struct generation {
     bool entities_follow;
 };
 
-// Whether generator, part and groups are written correctly; touches no file.
+// Whether generator, steps and part are written correctly; touches no file.
 int generation_check(const struct generate_options *options, struct error *err);
+
+double generation_lease_seconds(const struct generate_options *options); // after generation_check
 
 // The options are the caller's and outlive the generation.
 int generation_open(const struct generate_options *options, struct generation *out,
