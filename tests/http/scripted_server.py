@@ -24,7 +24,7 @@ Answers
     free text                     "answer HASH" and words of the user's message
 A token is a word. More than max_tokens of them: the answer is cut there, finish_reason "length".
 
-Faults (--modes, a comma separated list; all of them by default)
+Faults (--modes, a comma separated list; all but the last by default)
     429        too many requests          429-after  with Retry-After: seconds (--retry-after)
     429-date   with Retry-After: a date   500, 503   server error
     hang       no byte ever               reset      connection reset
@@ -33,6 +33,7 @@ Faults (--modes, a comma separated list; all of them by default)
     drip       a byte every 100 ms        huge       a body without end
     html       200 with a web page        error-200  200 with an "error" in it
     echo-key   500 with the key in its message
+    redirect   307 to the same place
 
 GET /statistics tells as JSON: requests (POSTs read), answers, modes (how often each), most_at_once,
 early (tries that came before a Retry-After had passed), refused (response_format), keys (distinct
@@ -51,7 +52,7 @@ import sys
 import time
 
 MODES = ("429 429-after 429-date 500 503 hang reset close truncated chunk-cut malformed drip huge "
-         "html error-200 echo-key").split()
+         "html error-200 echo-key redirect").split()
 SCHEMA_MARK = "\n\nAnswer with JSON alone"
 BODY_LIMIT = 64 << 20
 FORMS = ["strict", "schema", "object", "none"]  # of response_format, from most to least
@@ -63,7 +64,7 @@ def options():
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--seed", default="1", help="of faults and jitter")
     parser.add_argument("--faults", type=float, default=0, help="share of tries that go wrong")
-    parser.add_argument("--modes", default=",".join(MODES), help="how they go wrong")
+    parser.add_argument("--modes", default=",".join(MODES[:-1]), help="how they go wrong")
     parser.add_argument("--most-faults", type=int, default=4, help="of one request, in a row")
     parser.add_argument("--script", default="",
                         help="modes of the first POSTs in the order of arrival; 'ok' is a good one")
@@ -249,6 +250,8 @@ class Server:
             return await send_error(writer, int(mode), "the scripted server failed")
         if mode == "echo-key":
             return await send_error(writer, 500, f"worker died with Authorization: Bearer {key}")
+        if mode == "redirect":
+            return await send_error(writer, 307, "elsewhere", header="Location: /v1/chat/completions")
         if mode == "error-200":
             return await send(writer, 200, b'{"error": {"message": "upstream failed", "code": 502}}')
         if mode == "html":

@@ -11,7 +11,9 @@
 #define SUCCESS_FLOOR 0.05 // an endpoint that always fails costs 20 times as much, not infinitely
 #define LATENCY_HALF_LIFE_MS 30000.0
 #define LATENCY_LEAST_MS 0.1 // below this they are all equal
+#define CURIOSITY 0.9        // an unknown latency, as a share of the fastest: asked first
 #define WINDOW_DECREASE 0.7
+#define WINDOW_INCREASE 0.5
 #define REST_BASE_MS 1000
 #define REST_CAP_MS 30000
 
@@ -51,7 +53,7 @@ static double fastest(const struct endpoints *set, uint64_t now_ms)
 static double cost(const struct endpoint *endpoint, double fastest_ms, uint64_t now_ms)
 {
     const double latency =
-        endpoint->latency_ms > 0 ? expected_latency(endpoint, now_ms) : fastest_ms;
+        endpoint->latency_ms > 0 ? expected_latency(endpoint, now_ms) : CURIOSITY * fastest_ms;
     return latency * (double)(endpoint->outstanding + 1) / fmax(endpoint->success, SUCCESS_FLOOR);
 }
 
@@ -99,7 +101,7 @@ static enum endpoint_change answered(struct endpoints *set, struct endpoint *end
 {
     measure(endpoint, latency_ms);
     endpoint->success += SUCCESS_WEIGHT * (1 - endpoint->success);
-    endpoint->window = fmin(endpoint->window + 1, (double)set->window_limit);
+    endpoint->window = fmin(endpoint->window + WINDOW_INCREASE, (double)set->window_limit);
     return work_again(endpoint);
 }
 
@@ -125,14 +127,16 @@ static enum endpoint_change failed(struct endpoints *set, struct endpoint *endpo
 {
     endpoint->success -= SUCCESS_WEIGHT * endpoint->success;
     endpoint->failures++;
-    if (outcome == ENDPOINT_THROTTLED)
+    // Too many at once is no reason to rest as long as fewer can be tried.
+    const bool may_ask_less = outcome == ENDPOINT_THROTTLED && endpoint->window > 1;
+    if (may_ask_less)
         endpoint->window = fmax(endpoint->window * WINDOW_DECREASE, 1);
     endpoint->refusals = outcome == ENDPOINT_REFUSED ? endpoint->refusals + 1 : 0;
     if (endpoint->refusals >= ENDPOINT_REFUSALS && !endpoint->has_answered) {
         endpoint->is_out = true;
         return ENDPOINT_OUT;
     }
-    if (endpoint->rests > 0 || endpoint->failures >= ENDPOINT_RESTS_AFTER)
+    if (endpoint->rests > 0 || (endpoint->failures >= ENDPOINT_RESTS_AFTER && !may_ask_less))
         return rest(set, endpoint, now_ms, retry_after_ms);
     return ENDPOINT_UNCHANGED;
 }

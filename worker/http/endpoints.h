@@ -8,16 +8,17 @@
 //   cost = latency (outstanding + 1) / success
 //
 // latency and success are exponentially weighted means over the last tries; one without a latency
-// yet is taken for as fast as the fastest known; the latency of an endpoint that has been idle is
-// halved every LATENCY_HALF_LIFE_MS, so that a slow one is measured again.
+// yet is taken for a little faster than the fastest known; the latency of an endpoint that has been
+// idle is halved every 30 s, so that a slow one is measured again.
 //
 // Window. How many may be outstanding: it begins at the limit, is multiplied by 0.7 when the
-// endpoint says that it gets too many (429, 503), and grows by 1 with every answer. With a share p
-// of such replies it settles near (1 - p) / (0.3 p).
+// endpoint says that it gets too many (429, 503), and grows by 0.5 with every answer. With a share
+// p of such replies it settles near 0.5 (1 - p) / (0.3 p): 32 at 5%, 2 at 50%.
 //
-// Rest. After ENDPOINT_RESTS_AFTER failures in a row it rests, 1 s at first and twice as long each
-// time, at most 30 s; then one request at a time probes it until one is answered. Requests that
-// were begun before a rest count neither as outstanding nor as failures afterwards.
+// Rest. After ENDPOINT_RESTS_AFTER failures in a row (too many at once is one when the window is
+// down to 1) it rests, up to 1 s at first and twice as long each time, at most 30 s, by half at
+// random; then one request at a time probes it until one is answered. Requests that were begun
+// before a rest count neither as outstanding nor as failures afterwards.
 //
 // Refusal. One that never answered and refused us ENDPOINT_REFUSALS times in a row is not asked
 // again: it will not change its mind.

@@ -62,7 +62,8 @@ static void free_watcher(uv_handle_t *handle)
 static void on_ready(uv_poll_t *poll, int status, int events)
 {
     const struct watcher *watcher = (const struct watcher *)poll;
-    int flags = status < 0 ? CURL_CSELECT_ERR : 0;
+    // libuv stops watching a socket with an error; reading it tells libcurl which one.
+    int flags = status < 0 ? CURL_CSELECT_IN | CURL_CSELECT_ERR : 0;
     int running;
     if (events & UV_READABLE)
         flags |= CURL_CSELECT_IN;
