@@ -128,8 +128,10 @@ static void questions_are_repeated_whatever_their_spelling(void **state)
 {
     (void)state;
     struct script script = {
-        .says[REQUEST_DIRECT] = {PAIRS(PAIR("Who met him?", "A.") "," PAIR("WHO met \xE2\x80\x9Chim", "B."))},
-        .says[REQUEST_INDIRECT] = {PAIRS(PAIR("who  met him", "C.") "," PAIR("Who met her?", "D."))},
+        .says[REQUEST_DIRECT] = {PAIRS(
+            PAIR("Who met him?", "A.") "," PAIR("WHO met \xE2\x80\x9Chim", "B."))},
+        .says[REQUEST_INDIRECT] = {PAIRS(
+            PAIR("who  met him", "C.") "," PAIR("Who met her?", "D."))},
     };
     struct generated result = run(&script, "1a,1b");
     assert_int_equal(result.task.pairs, 2);
@@ -141,7 +143,8 @@ static void questions_are_repeated_whatever_their_spelling(void **state)
     forget(&script);
 }
 
-#define THREE PAIRS(PAIR("Q one?", "A one.") "," PAIR("Q two?", "A two.") "," PAIR("Q three?", "A three."))
+#define THREE                                                                                      \
+    PAIRS(PAIR("Q one?", "A one.") "," PAIR("Q two?", "A two.") "," PAIR("Q three?", "A three."))
 
 static void pairs_are_joined_and_stay(void **state)
 {
@@ -257,9 +260,10 @@ static void names_are_looked_up_by_what_pairs_tell_of_them(void **state)
 {
     (void)state;
     struct script script = {
-        .says[REQUEST_DIRECT] = {PAIRS(PAIR("Who sank the Salt Bride?", "Nan Corrigle.") ","
-                                           PAIR("What is 2?", "Two."))},
-        .says[REQUEST_ENTITIES] = {"{\"entities\":[\"Salt Bride\",\"salt  bride\",\"Salt Bri\",7]}"},
+        .says[REQUEST_DIRECT] = {PAIRS(
+            PAIR("Who sank the Salt Bride?", "Nan Corrigle.") "," PAIR("What is 2?", "Two."))},
+        .says[REQUEST_ENTITIES] =
+            {"{\"entities\":[\"Salt Bride\",\"salt  bride\",\"Salt Bri\",7]}"},
         .says[REQUEST_LOOKUP] =
             {"{\"pairs\":[{\"from\":[1],\"question\":\"Which ship did Nan Corrigle sink?\"},"
              "{\"from\":[1],\"question\":\"Was it the Salt Bride?\"},"
@@ -285,7 +289,8 @@ static void names_are_looked_up_by_what_pairs_tell_of_them(void **state)
 static void a_cut_answer_is_continued_with_what_is_there(void **state)
 {
     (void)state;
-    static const char first[] = PAIRS(PAIR("Q one?", "A.") "," PAIR("Q two?", "A.") "," PAIR("Q th", ""));
+    static const char first[] =
+        PAIRS(PAIR("Q one?", "A.") "," PAIR("Q two?", "A.") "," PAIR("Q th", ""));
     struct script script = {
         .says[REQUEST_DIRECT] = {first, PAIRS(PAIR("Q three?", "A."))},
         .length[REQUEST_DIRECT] = true,
@@ -409,7 +414,8 @@ static void pairs_do_not_name_their_source(void **state)
 {
     (void)state;
     struct script script = {
-        .says[REQUEST_DIRECT] = {PAIRS(PAIR("Who is in 0.txt?", "Nan.") "," PAIR("Who?", "10.txts."))},
+        .says[REQUEST_DIRECT] = {PAIRS(
+            PAIR("Who is in 0.txt?", "Nan.") "," PAIR("Who?", "10.txts."))},
         .says[REQUEST_REWRITE] = {PAIRS(PAIR("Who met Gideon?", "Nan."))},
     };
     struct generated plain = run(&script, "1a");

@@ -101,8 +101,7 @@ static void consolidate_and_verify(struct reflect_task *task)
     draft_list_drop_repeated(&task->drafts, NULL, &task->tally);
     size_t count;
     struct draft **pairs = list_live(task, &count);
-    if (reflect_task_has_step(task, STEP_CONSOLIDATE) &&
-        count >= task->setup->config.least_pairs) {
+    if (reflect_task_has_step(task, STEP_CONSOLIDATE) && count >= task->setup->config.least_pairs) {
         plan_batches(task, REQUEST_CONSOLIDATE, pairs, count);
     }
     for (size_t i = 0; i < count; i++) {

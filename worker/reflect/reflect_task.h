@@ -41,7 +41,7 @@ struct step_request {
     struct draft *const *list; // the pairs that "from" numbers, from 1
     size_t list_count;
     struct lm_text list_text; // as the model sees them
-    struct written *written; // by the parts so far
+    struct written *written;  // by the parts so far
     struct written **written_end;
     uint32_t items; // answered so far, kept or not
 };
@@ -78,10 +78,10 @@ struct reflect_task {
     size_t in_flight;
     int phase;
     bool finished;
-    const char *problem;         // why the task is set aside; NULL otherwise
-    struct draft_list drafts;    // made by this task
-    struct draft_list entities;  // of a chunk: names in `answer`
-    struct draft_list members;   // of a group: its chunks' pairs, with record ids
+    const char *problem;        // why the task is set aside; NULL otherwise
+    struct draft_list drafts;   // made by this task
+    struct draft_list entities; // of a chunk: names in `answer`
+    struct draft_list members;  // of a group: its chunks' pairs, with record ids
     struct tally tally;
     double started_seconds;
 };

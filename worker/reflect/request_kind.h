@@ -5,17 +5,17 @@
 //   kind         step  user turn                                   answer
 //   direct       1a    [document][instruction]                     {"pairs":[{question,answer}]}
 //   indirect     1b    [document][instruction]                     {"pairs":[{question,answer}]}
-//   consolidate  2     [instruction][list of pairs]                {"pairs":[{from,question,answer}]}
-//   judge        3     [document][instruction][pair]               {"self_contained":boolean}
-//   rewrite      3     [document][instruction][pair]               {"pairs":[{question,answer}]}
-//   entities     4     [instruction][list of pairs]                {"entities":[name]}
-//   lookup       4     [instruction][name, list of its pairs]      {"pairs":[{from,question}]}
-//   cross        5     [list of pairs][instruction][anchor]        {"pairs":[{kind,from,question,
+//   consolidate  2     [instruction][list of pairs] {"pairs":[{from,question,answer}]} judge 3
+//   [document][instruction][pair]               {"self_contained":boolean} rewrite      3
+//   [document][instruction][pair]               {"pairs":[{question,answer}]} entities     4
+//   [instruction][list of pairs]                {"entities":[name]} lookup       4
+//   [instruction][name, list of its pairs]      {"pairs":[{from,question}]} cross        5 [list of
+//   pairs][instruction][anchor]        {"pairs":[{kind,from,question,
 //                                                                             answer}]}
 //
 // What many requests have in common stands in front, so that a model computes it once: the document
-// of a chunk, the instruction where lists differ, the list where anchors differ. A continuation adds
-// what its predecessors have written to the last part.
+// of a chunk, the instruction where lists differ, the list where anchors differ. A continuation
+// adds what its predecessors have written to the last part.
 #ifndef MEMO_WORKER_REQUEST_KIND_H
 #define MEMO_WORKER_REQUEST_KIND_H
 
