@@ -85,8 +85,9 @@ static int read_prompt(struct fs *fs, const char *directory, const char *file,
     struct read_texts *read = set->memory;
     const int prompt = find_prompt(file);
     if (prompt < 0) {
-        return error_set(err, "unknown prompt '%s': a prompt set consists of system.txt, "
-                              "document.txt, direct.txt and so on",
+        return error_set(err,
+                         "unknown prompt '%s': a prompt set consists of system.txt, "
+                         "document.txt, direct.txt and so on",
                          file);
     }
     char *path = fs_join(directory, file);
@@ -122,8 +123,9 @@ static int read_directory(struct fs *fs, const char *directory, struct prompt_se
     }
     fs_names_release(&files);
     if (rc == 0 && found == 0) {
-        return error_set(err, "no prompts in '%s': none of system.txt, document.txt, direct.txt "
-                              "and so on is there",
+        return error_set(err,
+                         "no prompts in '%s': none of system.txt, document.txt, direct.txt "
+                         "and so on is there",
                          directory);
     }
     return rc;
@@ -140,8 +142,7 @@ static struct digest digest_texts(const struct prompt_set *set)
     return digest_end(&builder);
 }
 
-int prompt_set_open(struct fs *fs, const char *directory, struct prompt_set *out,
-                    struct error *err)
+int prompt_set_open(struct fs *fs, const char *directory, struct prompt_set *out, struct error *err)
 {
     *out = (struct prompt_set){.memory = mem_calloc(1, sizeof(struct read_texts))};
     use_built_in(out);
@@ -168,8 +169,7 @@ void prompt_set_close(struct prompt_set *set)
 
 // Appends what belongs to the place that begins at `at`, and returns the place's length; 0 when
 // none begins there.
-static size_t fill_place(const char *at, const struct prompt_document *document,
-                         struct strbuf *out)
+static size_t fill_place(const char *at, const struct prompt_document *document, struct strbuf *out)
 {
     const char *date = document->date[0] ? document->date : "not given";
     const struct {

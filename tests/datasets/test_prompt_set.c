@@ -46,7 +46,7 @@ static void instructions_name_the_key_of_the_answer(void **state)
     struct error err = {""};
     assert_int_equal(prompt_set_open(fs_system(), NULL, &set, &err), 0);
     for (int i = PROMPT_DIRECT; i <= PROMPT_CROSS; i++) {
-        const char *key = i == PROMPT_JUDGE ? "{\"self_contained\":true}"
+        const char *key = i == PROMPT_JUDGE      ? "{\"self_contained\":true}"
                           : i == PROMPT_ENTITIES ? "{\"entities\":[]}"
                                                  : "{\"pairs\":[]}";
         assert_non_null(strstr(set.texts[i].text, key));
@@ -137,8 +137,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(built_in_prompts_are_the_files_of_the_source),
         cmocka_unit_test(instructions_name_the_key_of_the_answer),
-        cmocka_unit_test_setup_teardown(a_directory_replaces_what_it_has,
-                                        temporary_directory_setup, temporary_directory_teardown),
+        cmocka_unit_test_setup_teardown(a_directory_replaces_what_it_has, temporary_directory_setup,
+                                        temporary_directory_teardown),
         cmocka_unit_test_setup_teardown(bad_directories_are_refused, temporary_directory_setup,
                                         temporary_directory_teardown),
         cmocka_unit_test_setup_teardown(bad_files_are_refused, temporary_directory_setup,

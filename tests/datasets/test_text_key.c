@@ -28,11 +28,13 @@ static void spelling_does_not_tell_questions_apart(void **state)
     } cases[] = {
         {"Who was  NAN CORRIGLE?", "who was nan corrigle"},
         {"\t\xC2\xBFQui\xC3\xA9n?\n", "qui\xC3\xA9n"},
-        {"quie\xCC\x81n", "qui\xC3\xA9n"},                                 // combining accent
+        {"quie\xCC\x81n", "qui\xC3\xA9n"}, // combining accent
         {"STRASSE, Stra\xC3\x9F"
-         "e", "strasse strasse"},
-        {"\xCE\xA3\xCE\x91\xCE\xA3 \xCF\x83\xCE\xB1\xCF\x82", "\xCF\x83\xCE\xB1\xCF\x83 \xCF\x83\xCE\xB1\xCF\x83"}, // sigmas
-        {"\xEF\xBC\xA1\xEF\xBC\x91 \xEF\xAC\x81sh", "a1 fish"},          // full width, ligature
+         "e",
+         "strasse strasse"},
+        {"\xCE\xA3\xCE\x91\xCE\xA3 \xCF\x83\xCE\xB1\xCF\x82",
+         "\xCF\x83\xCE\xB1\xCF\x83 \xCF\x83\xCE\xB1\xCF\x83"},  // sigmas
+        {"\xEF\xBC\xA1\xEF\xBC\x91 \xEF\xAC\x81sh", "a1 fish"}, // full width, ligature
         {"\xE2\x80\x9CIt\xE2\x80\x99s\xE2\x80\x9D\xE2\x80\x94now", "it s now"}, // quotes, dash
         {"3.5 + 1 = $4.5", "3 5 + 1 = $4 5"},
         {"", ""},
@@ -77,8 +79,10 @@ static void words_are_found_whole(void **state)
     assert_false(text_key_contains("nan", ""));
     assert_false(text_key_contains("", "nan"));
     // Kyoto in "he went to Kyoto", without spaces; an island in Korean with a particle behind it.
-    assert_true(text_key_contains("\xE5\xBD\xBC\xE3\x81\xAF\xE4\xBA\xAC\xE9\x83\xBD\xE3\x81\xB8", "\xE4\xBA\xAC\xE9\x83\xBD"));
-    assert_true(text_key_contains("\xEC\xA0\x9C\xEC\xA3\xBC\xEC\x97\x90", "\xEC\xA0\x9C\xEC\xA3\xBC"));
+    assert_true(text_key_contains("\xE5\xBD\xBC\xE3\x81\xAF\xE4\xBA\xAC\xE9\x83\xBD\xE3\x81\xB8",
+                                  "\xE4\xBA\xAC\xE9\x83\xBD"));
+    assert_true(
+        text_key_contains("\xEC\xA0\x9C\xEC\xA3\xBC\xEC\x97\x90", "\xEC\xA0\x9C\xEC\xA3\xBC"));
 }
 
 int main(void)

@@ -18,10 +18,9 @@ struct fake_flight {
     uint32_t prompt_tokens;
 };
 
-static const char *const names[] = {"Nan Corrigle",     "Gideon Stannick", "Lake Ummerel",
-                                    "Brindle Fell",     "Lady Lasp",       "Kestrick Viaduct",
-                                    "Little Morrow",    "Salt Bride",      "Mournival",
-                                    "Constant Heron"};
+static const char *const names[] = {
+    "Nan Corrigle",     "Gideon Stannick", "Lake Ummerel", "Brindle Fell", "Lady Lasp",
+    "Kestrick Viaduct", "Little Morrow",   "Salt Bride",   "Mournival",    "Constant Heron"};
 #define NAMES (sizeof names / sizeof *names)
 
 static enum request_kind find_kind(const struct fake_lm *fake, const struct lm_request *request,
@@ -64,8 +63,8 @@ static void keep_book(struct fake_lm *fake, const struct fake_flight *flight)
 static void fake_submit(struct lm *lm, const struct lm_request *request)
 {
     struct fake_lm *fake = (struct fake_lm *)lm;
-    struct fake_flight flight = {.id = request->id,
-                                 .answer = {.end = LM_STOP, .forced_from = SIZE_MAX, .problem = ""}};
+    struct fake_flight flight = {
+        .id = request->id, .answer = {.end = LM_STOP, .forced_from = SIZE_MAX, .problem = ""}};
     struct strbuf prompt = {0};
     size_t instruction = 0, behind = 0;
     flight.kind = find_kind(fake, request, &instruction);
@@ -178,8 +177,8 @@ struct fake_lm *fake_lm_create(size_t capacity)
 {
     struct fake_lm *fake = mem_calloc(1, sizeof *fake);
     struct error err;
-    fake->base = (struct lm){.ops = &fake_ops, .digest = digest_bytes("fake", 4),
-                             .capacity = capacity};
+    fake->base =
+        (struct lm){.ops = &fake_ops, .digest = digest_bytes("fake", 4), .capacity = capacity};
     fake->answer = fake_lm_rules;
     const int rc = prompt_set_open(fs_system(), NULL, &fake->prompts, &err);
     assert(rc == 0);
@@ -260,7 +259,8 @@ static void write_lookups(const struct fake_request *request, struct strbuf *out
                  (int)(draw % 200), draw / 256 % 5 ? "" : " of ",
                  draw / 256 % 5 ? 0 : (int)strcspn(name, "\n"), name);
         strbuf_addf(out, "%s{\"from\":[%d],\"question\":\"%s\"}",
-                    out->bytes[out->length - 1] == '[' ? "" : ",", (int)(draw / 2048 % 3), question);
+                    out->bytes[out->length - 1] == '[' ? "" : ",", (int)(draw / 2048 % 3),
+                    question);
     }
 }
 
@@ -270,8 +270,7 @@ static void write_comparisons(const struct fake_request *request, struct strbuf 
         const uint64_t draw = random_u64(request->hash, 5, i);
         char extra[80], question[100];
         snprintf(extra, sizeof extra, "\"kind\":\"%s\",\"from\":[%d,%d],",
-                 draw & 1 ? "converging" : "parallel", (int)(draw / 2 % 30),
-                 (int)(draw / 64 % 30));
+                 draw & 1 ? "converging" : "parallel", (int)(draw / 2 % 30), (int)(draw / 64 % 30));
         snprintf(question, sizeof question, "Who joins %d with %s?", (int)(draw / 4096 % 400),
                  names[draw / (1 << 22) % NAMES]);
         add_pair(out, extra, question, names[draw / 4096 % NAMES]);
@@ -286,9 +285,9 @@ static bool is_bad(const struct fake_request *request)
 void fake_lm_rules(void *state, const struct fake_request *request, struct fake_answer *answer)
 {
     static void (*const writers[REQUEST_KINDS])(const struct fake_request *, struct strbuf *) = {
-        [REQUEST_DIRECT] = write_facts,        [REQUEST_INDIRECT] = write_facts,
-        [REQUEST_CONSOLIDATE] = write_joined,  [REQUEST_REWRITE] = write_rewrite,
-        [REQUEST_ENTITIES] = write_names,      [REQUEST_LOOKUP] = write_lookups,
+        [REQUEST_DIRECT] = write_facts,       [REQUEST_INDIRECT] = write_facts,
+        [REQUEST_CONSOLIDATE] = write_joined, [REQUEST_REWRITE] = write_rewrite,
+        [REQUEST_ENTITIES] = write_names,     [REQUEST_LOOKUP] = write_lookups,
         [REQUEST_CROSS] = write_comparisons,
     };
     (void)state;

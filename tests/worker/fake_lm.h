@@ -59,9 +59,9 @@ struct fake_lm {
 
 struct fake_lm *fake_lm_create(size_t capacity);
 
-// Rules that use everything: pairs about a few names, some repeated, some unfit, some that cannot be
-// mended; names; look-ups, some of them useless; comparisons, most of them empty; about one answer in
-// eight is cut or unreadable. state is not used.
+// Rules that use everything: pairs about a few names, some repeated, some unfit, some that cannot
+// be mended; names; look-ups, some of them useless; comparisons, most of them empty; about one
+// answer in eight is cut or unreadable. state is not used.
 void fake_lm_rules(void *state, const struct fake_request *request, struct fake_answer *answer);
 
 #endif

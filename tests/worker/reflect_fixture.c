@@ -46,10 +46,8 @@ struct digest reflect_fixture_task_id(size_t task)
 
 void reflect_fixture_submit(struct generator *generator, const struct corpus *corpus, size_t chunk)
 {
-    const struct generator_task task = {.task_id = reflect_fixture_task_id(chunk),
-                                        .corpus = corpus,
-                                        .chunk = chunk,
-                                        .seed = SEED};
+    const struct generator_task task = {
+        .task_id = reflect_fixture_task_id(chunk), .corpus = corpus, .chunk = chunk, .seed = SEED};
     struct error err = {""};
     assert_int_equal(generator_submit(generator, &task, &err), 0);
 }
@@ -101,8 +99,7 @@ void reflect_fixture_run(struct generator *generator, const struct corpus *corpu
     }
 }
 
-struct generated reflect_fixture_run_group(struct generator *generator,
-                                           const struct corpus *corpus,
+struct generated reflect_fixture_run_group(struct generator *generator, const struct corpus *corpus,
                                            const struct generated *results)
 {
     struct generator_member *members = mem_calloc(corpus->chunk_count, sizeof *members);

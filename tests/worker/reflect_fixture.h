@@ -15,8 +15,7 @@ struct generator *reflect_fixture_create(struct fake_lm *fake, const char *steps
 struct digest reflect_fixture_task_id(size_t task);
 
 // Submits one chunk's task, with the seed 7.
-void reflect_fixture_submit(struct generator *generator, const struct corpus *corpus,
-                            size_t chunk);
+void reflect_fixture_submit(struct generator *generator, const struct corpus *corpus, size_t chunk);
 
 // Polls until a task is finished. The caller releases the result.
 struct generated reflect_fixture_wait(struct generator *generator);
@@ -26,8 +25,7 @@ void reflect_fixture_run(struct generator *generator, const struct corpus *corpu
                          struct generated *results);
 
 // The group of all chunks, made from their results.
-struct generated reflect_fixture_run_group(struct generator *generator,
-                                           const struct corpus *corpus,
+struct generated reflect_fixture_run_group(struct generator *generator, const struct corpus *corpus,
                                            const struct generated *results);
 
 // Everything of a result that must not depend on time, as text; the caller frees it.

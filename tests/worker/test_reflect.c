@@ -128,8 +128,10 @@ static void questions_are_repeated_whatever_their_spelling(void **state)
 {
     (void)state;
     struct script script = {
-        .says[REQUEST_DIRECT] = {PAIRS(PAIR("Who met him?", "A.") "," PAIR("WHO met \xE2\x80\x9Chim", "B."))},
-        .says[REQUEST_INDIRECT] = {PAIRS(PAIR("who  met him", "C.") "," PAIR("Who met her?", "D."))},
+        .says[REQUEST_DIRECT] = {PAIRS(
+            PAIR("Who met him?", "A.") "," PAIR("WHO met \xE2\x80\x9Chim", "B."))},
+        .says[REQUEST_INDIRECT] = {PAIRS(
+            PAIR("who  met him", "C.") "," PAIR("Who met her?", "D."))},
     };
     struct generated result = run(&script, "1a,1b");
     assert_int_equal(result.task.pairs, 2);
@@ -141,7 +143,8 @@ static void questions_are_repeated_whatever_their_spelling(void **state)
     forget(&script);
 }
 
-#define THREE PAIRS(PAIR("Q one?", "A one.") "," PAIR("Q two?", "A two.") "," PAIR("Q three?", "A three."))
+#define THREE                                                                                      \
+    PAIRS(PAIR("Q one?", "A one.") "," PAIR("Q two?", "A two.") "," PAIR("Q three?", "A three."))
 
 static void pairs_are_joined_and_stay(void **state)
 {
@@ -257,9 +260,10 @@ static void names_are_looked_up_by_what_pairs_tell_of_them(void **state)
 {
     (void)state;
     struct script script = {
-        .says[REQUEST_DIRECT] = {PAIRS(PAIR("Who sank the Salt Bride?", "Nan Corrigle.") ","
-                                           PAIR("What is 2?", "Two."))},
-        .says[REQUEST_ENTITIES] = {"{\"entities\":[\"Salt Bride\",\"salt  bride\",\"Salt Bri\",7]}"},
+        .says[REQUEST_DIRECT] = {PAIRS(
+            PAIR("Who sank the Salt Bride?", "Nan Corrigle.") "," PAIR("What is 2?", "Two."))},
+        .says[REQUEST_ENTITIES] =
+            {"{\"entities\":[\"Salt Bride\",\"salt  bride\",\"Salt Bri\",7]}"},
         .says[REQUEST_LOOKUP] =
             {"{\"pairs\":[{\"from\":[1],\"question\":\"Which ship did Nan Corrigle sink?\"},"
              "{\"from\":[1],\"question\":\"Was it the Salt Bride?\"},"
@@ -285,7 +289,8 @@ static void names_are_looked_up_by_what_pairs_tell_of_them(void **state)
 static void a_cut_answer_is_continued_with_what_is_there(void **state)
 {
     (void)state;
-    static const char first[] = PAIRS(PAIR("Q one?", "A.") "," PAIR("Q two?", "A.") "," PAIR("Q th", ""));
+    static const char first[] =
+        PAIRS(PAIR("Q one?", "A.") "," PAIR("Q two?", "A.") "," PAIR("Q th", ""));
     struct script script = {
         .says[REQUEST_DIRECT] = {first, PAIRS(PAIR("Q three?", "A."))},
         .length[REQUEST_DIRECT] = true,
@@ -309,12 +314,76 @@ static void a_cut_answer_is_continued_with_what_is_there(void **state)
 static void continuations_end(void **state)
 {
     (void)state;
-    struct script script = {.says[REQUEST_DIRECT] = {"{\"pairs\":[{\"question\":\"endless"}};
-    struct generated result = run(&script, "1a");
-    assert_int_equal(result.task.outcome, TASK_EMPTY);
+    struct script script = {.says[REQUEST_DIRECT] = {"{\"pairs\":[{\"question\":\"endless"},
+                            .says[REQUEST_INDIRECT] = {PAIRS(PAIR("Q?", "A."))}};
+    struct generated result = run(&script, "1a,1b");
+    assert_int_equal(result.task.outcome, TASK_DONE);
     assert_int_equal(script.asked[REQUEST_DIRECT], 3); // one and two continuations
     assert_int_equal(dropped(&result, STEP_DIRECT, "cut short"), 3);
     generated_release(&result);
+    forget(&script);
+}
+
+static void a_chunk_that_leaves_no_room_for_an_answer_is_set_aside(void **state)
+{
+    (void)state;
+    struct script script = {.says[REQUEST_DIRECT] = {"{\"pairs\":[{\"question\":\"endless"}};
+    struct generated result = run(&script, NULL);
+    assert_int_equal(result.task.outcome, TASK_SET_ASIDE);
+    assert_non_null(strstr(result.task.reason, "step 1: every answer was cut"));
+    generated_release(&result);
+    forget(&script);
+}
+
+// The model takes lists of at most one pair; the parts keep their order.
+static void take_one_pair(void *state, const struct fake_request *request,
+                          struct fake_answer *answer)
+{
+    if (request->kind == REQUEST_ENTITIES && strstr(request->item, "\n2. Question")) {
+        answer->end = LM_REJECTED;
+        answer->problem = "too long";
+    } else if (request->kind == REQUEST_ENTITIES) {
+        const bool third = strstr(request->item, "three") != NULL;
+        strbuf_adds(&answer->text,
+                    third ? "{\"entities\":[\"three\",\"Q\"]}" : "{\"entities\":[\"Q\"]}");
+    } else if (request->kind == REQUEST_LOOKUP) {
+        const bool third = strstr(request->item, "Name: three") != NULL;
+        if (!third && strstr(request->item, "\n3. ")) {
+            strbuf_adds(&answer->text, "{\"pairs\":[{\"from\":[1],\"quest");
+            answer->end = LM_LENGTH;
+        } else {
+            strbuf_addf(&answer->text, "{\"pairs\":[{\"from\":[1],\"question\":\"Who of %zu?\"}]}",
+                        request->prompt_bytes);
+        }
+    } else {
+        play(state, request, answer);
+    }
+}
+
+static void lists_that_are_too_long_are_split(void **state)
+{
+    (void)state;
+    struct script script = {.says[REQUEST_DIRECT] = {THREE}};
+    struct corpus *corpus = reflect_fixture_corpus();
+    struct fake_lm *fake = fake_lm_create(4);
+    fake->answer = take_one_pair;
+    fake->state = &script;
+    struct generator *generator = reflect_fixture_create(fake, "1a,4");
+    reflect_fixture_submit(generator, corpus, 0);
+    struct generated result = reflect_fixture_wait(generator);
+    assert_int_equal(result.task.outcome, TASK_DONE);
+    assert_int_equal(fake->requests[REQUEST_ENTITIES], 5); // 3, 1 + 2, 1 + 1
+    assert_int_equal(fake->requests[REQUEST_LOOKUP], 4);   // of Q 3, 1 + 2, and of three
+    assert_int_equal(result.task.pairs, 6);
+    assert_string_equal(result.pairs[3].answer, "Q");
+    assert_string_equal(result.pairs[4].answer, "Q");
+    assert_string_equal(result.pairs[5].answer, "three");
+    assert_true(digest_equal(result.pairs[3].parents[0], result.pairs[0].record_id));
+    assert_true(digest_equal(result.pairs[4].parents[0], result.pairs[1].record_id));
+    assert_int_equal(dropped(&result, STEP_ENTITY, "cut short"), 1);
+    generated_release(&result);
+    generator_destroy(generator);
+    corpus_close(corpus);
     forget(&script);
 }
 
@@ -409,7 +478,8 @@ static void pairs_do_not_name_their_source(void **state)
 {
     (void)state;
     struct script script = {
-        .says[REQUEST_DIRECT] = {PAIRS(PAIR("Who is in 0.txt?", "Nan.") "," PAIR("Who?", "10.txts."))},
+        .says[REQUEST_DIRECT] = {PAIRS(
+            PAIR("Who is in 0.txt?", "Nan.") "," PAIR("Who?", "10.txts."))},
         .says[REQUEST_REWRITE] = {PAIRS(PAIR("Who met Gideon?", "Nan."))},
     };
     struct generated plain = run(&script, "1a");
@@ -454,6 +524,8 @@ int main(void)
         cmocka_unit_test(names_are_looked_up_by_what_pairs_tell_of_them),
         cmocka_unit_test(a_cut_answer_is_continued_with_what_is_there),
         cmocka_unit_test(continuations_end),
+        cmocka_unit_test(a_chunk_that_leaves_no_room_for_an_answer_is_set_aside),
+        cmocka_unit_test(lists_that_are_too_long_are_split),
         cmocka_unit_test(an_unreadable_answer_is_asked_for_again),
         cmocka_unit_test(a_chunk_whose_facts_cannot_be_read_is_set_aside),
         cmocka_unit_test(items_of_wrong_form_are_counted),

@@ -160,7 +160,8 @@ static void steps_are_named_or_refused(void **state)
     struct error err;
     assert_int_equal(reflect_steps_parse("4,1a,5", &steps, &err), 0);
     assert_int_equal(steps, 1u << STEP_ENTITY | 1u << STEP_DIRECT | 1u << STEP_CROSS);
-    const char *const wrong[] = {"", "1a,", ",1a", "1", "cloze", "1a,1a", "2,3,4,5", "1a 1b", "1abbbbbbbbbb"};
+    const char *const wrong[] = {"",      "1a,",     ",1a",   "1",           "cloze",
+                                 "1a,1a", "2,3,4,5", "1a 1b", "1abbbbbbbbbb"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(reflect_steps_parse(wrong[i], &steps, &err), -1);
     }
@@ -294,8 +295,11 @@ static void assert_shown(const char *text, size_t bytes)
     const char begin[] = "<document>\nTitle: {{text}}\nDate: not given\n\n";
     const char end[] = "\n</document>\n\n";
     struct corpus *corpus = corpus_create();
-    const struct corpus_document document = {.id = "d", .title = "{{text}}", .source = "d",
-                                             .date = "", .end = bytes,
+    const struct corpus_document document = {.id = "d",
+                                             .title = "{{text}}",
+                                             .source = "d",
+                                             .date = "",
+                                             .end = bytes,
                                              .digest = digest_bytes(text, bytes)};
     const struct corpus_chunk chunk = {.end = bytes, .digest = document.digest};
     corpus->text = text;

@@ -80,9 +80,7 @@ static void plan_batches(struct reflect_task *task, enum request_kind kind, stru
         const size_t left = count - first;
         size = left <= batch + 1 ? left : batch;
         struct step_request *request = reflect_task_plan(task, kind, index++);
-        request->list = pairs + first;
-        request->list_count = size;
-        request->list_text = reflect_task_list_text(task, "", request->list, size);
+        reflect_task_list(task, request, pairs + first, size);
     }
 }
 
@@ -96,13 +94,28 @@ static void extract(struct reflect_task *task)
     }
 }
 
+// Whether step 1 made nothing because every answer was cut before its first pair was complete.
+static bool is_too_long(const struct reflect_task *task)
+{
+    for (size_t i = 0; i < task->tally.drop_count; i++) {
+        if (task->drafts.count == 0 && strcmp(task->tally.drops[i].reason, DROP_CUT) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void consolidate_and_verify(struct reflect_task *task)
 {
+    if (is_too_long(task)) {
+        reflect_task_set_aside(task, "step 1: every answer was cut before its first pair was "
+                                     "complete; the chunk may be too long for the model");
+        return;
+    }
     draft_list_drop_repeated(&task->drafts, NULL, &task->tally);
     size_t count;
     struct draft **pairs = list_live(task, &count);
-    if (reflect_task_has_step(task, STEP_CONSOLIDATE) &&
-        count >= task->setup->config.least_pairs) {
+    if (reflect_task_has_step(task, STEP_CONSOLIDATE) && count >= task->setup->config.least_pairs) {
         plan_batches(task, REQUEST_CONSOLIDATE, pairs, count);
     }
     for (size_t i = 0; i < count; i++) {
@@ -156,9 +169,7 @@ static void plan_lookup(struct reflect_task *task, struct draft *entity, uint32_
     if (listed > 0) {
         struct step_request *request = reflect_task_plan(task, REQUEST_LOOKUP, index);
         request->subject = entity;
-        request->list = list;
-        request->list_count = listed;
-        request->list_text = reflect_task_list_text(task, "", list, listed);
+        reflect_task_list(task, request, list, listed);
     }
 }
 

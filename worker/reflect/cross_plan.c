@@ -174,9 +174,8 @@ static void add_batches(const struct planner *planner, const struct candidate *a
             return;
         }
         const size_t left = count - first;
-        out->batches[out->count++] =
-            (struct cross_batch){pairs + first, left < limits->batch ? left : limits->batch, own,
-                                 own_count};
+        out->batches[out->count++] = (struct cross_batch){
+            pairs + first, left < limits->batch ? left : limits->batch, own, own_count};
     }
 }
 

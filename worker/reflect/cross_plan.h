@@ -4,10 +4,10 @@
 // A name that step 4 surfaced (the answers of entity pairs) and that stands in pairs of two
 // documents or more is shared; the fewer pairs hold it, the more it tells. Anchors are the pairs
 // that hold a shared name, those with the most telling ones first; without any shared name, all
-// pairs. An anchor is compared with the pairs of the other documents, batch by batch, pairs with the
-// same most telling name beside one another and those without a shared name last. All anchors of a
-// document see the same batches, so that a model computes each batch once. Entity pairs are neither
-// anchors nor compared: they say again what the pairs say that they were made from.
+// pairs. An anchor is compared with the pairs of the other documents, batch by batch, pairs with
+// the same most telling name beside one another and those without a shared name last. All anchors
+// of a document see the same batches, so that a model computes each batch once. Entity pairs are
+// neither anchors nor compared: they say again what the pairs say that they were made from.
 //
 // Integers only; ties by position: the plan depends on nothing but its input.
 #ifndef MEMO_WORKER_CROSS_PLAN_H

@@ -62,7 +62,8 @@ void draft_list_drop_repeated(const struct draft_list *list, const struct draft_
 
 // The text on one line: white space and control characters become single spaces, none at the ends.
 // A NUL follows.
-const char *draft_clean_text(const char *text, size_t bytes, struct arena *arena, size_t *out_bytes);
+const char *draft_clean_text(const char *text, size_t bytes, struct arena *arena,
+                             size_t *out_bytes);
 
 // Question and answer as one key (text_key.h), which the caller frees.
 char *draft_key(const struct draft *draft);

@@ -11,18 +11,20 @@
 
 enum phase { PHASE_COMPARE, PHASE_END };
 
-static const char list_heading[] = "The list:\n";
-
 static void plan_batch(struct reflect_task *task, const struct cross_batch *batch, uint32_t *index)
 {
-    const struct lm_text text =
-        reflect_task_list_text(task, list_heading, batch->pairs, batch->pair_count);
+    const struct step_request *first = NULL;
     for (size_t i = 0; i < batch->anchor_count; i++) {
         struct step_request *request = reflect_task_plan(task, REQUEST_CROSS, (*index)++);
         request->subject = batch->anchors[i];
-        request->list = batch->pairs;
-        request->list_count = batch->pair_count;
-        request->list_text = text;
+        if (!first) {
+            reflect_task_list(task, request, batch->pairs, batch->pair_count);
+            first = request;
+        }
+        request->list = first->list;
+        request->shown = first->shown;
+        request->list_count = first->list_count;
+        request->list_text = first->list_text;
     }
 }
 

@@ -325,8 +325,8 @@ static int set_up(const struct reflect_options *options, struct reflect_setup *s
         return -1;
     }
     for (int kind = 0; kind < REQUEST_KINDS; kind++) {
-        setup->schemas[kind] = request_kind_schema((enum request_kind)kind,
-                                                   &setup->config.requests[kind].answer);
+        setup->schemas[kind] =
+            request_kind_schema((enum request_kind)kind, &setup->config.requests[kind].answer);
     }
     return 0;
 }

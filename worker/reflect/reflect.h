@@ -7,10 +7,10 @@
 //   4   entity surfacing: for every name in the pairs, questions that it answers
 //   5   cross-document synthesis: pairs that join facts of a group's documents
 //
-// A chunk's task runs steps 1 to 4 (chunk_task.c), a group's task step 5 (group_task.c) on the pairs
-// of its chunks' tasks. Every task is a state machine of its own: many are under way at once and
-// wait for nothing but their own requests. Requests of tasks that began earlier go first, so that
-// tasks end soon and what the model has cached of their documents is used while it is there.
+// A chunk's task runs steps 1 to 4 (chunk_task.c), a group's task step 5 (group_task.c) on the
+// pairs of its chunks' tasks. Every task is a state machine of its own: many are under way at once
+// and wait for nothing but their own requests. Requests of tasks that began earlier go first, so
+// that tasks end soon and what the model has cached of their documents is used while it is there.
 //
 // What a task makes depends on its input, the options, the seed and the model's answers, never on
 // the order in which those come.
@@ -25,8 +25,9 @@
 struct reflect_options {
     struct fs *fs;       // where the two paths are read
     const char *prompts; // directory of prompts that replace built-in ones; NULL: none
-    const char *config;  // file of sampling and limits that differ from the built-in ones; NULL: none
-    const char *steps;   // "1a,1b,2,3,4,5" or some of them; NULL: all
+    const char
+        *config;       // file of sampling and limits that differ from the built-in ones; NULL: none
+    const char *steps; // "1a,1b,2,3,4,5" or some of them; NULL: all
 };
 
 // lm is taken over, also on failure. Nothing of the options is needed afterwards.

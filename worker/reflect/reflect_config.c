@@ -63,8 +63,7 @@ static int set_field(const struct field *field, const struct json *value, void *
 {
     void *place = (char *)base + field->offset;
     if (value->type != JSON_NUMBER) {
-        return error_set(err, "'%s' is %s, not a number", field->name,
-                         json_type_name(value->type));
+        return error_set(err, "'%s' is %s, not a number", field->name, json_type_name(value->type));
     }
     if (value->number < field->minimum || value->number > field->maximum) {
         return error_set(err, "'%s' is %g, outside %g to %g", field->name, value->number,

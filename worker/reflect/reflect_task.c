@@ -66,10 +66,24 @@ struct step_request *reflect_task_plan(struct reflect_task *task, enum request_k
 {
     struct step_request *request = arena_alloc(&task->arena, sizeof *request);
     request->kind = kind;
-    request->index = index;
+    request->index = index * REQUEST_SPAN;
+    request->span = REQUEST_SPAN;
     request->written_end = &request->written;
     queue_push_back(&task->queue, request);
     return request;
+}
+
+void reflect_task_list(struct reflect_task *task, struct step_request *request,
+                       struct draft *const *list, size_t count)
+{
+    struct draft *shown = arena_alloc(&task->arena, (count + 1) * sizeof *shown);
+    for (size_t i = 0; i < count; i++) {
+        shown[i] = *list[i];
+    }
+    request->list = list;
+    request->shown = shown;
+    request->list_count = count;
+    request->list_text = reflect_task_list_text(task, request);
 }
 
 struct step_request *reflect_task_next(struct reflect_task *task)
@@ -126,128 +140,6 @@ static void fail_request(struct reflect_task *task, const struct step_request *r
                                               request_kind_info(request->kind)->name, problem));
 }
 
-static const struct request_limits *limits_of(const struct reflect_task *task,
-                                              const struct step_request *request)
-{
-    return &task->setup->config.requests[request->kind];
-}
-
-// Everything that tells a request of a task from its others, and nothing that depends on when it
-// was made.
-static uint64_t request_seed(const struct reflect_task *task, const struct step_request *request)
-{
-    struct digest_builder builder;
-    digest_begin(&builder);
-    digest_field_u64(&builder, task->work.seed);
-    digest_field(&builder, task->work.task_id.bytes, sizeof task->work.task_id.bytes);
-    digest_field_u64(&builder, request->kind);
-    digest_field_u64(&builder, request->index);
-    digest_field_u64(&builder, request->part);
-    digest_field_u64(&builder, request->tries);
-    if (request->subject) {
-        digest_field_u64(&builder, request->subject->origin.step);
-        digest_field_u64(&builder, request->subject->origin.request);
-        digest_field_u64(&builder, request->subject->origin.item);
-        digest_field_u64(&builder, request->subject->rounds);
-    }
-    const struct digest digest = digest_end(&builder);
-    uint64_t seed = 0;
-    for (int i = 0; i < 8; i++) {
-        seed = seed << 8 | digest.bytes[i];
-    }
-    return seed;
-}
-
-static void add_pair(const char *indent, const struct draft *draft, struct strbuf *out)
-{
-    strbuf_adds(out, "Question: ");
-    strbuf_add(out, draft->question, draft->question_bytes);
-    strbuf_addf(out, "\n%sAnswer: ", indent);
-    strbuf_add(out, draft->answer, draft->answer_bytes);
-    strbuf_addc(out, '\n');
-}
-
-struct lm_text reflect_task_list_text(struct reflect_task *task, const char *heading,
-                                      struct draft *const *list, size_t count)
-{
-    struct strbuf text = {0};
-    strbuf_adds(&text, heading);
-    for (size_t i = 0; i < count; i++) {
-        strbuf_addf(&text, "%zu. ", i + 1);
-        add_pair("   ", list[i], &text);
-    }
-    const char *copy = arena_strndup(&task->arena, text.bytes, text.length);
-    const struct lm_text out = {copy, text.length};
-    strbuf_release(&text);
-    return out;
-}
-
-// The part that is the request's own: what it is about, and what its continuations know already.
-static void render_item(const struct reflect_task *task, const struct step_request *request,
-                        struct strbuf *out)
-{
-    switch (request->kind) {
-    case REQUEST_JUDGE:
-    case REQUEST_REWRITE:
-        add_pair("", request->subject, out);
-        break;
-    case REQUEST_CONSOLIDATE:
-    case REQUEST_ENTITIES:
-        strbuf_add(out, request->list_text.text, request->list_text.bytes);
-        break;
-    case REQUEST_LOOKUP:
-        strbuf_addf(out, "Name: %s\n", request->subject->answer);
-        strbuf_add(out, request->list_text.text, request->list_text.bytes);
-        break;
-    case REQUEST_CROSS:
-        strbuf_adds(out, "Anchor:\n");
-        add_pair("", request->subject, out);
-        break;
-    default:
-        break;
-    }
-    const struct prompt_text *continued = &task->setup->prompts.texts[PROMPT_CONTINUE];
-    if (request->written) {
-        strbuf_add(out, continued->text, continued->bytes);
-    }
-    for (const struct written *w = request->written; w; w = w->next) {
-        strbuf_addf(out, "- %s\n", w->text);
-    }
-}
-
-static void add_part(struct lm_request *out, const char *text, size_t bytes)
-{
-    if (bytes > 0) {
-        out->parts[out->part_count++] = (struct lm_text){text, bytes};
-    }
-}
-
-void reflect_task_render(struct reflect_task *task, const struct step_request *request,
-                         struct lm_request *out)
-{
-    const struct request_kind_info *info = request_kind_info(request->kind);
-    const struct prompt_set *prompts = &task->setup->prompts;
-    const struct prompt_text *instruction = &prompts->texts[info->prompt];
-    const struct prompt_text *system = &prompts->texts[PROMPT_SYSTEM];
-    strbuf_reset(&task->item);
-    render_item(task, request, &task->item);
-    *out = (struct lm_request){
-        .system = {system->text, system->bytes},
-        .schema = task->setup->schemas[request->kind],
-        .sampling = limits_of(task, request)->sampling,
-        .seed = request_seed(task, request),
-        .max_tokens = limits_of(task, request)->max_tokens,
-    };
-    if (info->with_document) {
-        add_part(out, task->document.bytes, task->document.length);
-    }
-    if (request->kind == REQUEST_CROSS) {
-        add_part(out, request->list_text.text, request->list_text.bytes);
-    }
-    add_part(out, instruction->text, instruction->bytes);
-    add_part(out, task->item.bytes, task->item.length);
-}
-
 // The position'th of `count` shares of a total.
 static uint32_t share(uint32_t total, size_t count, size_t position)
 {
@@ -267,7 +159,7 @@ static struct draft *make_draft(struct reflect_task *task, struct step_request *
     draft->question_bytes = item->question_bytes;
     draft->answer = item->answer;
     draft->answer_bytes = item->answer_bytes;
-    draft->seed = request_seed(task, request);
+    draft->seed = step_request_seed(task, request);
     draft->prompt_tokens = share(result->prompt_tokens, answer->count, position);
     draft->output_tokens = share(result->output_tokens, answer->count, position);
     return draft;
@@ -314,11 +206,36 @@ static void take_unreadable(struct reflect_task *task, struct step_request *requ
     }
 }
 
+// A list that leaves no room for an answer is asked about in two halves. False: it cannot be split.
+static bool split_list(struct reflect_task *task, struct step_request *request)
+{
+    const size_t least = request->kind == REQUEST_CONSOLIDATE ? 2 : 1,
+                 half = request->list_count / 2;
+    if (half < least || request->span < 2 || request->part > 0) {
+        return false;
+    }
+    struct step_request *rest = arena_alloc(&task->arena, sizeof *rest);
+    request->span /= 2;
+    request->tries = 0;
+    *rest = *request;
+    rest->index += rest->span;
+    rest->written_end = &rest->written;
+    rest->list += half;
+    rest->shown += half;
+    rest->list_count -= half;
+    request->list_count = half;
+    request->list_text = reflect_task_list_text(task, request);
+    rest->list_text = reflect_task_list_text(task, rest);
+    queue_push_front(&task->queue, rest);
+    queue_push_front(&task->queue, request);
+    return true;
+}
+
 // The rest of a list is asked for when its last item was cut or there was no room for more.
 static void continue_request(struct reflect_task *task, struct step_request *request,
                              const struct answer *answer)
 {
-    const struct request_limits *limits = limits_of(task, request);
+    const struct request_limits *limits = step_request_limits(task, request);
     const bool full = answer->count >= limits->answer.max_items;
     if ((answer->cut || !answer->whole || full) && request->part < limits->continuations) {
         request->part++;
@@ -383,13 +300,16 @@ static void take_answer(struct reflect_task *task, struct step_request *request,
         }
         return;
     }
-    if (answer_read(request->kind, &limits_of(task, request)->answer, request->list_count, result,
-                    &task->arena, &answer, &err)) {
+    if (answer_read(request->kind, &step_request_limits(task, request)->answer, request->list_count,
+                    result, &task->arena, &answer, &err)) {
         take_unreadable(task, request, err.text);
         return;
     }
     count_drop(task, request, DROP_CUT, answer.cut);
     count_drop(task, request, DROP_MALFORMED, answer.malformed);
+    if (result->end == LM_LENGTH && answer.count == 0 && split_list(task, request)) {
+        return;
+    }
     if (request->kind == REQUEST_REWRITE) {
         take_rewrite(task, request, &answer, result);
     } else {
@@ -403,10 +323,10 @@ void reflect_task_take(struct reflect_task *task, struct step_request *request,
     assert(task->in_flight > 0 && !task->finished);
     task->in_flight--;
     tally_use(&task->tally, request_kind_info(request->kind)->step, result);
-    if (result->end == LM_REJECTED || result->end == LM_FAILED) {
-        fail_request(task, request, result->problem);
-    } else {
+    if (result->end == LM_STOP || result->end == LM_LENGTH) {
         take_answer(task, request, result);
+    } else if (result->end == LM_FAILED || !split_list(task, request)) {
+        fail_request(task, request, result->problem);
     }
     reflect_task_settle(task);
 }

@@ -25,26 +25,29 @@ struct reflect_setup {
     unsigned steps; // bit 1u << enum reflection_step
 };
 
-// Texts are taken when a request is planned or answered: a pair may be rewritten meanwhile.
 struct written {
     const char *text; // a question, or a name; NUL-terminated
     struct written *next;
 };
 
-// A request and, one after the other, its continuations and repetitions.
+// A request and, one after the other, its repetitions and continuations. What it shows of pairs is
+// fixed when it is planned: they may be rewritten before it is sent.
 struct step_request {
     enum request_kind kind;
     uint32_t index;            // of its kind, in the order in which its phase planned them
+    uint32_t span;             // indices from it on that are its own, for the parts of a split list
     uint32_t part;             // continuations so far
     uint32_t tries;            // unreadable answers so far
     struct draft *subject;     // the pair judged or rewritten, the anchor, or the entity (answer)
     struct draft *const *list; // the pairs that "from" numbers, from 1
+    const struct draft *shown; // as the model sees them: their words when they were listed
     size_t list_count;
-    struct lm_text list_text; // as the model sees them
+    struct lm_text list_text;
     struct written *written; // by the parts so far
     struct written **written_end;
     uint32_t items; // answered so far, kept or not
 };
+#define REQUEST_SPAN 256 // indices of one planned request
 
 struct request_queue {
     struct step_request **items;
@@ -78,10 +81,10 @@ struct reflect_task {
     size_t in_flight;
     int phase;
     bool finished;
-    const char *problem;         // why the task is set aside; NULL otherwise
-    struct draft_list drafts;    // made by this task
-    struct draft_list entities;  // of a chunk: names in `answer`
-    struct draft_list members;   // of a group: its chunks' pairs, with record ids
+    const char *problem;        // why the task is set aside; NULL otherwise
+    struct draft_list drafts;   // made by this task
+    struct draft_list entities; // of a chunk: names in `answer`
+    struct draft_list members;  // of a group: its chunks' pairs, with record ids
     struct tally tally;
     double started_seconds;
 };
@@ -109,11 +112,17 @@ void reflect_task_result(struct reflect_task *task, struct generated *out);
 struct reflect_task *reflect_task_create(const struct reflect_task_ops *ops,
                                          const struct reflect_setup *setup,
                                          const struct generator_task *work);
+const struct request_limits *step_request_limits(const struct reflect_task *task,
+                                                 const struct step_request *request);
+uint64_t step_request_seed(const struct reflect_task *task, const struct step_request *request);
 struct step_request *reflect_task_plan(struct reflect_task *task, enum request_kind kind,
                                        uint32_t index);
-// The numbered list as the model sees it, in the arena.
-struct lm_text reflect_task_list_text(struct reflect_task *task, const char *heading,
-                                      struct draft *const *list, size_t count);
+// Lists the pairs, with the words that they have now. list stays the caller's, as long as the task.
+void reflect_task_list(struct reflect_task *task, struct step_request *request,
+                       struct draft *const *list, size_t count);
+// The text of request->shown.
+struct lm_text reflect_task_list_text(struct reflect_task *task,
+                                      const struct step_request *request);
 void reflect_task_settle(struct reflect_task *task); // phases follow while nothing is left to do
 void reflect_task_set_aside(struct reflect_task *task, const char *problem);
 bool reflect_task_has_step(const struct reflect_task *task, enum reflection_step step);

@@ -2,20 +2,19 @@
 // The kinds of requests that the five steps send to a language model, and the JSON Schema of each
 // one's answer.
 //
-//   kind         step  user turn                                   answer
-//   direct       1a    [document][instruction]                     {"pairs":[{question,answer}]}
-//   indirect     1b    [document][instruction]                     {"pairs":[{question,answer}]}
-//   consolidate  2     [instruction][list of pairs]                {"pairs":[{from,question,answer}]}
-//   judge        3     [document][instruction][pair]               {"self_contained":boolean}
-//   rewrite      3     [document][instruction][pair]               {"pairs":[{question,answer}]}
-//   entities     4     [instruction][list of pairs]                {"entities":[name]}
-//   lookup       4     [instruction][name, list of its pairs]      {"pairs":[{from,question}]}
-//   cross        5     [list of pairs][instruction][anchor]        {"pairs":[{kind,from,question,
-//                                                                             answer}]}
+//   kind         step  user turn                             answer
+//   direct       1a    [document][instruction]               {"pairs":[{question,answer}]}
+//   indirect     1b    [document][instruction]               the same
+//   consolidate  2     [instruction][pairs]                  {"pairs":[{from,question,answer}]}
+//   judge        3     [document][instruction][pair]         {"self_contained":boolean}
+//   rewrite      3     [document][instruction][pair]         {"pairs":[{question,answer}]}
+//   entities     4     [instruction][pairs]                  {"entities":[name]}
+//   lookup       4     [instruction][name, pairs with it]    {"pairs":[{from,question}]}
+//   cross        5     [pairs][instruction][anchor]          as consolidate, with a kind in front
 //
 // What many requests have in common stands in front, so that a model computes it once: the document
-// of a chunk, the instruction where lists differ, the list where anchors differ. A continuation adds
-// what its predecessors have written to the last part.
+// of a chunk, the instruction where lists differ, the list where anchors differ. A continuation
+// adds what its predecessors have written to the last part.
 #ifndef MEMO_WORKER_REQUEST_KIND_H
 #define MEMO_WORKER_REQUEST_KIND_H
 

@@ -8,9 +8,9 @@
 
 #include <stdbool.h>
 
-// Whether the text holds the document's id or the name of its file, as a whole word. Names that could
-// be words of any text (no digit, dot, slash, underscore or hyphen in them, or no letter, or fewer
-// than 5 characters) are not looked for.
+// Whether the text holds the document's id or the name of its file, as a whole word. Names that
+// could be words of any text (no digit, dot, slash, underscore or hyphen in them, or no letter, or
+// fewer than 5 characters) are not looked for.
 bool source_name_in(const struct corpus_document *document, const char *text);
 
 #endif
