@@ -27,8 +27,9 @@ struct reflector {
     struct reflect_task **tasks; // in the order in which they were submitted
     size_t task_count;
     size_t task_capacity;
-    struct flight *flights; // [lm->capacity]
+    struct flight *flights; // [flight_capacity]
     size_t flight_count;
+    size_t flight_capacity;
     uint64_t next_id;
 };
 
@@ -181,7 +182,7 @@ static void send_request(struct reflector *reflector, struct reflect_task *task,
 static void send_requests(struct reflector *reflector)
 {
     for (size_t i = 0; i < reflector->task_count; i++) {
-        while (reflector->flight_count < reflector->lm->capacity) {
+        while (reflector->flight_count < reflector->flight_capacity) {
             struct step_request *request = reflect_task_next(reflector->tasks[i]);
             if (!request) {
                 break;
@@ -342,6 +343,7 @@ int reflect_create(struct lm *lm, const struct reflect_options *options, struct 
         return -1;
     }
     const bool groups = reflector->setup.steps >> STEP_CROSS & 1;
+    reflector->flight_capacity = lm->capacity;
     reflector->flights = mem_calloc(lm->capacity, sizeof *reflector->flights);
     reflector->next_id = 1;
     reflector->base = (struct generator){

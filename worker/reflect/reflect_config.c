@@ -141,10 +141,38 @@ int reflect_config_parse(const char *text, size_t bytes, struct reflect_config *
     return rc;
 }
 
+// Calls visit for the place of every key.
+static void visit_fields(struct reflect_config *config, void (*visit)(uint32_t *place))
+{
+    for (size_t i = 0; i < TOP_FIELDS; i++) {
+        visit((uint32_t *)((char *)config + top_fields[i].offset));
+    }
+    for (int kind = 0; kind < REQUEST_KINDS; kind++) {
+        for (size_t i = 0; i < REQUEST_FIELDS; i++) {
+            if (request_fields[i].kinds & 1u << kind) {
+                visit((uint32_t *)((char *)&config->requests[kind] + request_fields[i].offset));
+            }
+        }
+    }
+}
+
+static void mark_unset(uint32_t *place)
+{
+    memset(place, 0xFF, sizeof *place);
+}
+
+static void check_set(uint32_t *place)
+{
+    static const unsigned char unset[sizeof *place] = {0xFF, 0xFF, 0xFF, 0xFF};
+    assert(memcmp(place, unset, sizeof unset) != 0);
+}
+
+// The built-in file has every key.
 static void load_built_in(struct reflect_config *out)
 {
     struct error err;
     *out = (struct reflect_config){0};
+    visit_fields(out, mark_unset);
     for (size_t i = 0; i < embedded_file_count; i++) {
         const struct embedded_file *file = &embedded_files[i];
         if (strcmp(file->name, BUILT_IN) == 0) {
@@ -153,7 +181,7 @@ static void load_built_in(struct reflect_config *out)
             (void)rc;
         }
     }
-    assert(out->tries > 0);
+    visit_fields(out, check_set);
 }
 
 int reflect_config_load(struct fs *fs, const char *path, struct reflect_config *out,
