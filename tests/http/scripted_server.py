@@ -79,6 +79,8 @@ def options():
     parser.add_argument("--context", type=int, default=0, help="words; longer requests get 400")
     parser.add_argument("--forms", choices=FORMS, default="strict",
                         help="the most that response_format may ask for; else 400")
+    parser.add_argument("--ignore-format", action="store_true",
+                        help="response_format has no effect: answers in prose")
     parser.add_argument("--refuse-fields", default="", help="fields of the request that get 400")
     parser.add_argument("--quote", action="store_true", help="strings quote the message")
     parser.add_argument("--true-share", type=float, default=0.7, help="of booleans")
@@ -146,7 +148,7 @@ def instance(schema, rng, words, true_share, quoted=False):
 class Chat:
     """One request, understood."""
 
-    def __init__(self, body):
+    def __init__(self, body, ignore_format):
         self.body = body
         self.system = "".join(m["content"] for m in body["messages"] if m["role"] == "system")
         self.user = "".join(m["content"] for m in body["messages"] if m["role"] == "user")
@@ -161,6 +163,8 @@ class Chat:
         if self.schema is None and SCHEMA_MARK in self.user:
             self.user, _, told = self.user.rpartition(SCHEMA_MARK)
             self.schema = json.loads(told.partition("JSON Schema:\n")[2])
+        elif ignore_format:
+            self.schema = None
         self.most = body.get("max_tokens", body.get("max_completion_tokens", 1 << 30))
         # Independent of how the schema was asked for.
         self.identity = json.dumps([body["model"], self.system, self.user, self.schema,
@@ -248,7 +252,7 @@ class Server:
         self.statistics["requests"] += 1
         if key not in self.statistics["keys"]:
             self.statistics["keys"].append(key)
-        chat = Chat(json.loads(body))
+        chat = Chat(json.loads(body), self.o.ignore_format)
         mode = self.choose_mode(chat)
         refusal = self.refusal(chat, key)
         if refusal:

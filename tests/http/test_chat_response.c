@@ -105,6 +105,8 @@ static void json_is_taken_out_of_what_models_put_around_it(void **state)
                                           "```json\\n{}"};
     for (size_t i = 0; i < sizeof(wrapped) / sizeof(wrapped[0]); i++)
         check_answer(read_content(wrapped[i], true), "{}", false);
+    assert_true(read_content("```json\\n{}\\n```", true).is_json);
+    assert_false(read_content("Sure! {}", true).is_json);
     check_answer(read_content("<think>never done {}", true), "", false);
     check_answer(read_content("{\\\"a\\\":\\\"```\\\"}", true), "{\"a\":\"```\"}", false);
     check_answer(read_content("```json\\n{}\\n```", false), "```json\n{}\n```", false);

@@ -173,6 +173,19 @@ static void an_endpoint_is_asked_without_what_it_does_not_take(void **state)
     }
 }
 
+static void an_endpoint_that_ignores_the_schema_is_told_it_in_words(void **state)
+{
+    (void)state;
+    servers[0] = scripted_start("--ignore-format");
+    struct lm *lm = served_model(1, load_options(""));
+    struct load_result *results = served_run(lm, 40);
+    served_check_answered(results, 40);
+    served_check_sums(lm);
+    assert_in_range(lm_http_statistics(lm).narrowed, 1, 20); // those that flew together
+    lm_destroy(lm);
+    load_release(results, 40);
+}
+
 int main(void)
 {
     if (!scripted_is_possible())
@@ -189,6 +202,7 @@ int main(void)
         SERVED(a_redirect_is_not_followed),
         SERVED(many_in_flight_find_out_together_what_an_endpoint_takes),
         SERVED(an_endpoint_is_asked_without_what_it_does_not_take),
+        SERVED(an_endpoint_that_ignores_the_schema_is_told_it_in_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -226,6 +226,15 @@ static void skip_fence(struct lm_text *text)
     trim(text);
 }
 
+static void unwrap(struct arena *arena, struct chat_response *out)
+{
+    const struct json *root;
+    trim(&out->answer);
+    skip_thoughts(&out->answer);
+    skip_fence(&out->answer);
+    out->is_json = json_parse(arena, out->answer.text, out->answer.bytes, &root, NULL) == 0;
+}
+
 static void read_choice(struct arena *arena, const struct chat_reply *reply,
                         const struct json *choice, struct chat_response *out)
 {
@@ -247,11 +256,8 @@ static void read_choice(struct arena *arena, const struct chat_reply *reply,
         out->is_cut = says(choice, "finish_reason", "length");
         out->answer = (struct lm_text){content->string, content->length};
     }
-    if (out->verdict == CHAT_ANSWERED && reply->by_schema) {
-        trim(&out->answer);
-        skip_thoughts(&out->answer);
-        skip_fence(&out->answer);
-    }
+    if (out->verdict == CHAT_ANSWERED && reply->by_schema)
+        unwrap(arena, out);
 }
 
 // The status of an error that came with 200.

@@ -30,6 +30,7 @@ struct chat_response {
     enum chat_verdict verdict;
     enum lm_http_fault fault; // of CHAT_FAULT
     bool is_cut;              // finish_reason "length"
+    bool is_json;             // the answer, where JSON was asked for
     bool may_narrow;          // a refusal that dialect_narrow should see
     struct lm_text answer;    // UTF-8
     uint32_t prompt_tokens, cached_tokens, output_tokens; // 0 when not told

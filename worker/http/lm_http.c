@@ -162,24 +162,42 @@ static void end_try(struct http_request *request, enum endpoint_outcome outcome)
     http->failing_since_ms = 0;
 }
 
-// The endpoint does not take what was sent to it: asks again with less. False when that is not the
-// reason.
-static bool narrow(struct http_request *request, const struct chat_response *response)
+// The endpoint is asked for less from now on, and this request again. Others may have found out
+// before.
+static void ask_for_less(struct http_request *request, const struct dialect *narrower,
+                         const char *why)
 {
     struct lm_http *http = request->http;
     const size_t at = request->try.endpoint;
-    struct dialect narrower = request->sent;
-    if (!response->may_narrow || !dialect_narrow(&narrower, response->complaint))
-        return false;
-    // Others may have found out before.
     if (dialect_equal(&http->dialects[at], &request->sent)) {
         log_warn("'%s' does not take %s, it is asked without from now on: %s", http->urls[at].label,
-                 dialect_difference(&request->sent, &narrower), response->problem);
-        http->dialects[at] = narrower;
+                 dialect_difference(&request->sent, narrower), why);
+        http->dialects[at] = *narrower;
     }
     end_try(request, ENDPOINT_REJECTED);
     http->statistics.narrowed++;
     request_list_prepend(&http->waiting, request);
+}
+
+static bool narrow(struct http_request *request, const struct chat_response *response)
+{
+    struct dialect narrower = request->sent;
+    if (!response->may_narrow || !dialect_narrow(&narrower, response->complaint))
+        return false;
+    ask_for_less(request, &narrower, response->problem);
+    return true;
+}
+
+// A server that had read response_format would not have answered so: some leave it out without a
+// word. The schema goes into the prompt then.
+static bool ignores_schema(struct http_request *request, const struct chat_response *response)
+{
+    struct dialect narrower = request->sent;
+    if (!request->prompt.schema || response->is_json || response->is_cut ||
+        request->sent.form >= ANSWER_OBJECT)
+        return false;
+    narrower.form = ANSWER_OBJECT;
+    ask_for_less(request, &narrower, "an answer was not JSON");
     return true;
 }
 
@@ -202,7 +220,8 @@ static void take_reply(struct http_request *request, const struct transfer_resul
     struct chat_response response;
     chat_response_read(&request->arena, &reply, &response);
     if (response.verdict == CHAT_ANSWERED) {
-        answer(request, &response);
+        if (!ignores_schema(request, &response))
+            answer(request, &response);
     } else if (narrow(request, &response)) {
         return;
     } else if (response.verdict == CHAT_REJECTED) {
