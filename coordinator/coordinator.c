@@ -2,6 +2,7 @@
 #include "coordinator/coordinator.h"
 
 #include "base/mem.h"
+#include "coordinator/index_heap.h"
 #include "coordinator/room_queue.h"
 
 #include <assert.h>
@@ -12,7 +13,16 @@
 #define NO_WORKER (-1)
 #define MAX_REASON_BYTES 1024 // longer ones are cut; the worker's log has the rest
 
-enum task_state { TASK_PENDING, TASK_LEASED, TASK_SETTING_ASIDE, TASK_DONE_STATE, TASK_ASIDE };
+#define NO_EDGE UINT32_MAX
+
+enum task_state {
+    TASK_WAITING,
+    TASK_PENDING,
+    TASK_LEASED,
+    TASK_SETTING_ASIDE,
+    TASK_DONE_STATE,
+    TASK_ASIDE,
+};
 
 // A doubly linked list of task numbers; every task is in at most one list per link.
 struct task_list {
@@ -26,7 +36,7 @@ struct task_link {
 };
 
 enum link_kind {
-    LINK_QUEUE, // pending tasks; leased tasks by deadline; tasks waiting to be set aside
+    LINK_QUEUE, // leased tasks by deadline; tasks waiting to be set aside
     LINK_OWNER, // tasks held by one worker
     LINK_KINDS,
 };
@@ -36,9 +46,19 @@ struct task {
     bool announced; // the set-aside action was handed out
     int attempts;
     int worker;
+    uint32_t priority;
+    uint32_t prerequisites;   // that are not final
+    uint32_t first_dependent; // edge
+    uint64_t queued;          // when it became pending, in a count of such events
     double deadline_seconds;
     struct task_link links[LINK_KINDS];
     char *reason; // of the last failure
+};
+
+// A task that waits for another.
+struct edge {
+    uint32_t dependent;
+    uint32_t next; // edge of the same prerequisite
 };
 
 struct worker {
@@ -56,10 +76,13 @@ struct coordinator {
     struct coordinator_options options;
     struct task *tasks;
     struct worker *workers;
-    struct task_list pending;
+    struct edge *edges;
+    size_t edge_count;
+    size_t edge_capacity;
+    struct index_heap pending;
+    uint64_t queued;
     struct task_list leased; // ascending deadline: every lease lasts equally long
     struct task_list aside;  // to be set aside
-    size_t pending_count;
     struct room_queue *room;
     uint64_t turn;         // leases given
     size_t silent_workers; // present ones
@@ -104,6 +127,19 @@ static void list_remove(struct coordinator *c, struct task_list *list, enum link
         c->tasks[link.next].links[kind].previous = link.previous;
 }
 
+static bool goes_first(const void *state, uint32_t a, uint32_t b)
+{
+    const struct task *tasks = state, *x = &tasks[a], *y = &tasks[b];
+    return x->priority != y->priority ? x->priority > y->priority : x->queued < y->queued;
+}
+
+static void pending_add(struct coordinator *c, uint32_t number)
+{
+    c->tasks[number].state = TASK_PENDING;
+    c->tasks[number].queued = c->queued++;
+    index_heap_set(&c->pending, number);
+}
+
 struct coordinator *coordinator_create(const struct coordinator_options *options)
 {
     assert(options->tasks < NO_TASK && options->max_attempts > 0 && options->lease_seconds > 0);
@@ -113,16 +149,16 @@ struct coordinator *coordinator_create(const struct coordinator_options *options
     c->tasks = mem_calloc(options->tasks, sizeof(*c->tasks));
     c->workers = mem_calloc(options->max_workers, sizeof(*c->workers));
     c->room = room_queue_create(options->max_workers);
-    list_init(&c->pending);
+    index_heap_init(&c->pending, options->tasks, goes_first, c->tasks);
     list_init(&c->leased);
     list_init(&c->aside);
     for (size_t w = 0; w < options->max_workers; w++)
         list_init(&c->workers[w].tasks);
     for (uint32_t t = 0; t < options->tasks; t++) {
         c->tasks[t].worker = NO_WORKER;
-        list_append(c, &c->pending, LINK_QUEUE, t);
+        c->tasks[t].first_dependent = NO_EDGE;
+        pending_add(c, t);
     }
-    c->pending_count = options->tasks;
     return c;
 }
 
@@ -132,6 +168,8 @@ void coordinator_destroy(struct coordinator *c)
         return;
     for (size_t t = 0; t < c->options.tasks; t++)
         free(c->tasks[t].reason);
+    index_heap_release(&c->pending);
+    free(c->edges);
     free(c->tasks);
     free(c->workers);
     room_queue_destroy(c->room);
@@ -165,8 +203,9 @@ static void task_detach(struct coordinator *c, uint32_t number)
 {
     struct task *task = &c->tasks[number];
     if (task->state == TASK_PENDING) {
-        list_remove(c, &c->pending, LINK_QUEUE, number);
-        c->pending_count--;
+        index_heap_remove(&c->pending, number);
+    } else if (task->state == TASK_WAITING) {
+        c->counts.waiting--;
     } else if (task->state == TASK_LEASED) {
         struct worker *worker = &c->workers[task->worker];
         list_remove(c, &c->leased, LINK_QUEUE, number);
@@ -185,6 +224,19 @@ static bool task_is_final(const struct task *task)
     return task->state == TASK_DONE_STATE || task->state == TASK_ASIDE;
 }
 
+// What waited for this task alone can be leased now.
+static void release_dependents(struct coordinator *c, uint32_t number)
+{
+    for (uint32_t e = c->tasks[number].first_dependent; e != NO_EDGE; e = c->edges[e].next) {
+        const uint32_t dependent = c->edges[e].dependent;
+        struct task *task = &c->tasks[dependent];
+        if (--task->prerequisites > 0 || task->state != TASK_WAITING)
+            continue;
+        task_detach(c, dependent);
+        pending_add(c, dependent);
+    }
+}
+
 static void task_finish(struct coordinator *c, uint32_t number, enum task_state state)
 {
     if (task_is_final(&c->tasks[number])) {
@@ -197,14 +249,13 @@ static void task_finish(struct coordinator *c, uint32_t number, enum task_state 
         c->counts.done++;
     else
         c->counts.aside++;
+    release_dependents(c, number);
 }
 
 static void task_requeue(struct coordinator *c, uint32_t number)
 {
     task_detach(c, number);
-    c->tasks[number].state = TASK_PENDING;
-    list_append(c, &c->pending, LINK_QUEUE, number);
-    c->pending_count++;
+    pending_add(c, number);
 }
 
 // An attempt is spent: try again later, or set the task aside.
@@ -225,9 +276,35 @@ static void task_retry(struct coordinator *c, uint32_t number, const char *reaso
     list_append(c, &c->aside, LINK_QUEUE, number);
 }
 
+void coordinator_depend(struct coordinator *c, uint32_t number, uint32_t prerequisite)
+{
+    assert(prerequisite < number && number < c->options.tasks);
+    struct task *task = &c->tasks[number], *before = &c->tasks[prerequisite];
+    if (task_is_final(task) || task_is_final(before))
+        return;
+    assert(c->edge_count < NO_EDGE);
+    c->edges = mem_grow(c->edges, &c->edge_capacity, c->edge_count + 1, sizeof(*c->edges));
+    c->edges[c->edge_count] = (struct edge){.dependent = number, .next = before->first_dependent};
+    before->first_dependent = (uint32_t)c->edge_count++;
+    task->prerequisites++;
+    if (task->state == TASK_PENDING) {
+        task_detach(c, number);
+        task->state = TASK_WAITING;
+        c->counts.waiting++;
+    }
+}
+
+void coordinator_set_priority(struct coordinator *c, uint32_t number, uint32_t priority)
+{
+    assert(number < c->options.tasks);
+    c->tasks[number].priority = priority;
+    if (c->tasks[number].state == TASK_PENDING)
+        index_heap_set(&c->pending, number);
+}
+
 void coordinator_restore(struct coordinator *c, uint32_t task, bool set_aside)
 {
-    assert(task < c->options.tasks && c->tasks[task].state == TASK_PENDING);
+    assert(task < c->options.tasks && !task_is_final(&c->tasks[task]));
     task_finish(c, task, set_aside ? TASK_ASIDE : TASK_DONE_STATE);
 }
 
@@ -344,7 +421,7 @@ static int choose_worker(const struct coordinator *c)
     const int number = room_queue_first(c->room);
     if (number == NO_WORKER || c->workers[number].silent)
         return number;
-    const size_t open = c->pending_count + c->counts.leased;
+    const size_t open = c->pending.count + c->counts.leased;
     const size_t expected = c->options.expected_workers > c->known_workers
                                 ? c->options.expected_workers - c->known_workers
                                 : 0;
@@ -355,11 +432,11 @@ static int choose_worker(const struct coordinator *c)
 
 static bool next_lease(struct coordinator *c, struct coordinator_action *out)
 {
-    const int number = c->pending_count > 0 ? choose_worker(c) : NO_WORKER;
+    const int number = c->pending.count > 0 ? choose_worker(c) : NO_WORKER;
     if (number == NO_WORKER)
         return false;
     struct worker *worker = &c->workers[number];
-    const uint32_t t = c->pending.first;
+    const uint32_t t = index_heap_first(&c->pending);
     struct task *task = &c->tasks[t];
     task_detach(c, t);
     task->state = TASK_LEASED;

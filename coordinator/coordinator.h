@@ -4,6 +4,8 @@
 //
 // Life of a task:
 //
+//     WAITING for prerequisites: all DONE or ASIDE
+//        |
 //     PENDING --lease--> LEASED --committed--> DONE
 //        ^                 |
 //        |                 +-- lease expired, worker lost, or failed: attempts + 1
@@ -14,6 +16,10 @@
 // The truth is on disk: DONE and ASIDE mean that the task's row is in a committed segment. A result
 // counts whenever it comes, also after its lease expired; the second one of a task changes nothing.
 // A graceful leave gives tasks back without counting an attempt.
+//
+// A task may depend on others. It is leased only when each of them is final, so that what they gave
+// is on disk; one that was set aside releases it as well. Of the tasks that can be leased those of
+// the highest priority go first, and among equals those that have waited longest.
 //
 // Tasks are leased to the worker that holds fewest, up to its window and a fair share of what is
 // left. A worker that let a lease expire may be stuck: until it reports again it comes last and
@@ -70,6 +76,7 @@ struct coordinator_counts {
     size_t tasks;
     size_t done;
     size_t aside;
+    size_t waiting; // for prerequisites
     size_t leased;
     size_t workers;
     size_t retries;      // leases that expired, were lost or failed
@@ -80,6 +87,13 @@ struct coordinator;
 
 struct coordinator *coordinator_create(const struct coordinator_options *options);
 void coordinator_destroy(struct coordinator *coordinator);
+
+// Before the first event, in any order with the others: task waits for the prerequisite, which has
+// a lower number, so that no circle can close. Naming one twice is no error.
+void coordinator_depend(struct coordinator *coordinator, uint32_t task, uint32_t prerequisite);
+
+// Before the first event: tasks of a higher priority are leased before others. All begin with 0.
+void coordinator_set_priority(struct coordinator *coordinator, uint32_t task, uint32_t priority);
 
 // Before the first event: the task's row was found on disk.
 void coordinator_restore(struct coordinator *coordinator, uint32_t task, bool set_aside);

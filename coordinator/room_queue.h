@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Workers with room for another task, the best one first: those that answer before those that fell
-// silent, then the one that holds fewest tasks, then the one whose turn is longest ago. An indexed
-// binary heap: every call is O(log workers).
+// silent, then the one that holds fewest tasks, then the one whose turn is longest ago. Every call
+// is O(log workers).
 #ifndef MEMO_COORDINATOR_ROOM_QUEUE_H
 #define MEMO_COORDINATOR_ROOM_QUEUE_H
 

@@ -327,6 +327,16 @@ static void abandon(struct shell *shell, const char *reason)
     (void)drain(shell, &ignored);
 }
 
+static void describe_plan(struct shell *shell)
+{
+    const struct cluster_job *job = shell->job;
+    for (size_t i = 0; i < job->dependency_count; i++)
+        coordinator_depend(shell->coordinator, job->dependencies[i].task,
+                           job->dependencies[i].prerequisite);
+    for (size_t t = 0; t < job->tasks && job->priorities; t++)
+        coordinator_set_priority(shell->coordinator, (uint32_t)t, job->priorities[t]);
+}
+
 static void restore_tasks(struct shell *shell)
 {
     const struct cluster_job *job = shell->job;
@@ -352,6 +362,7 @@ static int start_roles(struct shell *shell, struct error *err)
         shell->coordinator = coordinator_create(&options);
         shell->batches = mem_calloc(options.max_workers, sizeof(*shell->batches));
         shell->left = mem_calloc(options.max_workers, sizeof(*shell->left));
+        describe_plan(shell);
         restore_tasks(shell);
     }
     struct agent_options agent = job->agent;

@@ -18,9 +18,18 @@ struct cluster_progress {
     size_t done_at_start;
 };
 
+// A task that waits until another is final (coordinator_depend).
+struct cluster_dependency {
+    uint32_t task;
+    uint32_t prerequisite;
+};
+
 struct cluster_job {
     struct digest plan;
     size_t tasks;
+    const struct cluster_dependency *dependencies; // rank 0 only
+    size_t dependency_count;
+    const uint32_t *priorities; // [tasks], NULL: all equal; rank 0 only
     const bool *restored;       // [tasks] rows found on disk; rank 0 only
     const bool *restored_aside; // [tasks] those among them that were set aside
     double lease_seconds;

@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,6 +69,23 @@ struct digest reflection_record_id(struct digest task_id, enum reflection_step s
     return digest_end(&builder);
 }
 
+static int origin_check(const struct reflection *pair, size_t index, struct error *err)
+{
+    if (pair->source_count == 0)
+        return error_set(err, "pair %zu comes from nowhere", index);
+    for (size_t i = 0; i < pair->source_count; i++) {
+        const struct reflection_source *source = &pair->sources[i];
+        if (source->begin > source->end)
+            return error_set(err, "pair %zu comes from bytes %llu to %llu", index,
+                             (unsigned long long)source->begin, (unsigned long long)source->end);
+    }
+    for (size_t i = 0; i < pair->parent_count; i++) {
+        if (digest_equal(pair->parents[i], pair->record_id))
+            return error_set(err, "pair %zu is its own parent", index);
+    }
+    return 0;
+}
+
 static int pair_check(const struct reflection_task *task, const struct reflection *pair,
                       size_t index, struct error *err)
 {
@@ -80,14 +98,59 @@ static int pair_check(const struct reflection_task *task, const struct reflectio
         return error_set(err, "the question of pair %zu is not valid UTF-8", index);
     if (utf8_valid_prefix(pair->answer, pair->answer_bytes) != pair->answer_bytes)
         return error_set(err, "the answer of pair %zu is not valid UTF-8", index);
-    if (pair->span_begin > pair->span_end)
-        return error_set(err, "pair %zu comes from bytes %llu to %llu", index,
-                         (unsigned long long)pair->span_begin, (unsigned long long)pair->span_end);
+    if (origin_check(pair, index, err) != 0)
+        return -1;
     struct digest id = reflection_record_id(task->task_id, pair->step, pair->ordinal);
     if (!digest_equal(pair->task_id, task->task_id) || !digest_equal(pair->record_id, id))
         return error_set(err, "the id of pair %zu is not that of its task, step and ordinal",
                          index);
     return 0;
+}
+
+static int drops_check(const struct reflection_task *task, struct error *err)
+{
+    if (task->drop_count > REFLECTION_DROPS_LIMIT)
+        return error_set(err, "a task has %zu reasons for dropped pairs, the limit is %d",
+                         task->drop_count, REFLECTION_DROPS_LIMIT);
+    for (size_t i = 0; i < task->drop_count; i++) {
+        const struct reflection_drop *drop = &task->drops[i];
+        const size_t bytes = strlen(drop->reason);
+        if ((unsigned)drop->step >= REFLECTION_STEPS)
+            return error_set(err, "a drop of the unknown step %u", (unsigned)drop->step);
+        if (bytes == 0 || utf8_valid_prefix(drop->reason, bytes) != bytes)
+            return error_set(err, "the reason of drop %zu is empty or not valid UTF-8", i);
+        for (size_t k = 0; k < i; k++) {
+            if (task->drops[k].step == drop->step &&
+                strcmp(task->drops[k].reason, drop->reason) == 0)
+                return error_set(err, "drops %zu and %zu have the same step and reason", k, i);
+        }
+    }
+    return 0;
+}
+
+static int usage_check(const struct reflection_task *task, struct error *err)
+{
+    bool seen[REFLECTION_STEPS] = {false};
+    for (size_t i = 0; i < task->usage_count; i++) {
+        const struct reflection_usage *usage = &task->usage[i];
+        if ((unsigned)usage->step >= REFLECTION_STEPS || seen[usage->step])
+            return error_set(err, "usage %zu has the unknown or repeated step %u", i,
+                             (unsigned)usage->step);
+        if (usage->cached_tokens > usage->prompt_tokens)
+            return error_set(err, "usage %zu has %llu cached of %llu prompt tokens", i,
+                             (unsigned long long)usage->cached_tokens,
+                             (unsigned long long)usage->prompt_tokens);
+        seen[usage->step] = true;
+    }
+    return 0;
+}
+
+uint64_t reflection_task_tokens(const struct reflection_task *task)
+{
+    uint64_t tokens = 0;
+    for (size_t i = 0; i < task->usage_count; i++)
+        tokens += task->usage[i].prompt_tokens + task->usage[i].output_tokens;
+    return tokens;
 }
 
 int reflection_task_check(const struct reflection_task *task, const struct reflection *pairs,
@@ -103,6 +166,8 @@ int reflection_task_check(const struct reflection_task *task, const struct refle
         return error_set(err, "the reason of a task is not valid UTF-8");
     if (!isfinite(task->seconds) || task->seconds < 0)
         return error_set(err, "a task took %g seconds", task->seconds);
+    if (drops_check(task, err) != 0 || usage_check(task, err) != 0)
+        return -1;
     for (size_t i = 0; i < count; i++) {
         if (pair_check(task, &pairs[i], i, err) != 0)
             return -1;

@@ -39,6 +39,12 @@ struct digest task_identity_digest(const struct task_identity *identity);
 struct digest reflection_record_id(struct digest task_id, enum reflection_step step,
                                    uint32_t ordinal);
 
+struct reflection_source {
+    struct digest document; // digest of the document's text
+    uint64_t begin;         // bytes inside the document
+    uint64_t end;
+};
+
 struct reflection {
     struct digest record_id;
     struct digest task_id;
@@ -48,9 +54,11 @@ struct reflection {
     size_t question_bytes;
     const char *answer;
     size_t answer_bytes;
-    struct digest document; // digest of the source document
-    uint64_t span_begin;    // bytes inside the document
-    uint64_t span_end;
+    // What it was made from: one span, or one for each chunk that a cross-document pair joins.
+    const struct reflection_source *sources;
+    size_t source_count;          // at least 1
+    const struct digest *parents; // record ids of the pairs that it was made from
+    size_t parent_count;
     uint64_t seed;
     uint32_t prompt_tokens;
     uint32_t output_tokens;
@@ -58,15 +66,37 @@ struct reflection {
 
 enum task_outcome { TASK_DONE = 0, TASK_EMPTY = 1, TASK_SET_ASIDE = 2 };
 
+enum { REFLECTION_DROPS_LIMIT = 1024 }; // of one task
+
+// Pairs that a step made, or should have made, and that are not kept.
+struct reflection_drop {
+    enum reflection_step step;
+    const char *reason; // one of few fixed phrases: "not self-contained", "repeated question", ...
+    uint32_t pairs;
+};
+
+// What a step cost the language model.
+struct reflection_usage {
+    enum reflection_step step;
+    uint32_t requests;
+    uint64_t prompt_tokens;
+    uint64_t cached_tokens; // of the prompt, not computed again
+    uint64_t output_tokens;
+};
+
 struct reflection_task {
     struct digest task_id;
     enum task_outcome outcome;
     uint32_t pairs;
-    uint32_t dropped;   // pairs dropped, see reason
-    const char *reason; // why set aside or dropped; empty otherwise
-    uint64_t tokens;
+    const char *reason;                  // why set aside; empty otherwise
+    const struct reflection_drop *drops; // no two of equal step and reason
+    size_t drop_count;
+    const struct reflection_usage *usage; // no two of equal step
+    size_t usage_count;
     double seconds;
 };
+
+uint64_t reflection_task_tokens(const struct reflection_task *task); // prompt and output
 
 // One segment being built in memory. Texts are copied.
 struct segment_writer;
@@ -75,7 +105,8 @@ void segment_writer_destroy(struct segment_writer *writer);
 // pairs belong to task and are stored with it or not at all. An error, and nothing is added, when
 // they would make a segment that segment_open rejects: task->pairs is not count, a task is done
 // without pairs or has pairs without being done, ordinals do not ascend, a text is not UTF-8, a
-// span ends before it begins, or an id is not that of its task, step and ordinal.
+// pair has no source, a span ends before it begins, an id is not that of its task, step and
+// ordinal, drops or usage come twice, or more tokens are cached than prompted.
 int segment_writer_add(struct segment_writer *writer, const struct reflection_task *task,
                        const struct reflection *pairs, size_t count, struct error *err);
 size_t segment_writer_tasks(const struct segment_writer *writer);

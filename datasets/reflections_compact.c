@@ -62,11 +62,43 @@ static int write_segments(struct compaction *job, struct error *err)
     return rc;
 }
 
+static bool same_drops(const struct reflection_task *a, const struct reflection_task *b)
+{
+    bool same = a->drop_count == b->drop_count;
+    for (size_t i = 0; i < a->drop_count && same; i++)
+        same = a->drops[i].step == b->drops[i].step && a->drops[i].pairs == b->drops[i].pairs &&
+               strcmp(a->drops[i].reason, b->drops[i].reason) == 0;
+    return same;
+}
+
+static bool same_usage(const struct reflection_task *a, const struct reflection_task *b)
+{
+    bool same = a->usage_count == b->usage_count;
+    for (size_t i = 0; i < a->usage_count && same; i++) {
+        const struct reflection_usage *x = &a->usage[i], *y = &b->usage[i];
+        same = x->step == y->step && x->requests == y->requests &&
+               x->prompt_tokens == y->prompt_tokens && x->cached_tokens == y->cached_tokens &&
+               x->output_tokens == y->output_tokens;
+    }
+    return same;
+}
+
 static bool same_task(const struct reflection_task *a, const struct reflection_task *b)
 {
     return digest_equal(a->task_id, b->task_id) && a->outcome == b->outcome &&
-           a->pairs == b->pairs && a->dropped == b->dropped && strcmp(a->reason, b->reason) == 0 &&
-           a->tokens == b->tokens && a->seconds == b->seconds;
+           a->pairs == b->pairs && strcmp(a->reason, b->reason) == 0 && a->seconds == b->seconds &&
+           same_drops(a, b) && same_usage(a, b);
+}
+
+static bool same_origin(const struct reflection *a, const struct reflection *b)
+{
+    bool same = a->source_count == b->source_count && a->parent_count == b->parent_count;
+    for (size_t i = 0; i < a->source_count && same; i++)
+        same = digest_equal(a->sources[i].document, b->sources[i].document) &&
+               a->sources[i].begin == b->sources[i].begin && a->sources[i].end == b->sources[i].end;
+    for (size_t i = 0; i < a->parent_count && same; i++)
+        same = digest_equal(a->parents[i], b->parents[i]);
+    return same;
 }
 
 static bool same_pair(const struct reflection *a, const struct reflection *b)
@@ -75,10 +107,9 @@ static bool same_pair(const struct reflection *a, const struct reflection *b)
            a->step == b->step && a->ordinal == b->ordinal &&
            a->question_bytes == b->question_bytes && a->answer_bytes == b->answer_bytes &&
            memcmp(a->question, b->question, a->question_bytes) == 0 &&
-           memcmp(a->answer, b->answer, a->answer_bytes) == 0 &&
-           digest_equal(a->document, b->document) && a->span_begin == b->span_begin &&
-           a->span_end == b->span_end && a->seed == b->seed &&
-           a->prompt_tokens == b->prompt_tokens && a->output_tokens == b->output_tokens;
+           memcmp(a->answer, b->answer, a->answer_bytes) == 0 && same_origin(a, b) &&
+           a->seed == b->seed && a->prompt_tokens == b->prompt_tokens &&
+           a->output_tokens == b->output_tokens;
 }
 
 // Compares one new segment with the set from task *task and pair *pair on, and moves both forward.

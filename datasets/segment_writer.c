@@ -46,7 +46,10 @@ static void make_empty(struct segment_writer *writer)
         strbuf_reset(&writer->columns[i]);
     add_u64(writer, PAIR_QUESTION_OFFSETS, 0);
     add_u64(writer, PAIR_ANSWER_OFFSETS, 0);
+    add_u64(writer, PAIR_SOURCE_OFFSETS, 0);
+    add_u64(writer, PAIR_PARENT_OFFSETS, 0);
     add_u64(writer, TASK_REASON_OFFSETS, 0);
+    add_u64(writer, DROP_REASON_OFFSETS, 0);
     writer->task_count = 0;
 }
 
@@ -66,6 +69,24 @@ void segment_writer_destroy(struct segment_writer *writer)
     free(writer);
 }
 
+static uint64_t row_count(const struct segment_writer *writer, enum segment_column column)
+{
+    return writer->columns[column].length / segment_row_bytes(column);
+}
+
+static void add_origin(struct segment_writer *writer, const struct reflection *pair)
+{
+    for (size_t i = 0; i < pair->source_count; i++) {
+        add_digest(writer, SOURCE_DOCUMENT, pair->sources[i].document);
+        add_u64(writer, SOURCE_BEGIN, pair->sources[i].begin);
+        add_u64(writer, SOURCE_END, pair->sources[i].end);
+    }
+    for (size_t i = 0; i < pair->parent_count; i++)
+        add_digest(writer, PARENT_ID, pair->parents[i]);
+    add_u64(writer, PAIR_SOURCE_OFFSETS, row_count(writer, SOURCE_DOCUMENT));
+    add_u64(writer, PAIR_PARENT_OFFSETS, row_count(writer, PARENT_ID));
+}
+
 static void add_pair(struct segment_writer *writer, const struct reflection *pair)
 {
     add_digest(writer, PAIR_RECORD_ID, pair->record_id);
@@ -74,12 +95,30 @@ static void add_pair(struct segment_writer *writer, const struct reflection *pai
     add_u32(writer, PAIR_ORDINAL, pair->ordinal);
     add_text(writer, PAIR_QUESTION, pair->question, pair->question_bytes);
     add_text(writer, PAIR_ANSWER, pair->answer, pair->answer_bytes);
-    add_digest(writer, PAIR_DOCUMENT, pair->document);
-    add_u64(writer, PAIR_SPAN_BEGIN, pair->span_begin);
-    add_u64(writer, PAIR_SPAN_END, pair->span_end);
+    add_origin(writer, pair);
     add_u64(writer, PAIR_SEED, pair->seed);
     add_u32(writer, PAIR_PROMPT_TOKENS, pair->prompt_tokens);
     add_u32(writer, PAIR_OUTPUT_TOKENS, pair->output_tokens);
+}
+
+static void add_drops_and_usage(struct segment_writer *writer, const struct reflection_task *task)
+{
+    for (size_t i = 0; i < task->drop_count; i++) {
+        const struct reflection_drop *drop = &task->drops[i];
+        add_u32(writer, DROP_TASK, (uint32_t)writer->task_count);
+        strbuf_addc(&writer->columns[DROP_STEP], (char)drop->step);
+        add_u32(writer, DROP_PAIRS, drop->pairs);
+        add_text(writer, DROP_REASON, drop->reason, strlen(drop->reason));
+    }
+    for (size_t i = 0; i < task->usage_count; i++) {
+        const struct reflection_usage *usage = &task->usage[i];
+        add_u32(writer, USAGE_TASK, (uint32_t)writer->task_count);
+        strbuf_addc(&writer->columns[USAGE_STEP], (char)usage->step);
+        add_u32(writer, USAGE_REQUESTS, usage->requests);
+        add_u64(writer, USAGE_PROMPT_TOKENS, usage->prompt_tokens);
+        add_u64(writer, USAGE_CACHED_TOKENS, usage->cached_tokens);
+        add_u64(writer, USAGE_OUTPUT_TOKENS, usage->output_tokens);
+    }
 }
 
 int segment_writer_add(struct segment_writer *writer, const struct reflection_task *task,
@@ -94,10 +133,9 @@ int segment_writer_add(struct segment_writer *writer, const struct reflection_ta
     add_digest(writer, TASK_ID, task->task_id);
     strbuf_addc(&writer->columns[TASK_OUTCOME], (char)task->outcome);
     add_u32(writer, TASK_PAIRS, task->pairs);
-    add_u32(writer, TASK_DROPPED, task->dropped);
     add_text(writer, TASK_REASON, task->reason, strlen(task->reason));
-    add_u64(writer, TASK_TOKENS, task->tokens);
     strbuf_add(&writer->columns[TASK_SECONDS], &task->seconds, sizeof(task->seconds));
+    add_drops_and_usage(writer, task);
     writer->task_count++;
     return 0;
 }

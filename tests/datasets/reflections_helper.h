@@ -23,6 +23,10 @@ struct example {
     struct reflection_task task;
     struct reflection pairs[EXAMPLE_PAIRS_MAX];
     char texts[EXAMPLE_PAIRS_MAX][2][64];
+    struct reflection_source sources[EXAMPLE_PAIRS_MAX + 1];
+    struct digest parents[EXAMPLE_PAIRS_MAX];
+    struct reflection_drop drops[3];
+    struct reflection_usage usage[2];
 };
 
 static inline struct digest example_task_id(uint32_t number)
@@ -44,11 +48,29 @@ static inline void example_fill(struct example *example, uint32_t number, uint32
                    : number % 10 == 5 ? TASK_SET_ASIDE
                                       : TASK_EMPTY,
         .pairs = count,
-        .dropped = number % 3,
         .reason = number % 10 == 5 ? "the generator failed 3 times: \xc3\xa9" : "",
-        .tokens = 1000 + number,
+        .drops = example->drops,
+        .drop_count = number % 4,
+        .usage = example->usage,
+        .usage_count = number % 3,
         .seconds = number / 8.0,
     };
+    for (uint32_t i = 0; i < 3; i++) {
+        example->drops[i] = (struct reflection_drop){
+            .step = i == 1 ? STEP_VERIFY : STEP_DIRECT,
+            .reason = i == 2 ? "repeated question" : "not self-contained: \xc3\xa9",
+            .pairs = number + i};
+        example->parents[i] = digest_bytes(&i, sizeof(i));
+    }
+    for (uint32_t i = 0; i < 2; i++)
+        example->usage[i] = (struct reflection_usage){.step = i == 0 ? STEP_DIRECT : STEP_ENTITY,
+                                                      .requests = number,
+                                                      .prompt_tokens = 1000 + number,
+                                                      .cached_tokens = 900,
+                                                      .output_tokens = 3 * number};
+    for (uint32_t i = 0; i <= EXAMPLE_PAIRS_MAX; i++)
+        example->sources[i] = (struct reflection_source){
+            .document = digest_bytes(&number, 1), .begin = number, .end = number + i};
     for (uint32_t i = 0; i < count; i++) {
         uint32_t ordinal = 2 * i + number % 2;
         char *question = example->texts[i][0], *answer = example->texts[i][1];
@@ -63,9 +85,10 @@ static inline void example_fill(struct example *example, uint32_t number, uint32
             .question_bytes = strlen(question),
             .answer = answer,
             .answer_bytes = i == 3 ? 0 : strlen(answer),
-            .document = digest_bytes(&number, 1),
-            .span_begin = number,
-            .span_end = number + i,
+            .sources = &example->sources[i],
+            .source_count = 1 + (number + i) % 2,
+            .parents = example->parents,
+            .parent_count = i,
             .seed = (uint64_t)number << 40,
             .prompt_tokens = 17,
             .output_tokens = i,
@@ -100,22 +123,44 @@ static inline bool text_equal(const char *a, size_t a_bytes, const char *b, size
     return a_bytes == b_bytes && (a_bytes == 0 || memcmp(a, b, a_bytes) == 0);
 }
 
+static inline bool origin_equal(const struct reflection *a, const struct reflection *b)
+{
+    bool equal = a->source_count == b->source_count && a->parent_count == b->parent_count;
+    for (size_t i = 0; i < a->source_count && equal; i++)
+        equal = digest_equal(a->sources[i].document, b->sources[i].document) &&
+                a->sources[i].begin == b->sources[i].begin &&
+                a->sources[i].end == b->sources[i].end;
+    for (size_t i = 0; i < a->parent_count && equal; i++)
+        equal = digest_equal(a->parents[i], b->parents[i]);
+    return equal;
+}
+
 static inline bool pair_equal(const struct reflection *a, const struct reflection *b)
 {
     return digest_equal(a->record_id, b->record_id) && digest_equal(a->task_id, b->task_id) &&
            a->step == b->step && a->ordinal == b->ordinal &&
            text_equal(a->question, a->question_bytes, b->question, b->question_bytes) &&
            text_equal(a->answer, a->answer_bytes, b->answer, b->answer_bytes) &&
-           digest_equal(a->document, b->document) && a->span_begin == b->span_begin &&
-           a->span_end == b->span_end && a->seed == b->seed &&
-           a->prompt_tokens == b->prompt_tokens && a->output_tokens == b->output_tokens;
+           origin_equal(a, b) && a->seed == b->seed && a->prompt_tokens == b->prompt_tokens &&
+           a->output_tokens == b->output_tokens;
 }
 
 static inline bool task_equal(const struct reflection_task *a, const struct reflection_task *b)
 {
-    return digest_equal(a->task_id, b->task_id) && a->outcome == b->outcome &&
-           a->pairs == b->pairs && a->dropped == b->dropped && strcmp(a->reason, b->reason) == 0 &&
-           a->tokens == b->tokens && a->seconds == b->seconds;
+    bool equal = digest_equal(a->task_id, b->task_id) && a->outcome == b->outcome &&
+                 a->pairs == b->pairs && strcmp(a->reason, b->reason) == 0 &&
+                 a->seconds == b->seconds && a->drop_count == b->drop_count &&
+                 a->usage_count == b->usage_count;
+    for (size_t i = 0; i < a->drop_count && equal; i++)
+        equal = a->drops[i].step == b->drops[i].step && a->drops[i].pairs == b->drops[i].pairs &&
+                strcmp(a->drops[i].reason, b->drops[i].reason) == 0;
+    for (size_t i = 0; i < a->usage_count && equal; i++)
+        equal = a->usage[i].step == b->usage[i].step &&
+                a->usage[i].requests == b->usage[i].requests &&
+                a->usage[i].prompt_tokens == b->usage[i].prompt_tokens &&
+                a->usage[i].cached_tokens == b->usage[i].cached_tokens &&
+                a->usage[i].output_tokens == b->usage[i].output_tokens;
+    return equal;
 }
 
 // True when task and pairs are those of example `number`.

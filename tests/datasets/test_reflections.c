@@ -11,9 +11,9 @@ static void writer_refuses_what_a_reader_would_reject(void **state)
 {
     struct error err;
     struct segment_writer *writer = segment_writer_create();
-    for (int what = 0; what < 11; what++) {
+    for (int what = 0; what < 18; what++) {
         struct example example;
-        example_fill(&example, 4, 0);
+        example_fill(&example, 11 + 12, 0); // with everything
         struct reflection *pair = &example.pairs[1];
         size_t count = example.task.pairs;
         switch (what) {
@@ -36,7 +36,7 @@ static void writer_refuses_what_a_reader_would_reject(void **state)
             pair->answer = "\xed\xa0\x80", pair->answer_bytes = 3;
             break;
         case 6:
-            pair->span_begin = pair->span_end + 1;
+            example.sources[1].begin = example.sources[1].end + 1;
             break;
         case 7:
             pair->record_id.bytes[15] ^= 1;
@@ -49,6 +49,27 @@ static void writer_refuses_what_a_reader_would_reject(void **state)
             break;
         case 10:
             example.task.reason = "\x80";
+            break;
+        case 11:
+            pair->source_count = 0;
+            break;
+        case 12:
+            example.parents[0] = pair->record_id;
+            break;
+        case 13:
+            example.drops[0].reason = "";
+            break;
+        case 14:
+            example.drops[2] = example.drops[0];
+            break;
+        case 15:
+            example.usage[1].step = example.usage[0].step;
+            break;
+        case 16:
+            example.usage[0].cached_tokens = example.usage[0].prompt_tokens + 1;
+            break;
+        case 17:
+            example.drops[1].step = (enum reflection_step)REFLECTION_STEPS;
             break;
         }
         err.text[0] = 0;

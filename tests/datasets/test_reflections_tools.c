@@ -102,6 +102,31 @@ static void assert_member(const struct json *object, const char *key, const char
     assert_string_equal(value->string, expected);
 }
 
+static void assert_origin(const struct json *object, const struct reflection *pair)
+{
+    struct error err;
+    char hex[DIGEST_TEXT_BYTES];
+    int64_t number;
+    const struct json *sources = json_get(object, "sources");
+    const struct json *parents = json_get(object, "parents");
+    assert_true(sources && sources->type == JSON_ARRAY && parents && parents->type == JSON_ARRAY);
+    assert_int_equal(sources->length, pair->source_count);
+    assert_int_equal(parents->length, pair->parent_count);
+    for (size_t i = 0; i < pair->source_count; i++) {
+        const struct json *source = &sources->items[i];
+        digest_format(pair->sources[i].document, hex);
+        assert_member(source, "document", hex);
+        assert_int_equal(json_get_int(source, "begin", 0, 1000, &number, &err), 0);
+        assert_int_equal(number, pair->sources[i].begin);
+        assert_int_equal(json_get_int(source, "end", 0, 1000, &number, &err), 0);
+        assert_int_equal(number, pair->sources[i].end);
+    }
+    for (size_t i = 0; i < pair->parent_count; i++) {
+        digest_format(pair->parents[i], hex);
+        assert_string_equal(parents->items[i].string, hex);
+    }
+}
+
 static void export_writes_every_pair_as_json(void **state)
 {
     struct error err;
@@ -127,13 +152,10 @@ static void export_writes_every_pair_as_json(void **state)
         assert_member(object, "id", hex);
         digest_format(pair->task_id, hex);
         assert_member(object, "task", hex);
-        digest_format(pair->document, hex);
-        assert_member(object, "document", hex);
+        assert_origin(object, pair);
         assert_member(object, "step", "1a");
         assert_member(object, "question", pair->question);
         assert_member(object, "answer", pair->answer);
-        assert_int_equal(json_get_int(object, "end", 0, 1000, &number, &err), 0);
-        assert_int_equal(number, pair->span_end);
         assert_int_equal(json_get_int(object, "ordinal", 0, 1000, &number, &err), 0);
         assert_int_equal(number, pair->ordinal);
         line = end + 1;

@@ -246,9 +246,21 @@ static void columns_that_disagree_are_an_error(void **state)
         {PAIR_ORDINAL, 0, 77, "pair"},
         {PAIR_QUESTION, 0, (char)0xff, "not valid UTF-8"},
         {PAIR_ANSWER, 0, (char)0xc3, "not valid UTF-8"},
-        {PAIR_QUESTION_OFFSETS, 0, 1, "offsets of column 'question'"},
-        {PAIR_ANSWER_OFFSETS, 8 + 7, 127, "offsets of column 'answer'"},
-        {PAIR_SPAN_BEGIN, 7, 1, "comes from bytes"},
+        {PAIR_QUESTION_OFFSETS, 0, 1, "'question_offsets' does not divide"},
+        {PAIR_ANSWER_OFFSETS, 8 + 7, 127, "'answer_offsets' does not divide"},
+        {PAIR_SOURCE_OFFSETS, 8, 0, "comes from nowhere"},
+        {PAIR_SOURCE_OFFSETS, 8, 99, "'source_offsets' does not divide"},
+        {PAIR_PARENT_OFFSETS, 8 + 7, 127, "'parent_offsets' does not divide"},
+        {SOURCE_BEGIN, 7, 1, "comes from bytes"},
+        {DROP_TASK, 0, 11, "out of order"},
+        {DROP_TASK, 3, 1, "out of order"},
+        {DROP_STEP, 0, 7, "a drop of the unknown step 7"},
+        {DROP_REASON, 0, 0, "holds a NUL byte"},
+        {DROP_REASON, 0, (char)0xff, "not valid UTF-8"},
+        {DROP_REASON_OFFSETS, 8, 99, "'drop_reason_offsets' does not divide"},
+        {USAGE_TASK, 3, 1, "out of order"},
+        {USAGE_STEP, 2, STEP_DIRECT, "repeated step"},
+        {USAGE_CACHED_TOKENS, 7, 1, "cached of"},
         {TASK_ID, 16, 1, "id of pair"},
         {TASK_OUTCOME, 1, 3, "unknown outcome 3"},
         {TASK_OUTCOME, 1, 1, "a task with outcome 1"},
@@ -294,7 +306,7 @@ static void other_files_and_versions_are_errors(void **state)
                   file.length - H5_IMAGE_BLOCK_BYTES, (uint8_t *)file.bytes);
     write_bytes(other, file.bytes, file.length);
     assert_int_equal(segment_open(fs_system(), other, &segment, &err), -1);
-    assert_non_null(strstr(err.text, "version 2"));
+    assert_non_null(strstr(err.text, "version 3"));
     write_bytes(other, "", 0);
     assert_int_equal(segment_open(fs_system(), other, &segment, &err), -1);
     strbuf_release(&file);

@@ -22,6 +22,8 @@ Answers
     json_object, or none          the same, for the schema that stands behind "JSON Schema:" in the
                                   user's message; without response_format in a Markdown fence
     free text                     "answer HASH" and words of the user's message
+With --quote strings are a few words as they follow one another in the message, often in its last
+part; a number of the list there stands for every integer.
 A token is a word. More than max_tokens of them: the answer is cut there, finish_reason "length".
 
 Faults (--modes, a comma separated list; all but the last by default)
@@ -36,7 +38,8 @@ Faults (--modes, a comma separated list; all but the last by default)
     redirect   307 to the same place
 
 GET /statistics tells as JSON: requests (POSTs read), answers, modes (how often each), most_at_once,
-early (tries that came before a Retry-After had passed), refused (response_format), keys (distinct
+early (tries that came before a Retry-After had passed), pairs (objects with a "question" in the
+answers, but for those of lists of one), refused (response_format), keys (distinct
 bearer tokens), connections.
 """
 import argparse
@@ -81,6 +84,7 @@ def options():
                         help="response_format has no effect: answers in prose")
     parser.add_argument("--refuse-fields", default="", help="fields of the request that get 400")
     parser.add_argument("--tls", default="", help="speak TLS: file with key and certificate")
+    parser.add_argument("--quote", action="store_true", help="strings quote the message")
     parser.add_argument("--true-share", type=float, default=0.7, help="of booleans")
     o = parser.parse_args()
     o.modes = [mode for mode in o.modes.split(",") if mode]
@@ -97,24 +101,47 @@ def draws(*parts):
     return random.Random(int.from_bytes(hashlib.sha256(joined).digest(), "big"))
 
 
-def instance(schema, rng, words, true_share):
+def quote(rng, words, longest):
+    """A few words that follow one another: half of the time of the last hundred."""
+    first = max(0, len(words) - 100) if rng.random() < 0.5 else 0
+    length = rng.randint(1, 2) if longest < 200 else rng.randint(4, 9)
+    begin = rng.randrange(first, max(first + 1, len(words) - length))
+    return " ".join(words[begin:begin + length])
+
+
+def count_pairs(schema, value):
+    """How many objects with a question a list of more than one may hold."""
+    inner = next(iter(schema.get("properties", {}).items()), None)
+    if not inner or inner[1].get("type") != "array" or inner[1].get("maxItems") == 1:
+        return 0
+    return sum(isinstance(item, dict) and "question" in item for item in value[inner[0]])
+
+
+def instance(schema, rng, words, true_share, quoted=False):
     """A value that obeys the schema (the subset of worker/engine/json_schema.h)."""
     if "enum" in schema:
         return rng.choice(schema["enum"])
     kind = schema.get("type", "object")
     if kind == "object":
-        return {name: instance(inner, rng, words, true_share)
+        return {name: instance(inner, rng, words, true_share, quoted)
                 for name, inner in schema.get("properties", {}).items()}
     if kind == "array":
         least = schema.get("minItems", 0)
         most = max(least, min(schema.get("maxItems", 3), 3))
         count = rng.randint(min(max(least, 1), most), most)
-        return [instance(schema.get("items", {}), rng, words, true_share) for _ in range(count)]
+        return [instance(schema.get("items", {}), rng, words, true_share, quoted)
+                for _ in range(count)]
+    if kind == "string" and quoted:
+        text = quote(rng, words, schema.get("maxLength", 1000))
+        return text[:schema.get("maxLength", len(text))]
     if kind == "string":
         text = " ".join(rng.choice(words) for _ in range(rng.randint(2, 8)))
         return text[:schema.get("maxLength", len(text))]
     if kind == "boolean":
         return rng.random() < true_share
+    if kind == "integer" and quoted:
+        return rng.choice([int(word) for word in words[-400:] if re.fullmatch("[1-9][0-9]?", word)]
+                          or [1])
     if kind == "integer":
         return rng.randint(schema.get("minimum", 0), schema.get("maximum", 9))
     return round(rng.random(), 3) if kind == "number" else None
@@ -148,11 +175,13 @@ class Chat:
     def words(self):
         return re.findall(r"\w+", self.user) or ["nothing"]
 
-    def answer(self, true_share):
+    def answer(self, true_share, quoted):
         """(text, finish_reason, tokens)"""
         rng = draws("answer", self.identity)
+        self.pairs = 0
         if self.schema is not None:
-            value = instance(self.schema, rng, self.words(), true_share)
+            value = instance(self.schema, rng, self.words(), true_share, quoted)
+            self.pairs = count_pairs(self.schema, value)
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
             if self.form == "none":
                 text = f"```json\n{text}\n```"
@@ -172,7 +201,7 @@ class Server:
         self.not_before = {}  # identity: monotonic time
         self.at_once = 0
         self.statistics = {"requests": 0, "answers": 0, "modes": {}, "most_at_once": 0, "early": 0,
-                           "refused": 0, "keys": [], "connections": 0}
+                           "refused": 0, "keys": [], "connections": 0, "pairs": 0}
 
     def choose_mode(self, chat):
         number = self.statistics["requests"] - 1
@@ -212,7 +241,7 @@ class Server:
         return None
 
     def completion(self, chat):
-        text, reason, tokens = chat.answer(self.o.true_share)
+        text, reason, tokens = chat.answer(self.o.true_share, self.o.quote)
         prompt = len(chat.words()) + len(chat.system.split())
         return {"id": "chatcmpl-scripted", "object": "chat.completion", "model": chat.body["model"],
                 "choices": [{"index": 0, "message": {"role": "assistant", "content": text},
@@ -239,7 +268,9 @@ class Server:
         if mode != "ok":
             return await self.misbehave(mode, chat, reader, writer, key)
         self.statistics["answers"] += 1
-        return await send(writer, 200, json.dumps(self.completion(chat)).encode())
+        text = json.dumps(self.completion(chat)).encode()
+        self.statistics["pairs"] += chat.pairs
+        return await send(writer, 200, text)
 
     async def misbehave(self, mode, chat, reader, writer, key):
         """Whether the connection goes on."""

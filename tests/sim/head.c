@@ -24,8 +24,31 @@ static void model_release(struct sim_world *world, uint32_t task)
         world->head.workers[t->worker].held--;
         world->head.counts.leased--;
     }
-    if (t->state == MODEL_FREE)
+    if (t->state == MODEL_WAITING)
+        world->head.counts.waiting--;
+    if (t->state == MODEL_FREE) {
         world->head.free_tasks--;
+        world->head.free_of[sim_task_priority(world, task)]--;
+    }
+}
+
+static void model_free(struct sim_world *world, uint32_t task)
+{
+    model_task(world, task)->state = MODEL_FREE;
+    world->head.free_tasks++;
+    world->head.free_of[sim_task_priority(world, task)]++;
+}
+
+static void model_release_dependents(struct sim_world *world, uint32_t task)
+{
+    const uint32_t *offsets = world->dependent_offsets;
+    for (uint32_t i = offsets[task]; i < offsets[task + 1]; i++) {
+        struct model_task *t = model_task(world, world->dependents[i]);
+        if (--t->waits_for > 0 || t->state != MODEL_WAITING)
+            continue;
+        world->head.counts.waiting--;
+        model_free(world, world->dependents[i]);
+    }
 }
 
 static void model_finish(struct sim_world *world, uint32_t task, bool aside)
@@ -39,6 +62,7 @@ static void model_finish(struct sim_world *world, uint32_t task, bool aside)
     t->state = aside ? MODEL_ASIDE : MODEL_DONE;
     world->head.counts.done += !aside;
     world->head.counts.aside += aside;
+    model_release_dependents(world, task);
 }
 
 static void model_give_back(struct sim_world *world, uint32_t task, bool counts)
@@ -47,8 +71,10 @@ static void model_give_back(struct sim_world *world, uint32_t task, bool counts)
     model_release(world, task);
     t->attempts += counts;
     world->head.counts.retries += counts;
-    t->state = t->attempts < world->shape.max_attempts ? MODEL_FREE : MODEL_SPENT;
-    world->head.free_tasks += t->state == MODEL_FREE;
+    if (t->attempts < world->shape.max_attempts)
+        model_free(world, task);
+    else
+        t->state = MODEL_SPENT;
 }
 
 static void model_leave(struct sim_world *world, int worker, bool lost)
@@ -128,6 +154,7 @@ static void check_counts(struct sim_world *world)
     const struct coordinator_counts *model = &world->head.counts;
     check_count(world, "tasks done", machine.done, model->done);
     check_count(world, "tasks set aside", machine.aside, model->aside);
+    check_count(world, "waiting tasks", machine.waiting, model->waiting);
     check_count(world, "leases", machine.leased, model->leased);
     check_count(world, "workers", machine.workers, model->workers);
     check_count(world, "retries", machine.retries, model->retries);
@@ -143,6 +170,12 @@ static void model_lease_task(struct sim_world *world, int worker, uint32_t task)
         sim_broken(world, "task %u is leased after the stop", task);
     if (t->state != MODEL_FREE)
         sim_broken(world, "task %u is leased to worker %d, but it is not free", task, worker);
+    sim_check_prerequisites(world, task);
+    for (uint32_t p = sim_task_priority(world, task) + 1; p < SIM_PRIORITIES; p++) {
+        if (head->free_of[p] > 0)
+            sim_broken(world, "task %u is leased before %zu tasks of higher priority", task,
+                       head->free_of[p]);
+    }
     if (!w->present || w->held >= w->window)
         sim_broken(world, "worker %d gets task %u: it is %s", worker, task,
                    w->present ? "full" : "not there");
@@ -345,6 +378,23 @@ void sim_head_tick(struct sim_world *world)
     check_idle_workers(world);
 }
 
+static void start_task(struct sim_world *world, uint32_t task)
+{
+    struct model_task *t = model_task(world, task);
+    void *machine = world->head.machine;
+    t->waits_for = world->prerequisite_counts[task];
+    if (t->waits_for > 0) {
+        t->state = MODEL_WAITING;
+        world->head.counts.waiting++;
+    } else {
+        model_free(world, task);
+    }
+    for (uint32_t i = 0; i < t->waits_for; i++)
+        world->machine->depend(machine, task,
+                               world->prerequisites[(size_t)task * SIM_PREREQUISITES + i]);
+    world->machine->set_priority(machine, task, sim_task_priority(world, task));
+}
+
 void sim_head_start(struct sim_world *world)
 {
     const struct sim_shape *shape = &world->shape;
@@ -358,7 +408,8 @@ void sim_head_start(struct sim_world *world)
     head->machine = world->machine->create(&options);
     head->tasks = mem_calloc(shape->tasks, sizeof(*head->tasks));
     head->workers = mem_calloc(shape->workers, sizeof(*head->workers));
-    head->free_tasks = shape->tasks;
+    for (uint32_t t = 0; t < shape->tasks; t++)
+        start_task(world, t);
     for (uint32_t t = 0; t < shape->tasks; t++) {
         if (world->first_row[t] == SIM_NO_ROW)
             continue;

@@ -27,6 +27,18 @@ static void destroy(void *machine)
     free(w);
 }
 
+static void depend(void *machine, uint32_t task, uint32_t prerequisite)
+{
+    struct wrapped *w = machine;
+    coordinator_depend(w->inner, task, prerequisite);
+}
+
+static void set_priority(void *machine, uint32_t task, uint32_t priority)
+{
+    struct wrapped *w = machine;
+    coordinator_set_priority(w->inner, task, priority);
+}
+
 static void restore(void *machine, uint32_t task, bool set_aside)
 {
     struct wrapped *w = machine;
@@ -129,6 +141,24 @@ static void restore_nothing(void *machine, uint32_t task, bool set_aside)
     (void)set_aside;
 }
 
+static void depend_on_few(void *machine, uint32_t task, uint32_t prerequisite)
+{
+    if (prerequisite % 5 != 0)
+        depend(machine, task, prerequisite);
+}
+
+static void depend_on_one_more(void *machine, uint32_t task, uint32_t prerequisite)
+{
+    depend(machine, task, prerequisite);
+    if (prerequisite > 0)
+        depend(machine, task, prerequisite - 1);
+}
+
+static void set_priority_upside_down(void *machine, uint32_t task, uint32_t priority)
+{
+    set_priority(machine, task, UINT32_MAX - priority);
+}
+
 static void *create_impatient(const struct coordinator_options *options)
 {
     struct coordinator_options fewer = *options;
@@ -176,8 +206,9 @@ static bool next_action_hiding_leases(void *machine, struct coordinator_action *
 }
 
 #define HONEST                                                                                     \
-    .create = create, .destroy = destroy, .restore = restore, .handle = handle,                    \
-    .next_action = next_action, .ended = ended, .complete = complete, .counts = counts
+    .create = create, .destroy = destroy, .depend = depend, .set_priority = set_priority,          \
+    .restore = restore, .handle = handle, .next_action = next_action, .ended = ended,              \
+    .complete = complete, .counts = counts
 
 const struct sim_machine sim_real_machine = {.name = "the real one", HONEST};
 
@@ -192,6 +223,9 @@ const struct sim_machine sim_planted_bugs[] = {
     {.name = "ignores a stop", HONEST, .handle = handle_stop_as_nothing},
     {.name = "leases beyond the window", HONEST, .handle = handle_wider_windows},
     {.name = "forgets what it restored", HONEST, .restore = restore_nothing},
+    {.name = "forgets a prerequisite", HONEST, .depend = depend_on_few},
+    {.name = "waits for too much", HONEST, .depend = depend_on_one_more},
+    {.name = "leases the least important first", HONEST, .set_priority = set_priority_upside_down},
     {.name = "sets aside one attempt early", HONEST, .create = create_impatient},
     {.name = "leases a task twice", HONEST, .next_action = next_action_leasing_twice},
     {.name = "never sets aside", HONEST, .next_action = next_action_without_set_aside},

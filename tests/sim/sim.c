@@ -48,6 +48,8 @@ static void draw_shape(struct sim_world *world)
     shape->poisoned = sim_chance(world, 0.5) ? 0 : sim_uniform(world) * 0.1;
     shape->endless = draw_fault(world, 1) > 0.7 ? 2 : 0;
     shape->slow_workers = draw_fault(world, 0.5);
+    shape->dependent = sim_chance(world, 0.5) ? 0 : sim_uniform(world);
+    shape->priorities = sim_chance(world, 0.5);
     shape->quiet_seconds = sim_uniform(world) * 600;
     shape->restart_seconds = 0.1 + sim_uniform(world) * 30;
     world->stats.tasks = shape->tasks;
@@ -63,6 +65,7 @@ static void create_world(struct sim_world *world)
     world->workers = mem_calloc(shape->workers, sizeof(*world->workers));
     for (size_t t = 0; t < shape->tasks; t++)
         world->first_row[t] = SIM_NO_ROW;
+    sim_draw_dependencies(world);
     for (size_t w = 0; w < shape->workers; w++) {
         world->workers[w].world = world;
         world->workers[w].number = (int)w;
@@ -79,6 +82,10 @@ static void destroy_world(struct sim_world *world)
     free(world->rows);
     free(world->first_row);
     free(world->ever_leased);
+    free(world->prerequisites);
+    free(world->prerequisite_counts);
+    free(world->dependents);
+    free(world->dependent_offsets);
     free(world->execution_tasks);
     free(world->workers);
 }

@@ -9,6 +9,8 @@
 //                    may be lost or come twice. A new process of a worker is a new connection:
 //                    HELLO and BYE of the old one are dropped, its other messages may still arrive.
 // Tasks              take a random time. Poisoned ones always fail or, a few, never end.
+// Dependencies       in half of the stories the last tasks wait for a few earlier ones, in layers
+//                    too, and have priorities.
 // Workers            run real agents; some are thirty times slower. A process may die between any
 //                    two actions: before and after a message, a task, a commit; in particular after
 //                    the commit and before the report. It comes back, or is declared lost.
@@ -24,6 +26,7 @@
 // Faults end after a while, so that every story must come to its end. Promises checked: after
 // every event the coordinator's counts equal those of a plain model kept
 // beside it, which includes that every lease is held by a present worker; no lease of a final task,
+// none before every prerequisite has a row on disk, none while a task of higher priority is free,
 // none above the window, none to somebody absent; a result is reported only after its row is
 // durable; set aside only after all attempts; a restart knows every task that was final before;
 // nobody idles while tasks wait. At the end: every task has a row, every row comes from a lease,
@@ -42,6 +45,8 @@ struct sim_machine {
     const char *name;
     void *(*create)(const struct coordinator_options *options);
     void (*destroy)(void *machine);
+    void (*depend)(void *machine, uint32_t task, uint32_t prerequisite);
+    void (*set_priority)(void *machine, uint32_t task, uint32_t priority);
     void (*restore)(void *machine, uint32_t task, bool set_aside);
     void (*handle)(void *machine, const struct coordinator_event *event);
     bool (*next_action)(void *machine, struct coordinator_action *out);

@@ -44,6 +44,7 @@ static int runner_submit(void *state, uint32_t task, struct error *err)
     }
     if (!world->ever_leased[task])
         sim_broken(world, "worker %d runs task %u, which was never leased", worker->number, task);
+    sim_check_prerequisites(world, task);
     for (size_t i = 0; i < worker->running_count; i++) {
         if (worker->running[i].task == task)
             sim_broken(world, "worker %d runs task %u twice at once", worker->number, task);

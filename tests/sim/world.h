@@ -31,6 +31,8 @@ struct sim_event {
     struct strbuf bytes; // owned
 };
 
+#define SIM_PREREQUISITES 6 // of one task at most
+#define SIM_PRIORITIES 4
 #define SIM_NO_ROW SIZE_MAX
 #define SIM_SET_ASIDE UINT64_MAX
 
@@ -68,7 +70,7 @@ struct sim_worker {
 };
 
 // What the plain model knows of a task and of a worker.
-enum model_state { MODEL_FREE, MODEL_HELD, MODEL_SPENT, MODEL_DONE, MODEL_ASIDE };
+enum model_state { MODEL_WAITING, MODEL_FREE, MODEL_HELD, MODEL_SPENT, MODEL_DONE, MODEL_ASIDE };
 
 struct model_task {
     enum model_state state;
@@ -76,6 +78,7 @@ struct model_task {
     uint64_t lease; // serial of the lease
     int attempts;
     bool aside_sent;
+    uint32_t waits_for; // prerequisites that are not final
 };
 
 struct model_worker {
@@ -108,6 +111,7 @@ struct sim_head {
     size_t lease_first;
     size_t present;
     size_t free_tasks;
+    size_t free_of[SIM_PRIORITIES]; // of them, by priority
     bool stopping;
     struct coordinator_counts counts;
 };
@@ -123,12 +127,14 @@ struct sim_shape {
     int max_attempts;
     double loss; // of a message
     double duplicate;
-    double delay_seconds;   // mean
-    double long_delay;      // share of messages that take about a lease
-    double crash;           // per action of a worker
-    double disk_full;       // per commit
-    double poisoned;        // share of tasks
-    size_t endless;         // tasks that never end
+    double delay_seconds; // mean
+    double long_delay;    // share of messages that take about a lease
+    double crash;         // per action of a worker
+    double disk_full;     // per commit
+    double poisoned;      // share of tasks
+    size_t endless;       // tasks that never end
+    double dependent;     // share of tasks that have prerequisites: the last ones
+    bool priorities;
     double slow_workers;    // share
     bool calm;              // none of the faults above
     double quiet_seconds;   // faults end
@@ -150,9 +156,13 @@ struct sim_world {
     struct sim_row *rows; // the disk
     size_t row_count;
     size_t row_capacity;
-    size_t *first_row;         // [tasks] the row that counts, or SIM_NO_ROW
-    bool *ever_leased;         // [tasks]
-    uint32_t *execution_tasks; // [executions] what was computed
+    size_t *first_row;             // [tasks] the row that counts, or SIM_NO_ROW
+    bool *ever_leased;             // [tasks]
+    uint32_t *prerequisites;       // [tasks * SIM_PREREQUISITES] of a task, ascending
+    uint32_t *prerequisite_counts; // [tasks]
+    uint32_t *dependents;          // those of task t: dependents[dependent_offsets[t]] and on
+    uint32_t *dependent_offsets;   // [tasks + 1]
+    uint32_t *execution_tasks;     // [executions] what was computed
     size_t executions;
     size_t execution_capacity;
     struct sim_worker *workers;
@@ -179,6 +189,11 @@ void sim_send(struct sim_world *world, enum sim_event_kind direction, int worker
 void sim_commit_row(struct sim_world *world, struct sim_row row);
 bool sim_task_is_poisoned(const struct sim_world *world, uint32_t task);
 bool sim_task_is_endless(const struct sim_world *world, uint32_t task);
+uint32_t sim_task_priority(const struct sim_world *world, uint32_t task); // < SIM_PRIORITIES
+
+// dependencies.c
+void sim_draw_dependencies(struct sim_world *world);
+void sim_check_prerequisites(struct sim_world *world, uint32_t task); // each has its row
 
 // workers.c
 void sim_worker_start(struct sim_world *world, int number, int incarnation);

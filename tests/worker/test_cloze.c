@@ -24,7 +24,8 @@ static struct generated run_task(struct generator *generator, const struct corpu
                                  size_t chunk)
 {
     struct error err = {""};
-    struct generator_task task = {make_id(chunk), corpus, chunk, 42};
+    struct generator_task task = {
+        .task_id = make_id(chunk), .corpus = corpus, .chunk = chunk, .seed = 42};
     struct generated result;
     assert_int_equal(generator_submit(generator, &task, &err), 0);
     assert_int_equal(generator_poll(generator, &result, &err), 1);
@@ -60,11 +61,13 @@ static void chunks_give_the_pairs_of_their_sentences(void **state)
         assert_int_equal(pair->seed, 42);
         assert_int_equal(pair->question_bytes, strlen(pair->question));
         assert_int_equal(pair->answer_bytes, strlen(pair->answer));
-        assert_true(digest_equal(pair->document, corpus->documents[0].digest));
+        assert_int_equal(pair->source_count, 1);
+        assert_int_equal(pair->parent_count, 0);
+        assert_true(digest_equal(pair->sources[0].document, corpus->documents[0].digest));
         assert_true(digest_equal(pair->task_id, last.task.task_id));
         assert_true(digest_equal(pair->record_id, reflection_record_id(make_id(2), STEP_CLOZE, i)));
-        assert_true(pair->span_begin >= corpus->chunks[2].begin);
-        assert_true(pair->span_end <= corpus->chunks[2].end);
+        assert_true(pair->sources[0].begin >= corpus->chunks[2].begin);
+        assert_true(pair->sources[0].end <= corpus->chunks[2].end);
         assert_non_null(strstr(pair->question, "In \"Arrivals\": "));
     }
     generated_release(&first);
@@ -100,7 +103,7 @@ static void overlaps_give_no_pair_twice(void **state)
         for (size_t i = 0; i < result.task.pairs; i++, next++) {
             assert_string_equal(result.pairs[i].question, expected.pairs[next].question);
             assert_string_equal(result.pairs[i].answer, expected.pairs[next].answer);
-            assert_int_equal(result.pairs[i].span_begin, expected.pairs[next].begin);
+            assert_int_equal(result.pairs[i].sources[0].begin, expected.pairs[next].begin);
         }
         generated_release(&result);
     }
@@ -161,7 +164,8 @@ static void tasks_queue_up_to_the_capacity_and_can_be_cancelled(void **state)
     struct generated result;
     assert_int_equal(generator_poll(generator, &result, &err), 0);
     for (size_t i = 0; i < generator->capacity; i++) {
-        struct generator_task task = {make_id(i), corpus, i % 3, 0};
+        struct generator_task task = {
+            .task_id = make_id(i), .corpus = corpus, .chunk = i % 3, .seed = 0};
         assert_int_equal(generator_submit(generator, &task, &err), 0);
     }
     generator_cancel(generator, make_id(1));
@@ -173,7 +177,8 @@ static void tasks_queue_up_to_the_capacity_and_can_be_cancelled(void **state)
         finished++;
     }
     assert_int_equal(finished, generator->capacity - 1);
-    struct generator_task outside = {make_id(0), corpus, 3, 0};
+    struct generator_task outside = {
+        .task_id = make_id(0), .corpus = corpus, .chunk = 3, .seed = 0};
     assert_int_equal(generator_submit(generator, &outside, &err), -1);
     assert_string_equal(err.text, "task names chunk 3 of a corpus of 3");
     generator_destroy(generator);

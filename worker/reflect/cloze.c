@@ -193,8 +193,14 @@ static void generate(struct cloze *cloze, const struct generator_task *task, str
         text_bytes += strlen(all->pairs[end].question) + strlen(all->pairs[end].answer) + 2;
     }
     size_t count = end - first;
-    struct reflection *pairs = mem_calloc(1, count * sizeof *pairs + text_bytes + 1);
-    char *texts = (char *)(pairs + count);
+    struct reflection *pairs =
+        mem_calloc(1, sizeof(struct reflection_usage) +
+                          count * (sizeof *pairs + sizeof(struct reflection_source)) + text_bytes);
+    struct reflection_usage *usage = (struct reflection_usage *)(pairs + count);
+    struct reflection_source *sources = (struct reflection_source *)(usage + 1);
+    char *texts = (char *)(sources + count);
+    *usage = (struct reflection_usage){.step = STEP_CLOZE,
+                                       .prompt_tokens = corpus->chunks[task->chunk].tokens};
     for (size_t i = 0; i < count; i++) {
         const struct cloze_pair *pair = &all->pairs[first + i];
         struct reflection *reflection = &pairs[i];
@@ -208,16 +214,18 @@ static void generate(struct cloze *cloze, const struct generator_task *task, str
         texts += reflection->question_bytes + 1;
         reflection->answer = memcpy(texts, pair->answer, reflection->answer_bytes + 1);
         texts += reflection->answer_bytes + 1;
-        reflection->document = corpus->documents[document].digest;
-        reflection->span_begin = pair->begin;
-        reflection->span_end = pair->end;
+        sources[i] = (struct reflection_source){
+            .document = corpus->documents[document].digest, .begin = pair->begin, .end = pair->end};
+        reflection->sources = &sources[i];
+        reflection->source_count = 1;
         reflection->seed = task->seed;
     }
     *out = (struct generated){
         .task = {.task_id = task->task_id,
                  .outcome = count > 0 ? TASK_DONE : TASK_EMPTY,
                  .pairs = (uint32_t)count,
-                 .tokens = corpus->chunks[task->chunk].tokens,
+                 .usage = usage,
+                 .usage_count = 1,
                  .reason = ""},
         .pairs = pairs,
         .memory = pairs,

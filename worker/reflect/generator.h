@@ -13,11 +13,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// The pairs of a finished chunk, input of its group's task.
+struct generator_member {
+    size_t chunk;
+    const struct reflection *pairs;
+    size_t pair_count;
+};
+
 struct generator_task {
     struct digest task_id;
     const struct corpus *corpus; // outlives the task
-    size_t chunk;                // index into corpus->chunks
-    uint64_t seed;               // of the run
+    size_t chunk;                // index into corpus->chunks; of a group's task unused
+    // A group's task (step 5): its chunks, ascending. The caller's until submit returns.
+    const struct generator_member *members;
+    size_t member_count; // 0: a chunk's task
+    uint64_t seed;       // of the run
 };
 
 // What became of a task: done, empty, or set aside with a reason. A task that fails is a result,
@@ -36,6 +46,9 @@ struct generator_ops {
     // identity, so that a task is new when anything it depends on has changed.
     struct digest (*input_digest)(struct generator *generator, const struct corpus *corpus,
                                   size_t chunk);
+    // The same for a group's task, from the chunks of the group. NULL: makes nothing of groups.
+    struct digest (*group_input_digest)(struct generator *generator, const struct corpus *corpus,
+                                        const uint32_t *chunks, size_t chunk_count);
     // Takes a task. Called with fewer than `capacity` tasks in flight. An error means that the
     // generator itself cannot work on.
     int (*submit)(struct generator *generator, const struct generator_task *task,
