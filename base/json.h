@@ -91,5 +91,7 @@ void json_number(struct json_writer *w,
                  double value); // shortest form that reads back equal; NaN, inf: null
 void json_bool(struct json_writer *w, bool value);
 void json_null(struct json_writer *w);
+void json_raw(struct json_writer *w, const char *json,
+              size_t length); // a value that is JSON already
 
 #endif

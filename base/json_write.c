@@ -175,3 +175,9 @@ void json_null(struct json_writer *w)
     begin_item(w);
     strbuf_adds(w->out, "null");
 }
+
+void json_raw(struct json_writer *w, const char *json, size_t length)
+{
+    begin_item(w);
+    strbuf_add(w->out, json, length);
+}

@@ -17,6 +17,7 @@
 
 #define MAX_DEPTH 64 // directories below one another; a loop of links is deeper
 #define MAX_UNDECLARED_BYTES (1ull << 30) // larger files of unknown ending are not opened to look
+#define FEW_NULS 8 // text may hold some, but not more than one byte in so many
 #define PROGRESS_FILES 100
 
 struct ingest_options ingest_options_default(void)
@@ -170,10 +171,9 @@ static bool has_ending(const char *path, const char *ending)
     return length > ending_length && strcmp(path + length - ending_length, ending) == 0;
 }
 
-// A string member that holds no NUL. With an arena whole numbers are taken as well, as ids and
-// years often are.
-static int get_member(const struct json *object, const char *key, struct arena *arena,
-                      const char **out, size_t *length, struct error *err)
+// A string member. With an arena whole numbers are taken as well, as ids and years often are.
+static int get_text(const struct json *object, const char *key, struct arena *arena,
+                    const char **out, size_t *length, struct error *err)
 {
     const struct json *value = json_get(object, key);
     *out = NULL;
@@ -188,11 +188,22 @@ static int get_member(const struct json *object, const char *key, struct arena *
     if (value->type != JSON_STRING) {
         return error_set(err, "'%s' is not a string", key);
     }
-    if (memchr(value->string, '\0', value->length)) {
-        return error_set(err, "'%s' contains a NUL character", key);
-    }
     *out = value->string;
     *length = value->length;
+    return 0;
+}
+
+// A member that becomes a C string, which holds no NUL.
+static int get_name(const struct json *object, const char *key, struct arena *arena,
+                    const char **out, struct error *err)
+{
+    size_t length = 0;
+    if (get_text(object, key, arena, out, &length, err)) {
+        return -1;
+    }
+    if (*out && memchr(*out, '\0', length)) {
+        return error_set(err, "'%s' contains a NUL character", key);
+    }
     return 0;
 }
 
@@ -203,17 +214,17 @@ static int add_json_line(struct ingest *ingest, const char *source, const char *
     const struct json *object = NULL;
     struct statement stated = {.source = source, .fallback_title = fallback_title};
     const char *text = NULL;
-    size_t text_length = 0, unused = 0;
+    size_t text_length = 0;
     if (json_parse(scratch, line, length, &object, err)) {
         return -1;
     }
     if (object->type != JSON_OBJECT) {
         return error_set(err, "not a JSON object");
     }
-    if (get_member(object, options->text_key, NULL, &text, &text_length, err) ||
-        get_member(object, options->id_key, scratch, &stated.id, &unused, err) ||
-        get_member(object, options->date_key, scratch, &stated.date, &unused, err) ||
-        get_member(object, options->title_key, NULL, &stated.title, &unused, err)) {
+    if (get_text(object, options->text_key, NULL, &text, &text_length, err) ||
+        get_name(object, options->id_key, scratch, &stated.id, err) ||
+        get_name(object, options->date_key, scratch, &stated.date, err) ||
+        get_name(object, options->title_key, NULL, &stated.title, err)) {
         return -1;
     }
     if (!text) {
@@ -274,6 +285,15 @@ static void add_plain_file(struct ingest *ingest, const char *path, struct strbu
     free(stem);
 }
 
+static size_t count_nuls(const char *bytes, size_t length)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < length; i++) {
+        count += bytes[i] == '\0';
+    }
+    return count;
+}
+
 // declared: the user or the ending says that this is text, so that anything else is an error.
 static int add_file(struct ingest *ingest, const char *path, bool declared, struct error *err)
 {
@@ -283,12 +303,13 @@ static int add_file(struct ingest *ingest, const char *path, bool declared, stru
         return -1;
     }
     size_t valid = utf8_valid_prefix(bytes.bytes, bytes.length);
-    const char *nul = bytes.length ? memchr(bytes.bytes, '\0', bytes.length) : NULL;
+    size_t nuls = count_nuls(bytes.bytes, bytes.length);
     int rc = 0;
-    if ((valid < bytes.length || nul) && !declared) {
+    if ((valid < bytes.length || nuls > 0) && !declared) {
         ingest_names_add(ingest, &ingest->report.skipped, path);
-    } else if (nul && (size_t)(nul - bytes.bytes) < valid) {
-        rc = error_set(err, "'%s' is not text: NUL at byte %zu", path, (size_t)(nul - bytes.bytes));
+    } else if (valid == bytes.length && nuls * FEW_NULS > bytes.length) {
+        rc = error_set(err, "'%s' is not UTF-8: %zu of its %zu bytes are NUL; convert it first",
+                       path, nuls, bytes.length);
     } else if (valid < bytes.length) {
         rc =
             error_set(err, "'%s' is not UTF-8: invalid at byte %zu; convert it first", path, valid);

@@ -62,7 +62,8 @@ void ingest_destroy(struct ingest *ingest);
 
 // A file, or a directory with all below it in the order of names; names that begin with a point are
 // passed over. A file named here is read whatever its ending, one ending in .jsonl as JSON Lines;
-// what is wrong with it is an error, as it is for .txt, .md, .jsonl and whatever matches a glob.
+// what is wrong with it is an error, as it is for .txt, .md, .jsonl and whatever matches a glob. A
+// few NULs are text like all else.
 // Any other file of a directory is read when it is UTF-8 without NULs and skipped otherwise. After
 // an error the ingest can only be destroyed.
 int ingest_add_path(struct ingest *ingest, const char *path, struct error *err);

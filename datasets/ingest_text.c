@@ -164,7 +164,7 @@ const char *ingest_clean_title(const char *title, size_t length, struct arena *a
     char *clean = arena_strndup(arena, title, length);
     size_t used = 0;
     for (size_t i = 0; i < length; i++) {
-        if (!is_space(clean[i])) {
+        if (!is_space(clean[i]) && clean[i] != '\0') {
             clean[used++] = clean[i];
         } else if (used > 0 && clean[used - 1] != ' ') {
             clean[used++] = ' ';

@@ -13,12 +13,34 @@ static void count_outcome(struct reflections_audit *audit, enum task_outcome out
     audit->set_aside += outcome == TASK_SET_ASIDE;
 }
 
+static int compare_digests(const void *a, const void *b)
+{
+    return digest_compare(*(const struct digest *)a, *(const struct digest *)b);
+}
+
+static size_t count_lost_parents(const struct reflection_set *set)
+{
+    struct digest *records = mem_calloc(set->pair_count + 1, sizeof(*records));
+    size_t lost = 0;
+    for (size_t i = 0; i < set->pair_count; i++)
+        records[i] = set->pairs[i].record_id;
+    qsort(records, set->pair_count, sizeof(*records), compare_digests);
+    for (size_t i = 0; i < set->pair_count; i++) {
+        for (size_t k = 0; k < set->pairs[i].parent_count; k++)
+            lost += bsearch(&set->pairs[i].parents[k], records, set->pair_count, sizeof(*records),
+                            compare_digests) == NULL;
+    }
+    free(records);
+    return lost;
+}
+
 void reflections_audit(const struct digest *planned, size_t planned_count,
                        const struct reflection_set *set, struct reflections_audit *out)
 {
     *out = (struct reflections_audit){
         .missing = mem_calloc(planned_count + 1, sizeof(*out->missing)),
         .unknown = mem_calloc(set->task_count + 1, sizeof(*out->unknown)),
+        .lost_parents = count_lost_parents(set),
     };
     size_t p = 0, t = 0;
     while (p < planned_count || t < set->task_count) {

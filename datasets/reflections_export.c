@@ -41,27 +41,32 @@ static void add_origin(struct json_writer *w, const struct reflection *pair)
     json_end_array(w);
 }
 
+void reflection_write_json(const struct reflection *pair, struct json_writer *w)
+{
+    char seed[17]; // as text: readers that hold numbers as doubles would round it
+    snprintf(seed, sizeof(seed), "%016llx", (unsigned long long)pair->seed);
+    json_begin_object(w);
+    add_digest(w, "id", pair->record_id);
+    add_digest(w, "task", pair->task_id);
+    json_key(w, "step");
+    json_text(w, reflection_step_name(pair->step));
+    add_int(w, "ordinal", pair->ordinal);
+    json_key(w, "question");
+    json_string(w, pair->question, pair->question_bytes);
+    json_key(w, "answer");
+    json_string(w, pair->answer, pair->answer_bytes);
+    add_origin(w, pair);
+    json_key(w, "seed");
+    json_text(w, seed);
+    add_int(w, "prompt_tokens", pair->prompt_tokens);
+    add_int(w, "output_tokens", pair->output_tokens);
+    json_end_object(w);
+}
+
 void reflection_format_json(const struct reflection *pair, struct strbuf *out)
 {
     struct json_writer w = {.out = out};
-    char seed[17]; // as text: readers that hold numbers as doubles would round it
-    snprintf(seed, sizeof(seed), "%016llx", (unsigned long long)pair->seed);
-    json_begin_object(&w);
-    add_digest(&w, "id", pair->record_id);
-    add_digest(&w, "task", pair->task_id);
-    json_key(&w, "step");
-    json_text(&w, reflection_step_name(pair->step));
-    add_int(&w, "ordinal", pair->ordinal);
-    json_key(&w, "question");
-    json_string(&w, pair->question, pair->question_bytes);
-    json_key(&w, "answer");
-    json_string(&w, pair->answer, pair->answer_bytes);
-    add_origin(&w, pair);
-    json_key(&w, "seed");
-    json_text(&w, seed);
-    add_int(&w, "prompt_tokens", pair->prompt_tokens);
-    add_int(&w, "output_tokens", pair->output_tokens);
-    json_end_object(&w);
+    reflection_write_json(pair, &w);
     strbuf_addc(out, '\n');
 }
 

@@ -38,4 +38,7 @@ size_t reflections_index_rows(const struct reflections_index *index); // all exe
 // Paths of the segments in the order in which they count; the index's, until the next refresh.
 const char *const *reflections_index_segments(const struct reflections_index *index, size_t *count);
 
+// What the set was laid out from; the set's.
+const struct reflections_index *reflection_set_index(const struct reflection_set *set);
+
 #endif

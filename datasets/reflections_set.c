@@ -66,6 +66,11 @@ int reflection_set_open(struct fs *fs, const char *directory, struct reflection_
     return 0;
 }
 
+const struct reflections_index *reflection_set_index(const struct reflection_set *set)
+{
+    return ((const struct set_memory *)set->memory)->index;
+}
+
 void reflection_set_close(struct reflection_set *set)
 {
     struct set_memory *memory = set->memory;

@@ -3,6 +3,7 @@
 #ifndef MEMO_DATASETS_REFLECTIONS_TOOLS_H
 #define MEMO_DATASETS_REFLECTIONS_TOOLS_H
 
+#include "base/json.h"
 #include "base/strbuf.h"
 #include "datasets/reflections.h"
 
@@ -16,15 +17,19 @@ struct reflections_audit {
     size_t missing_count;
     struct digest *unknown; // in a segment, but not planned; ascending
     size_t unknown_count;
+    size_t lost_parents; // pairs' parents that are no record of the set: of two executions of a
+                         // task with different pairs the other one counts
 };
 // planned: task ids in ascending order, equal ones count once.
 void reflections_audit(const struct digest *planned, size_t planned_count,
                        const struct reflection_set *set, struct reflections_audit *out);
 void reflections_audit_release(struct reflections_audit *audit);
 
-// Appends one line of JSON Lines: id, task, step, ordinal, question, answer, sources (objects of
+// One object: id, task, step, ordinal, question, answer, sources (objects of
 // document, begin, end), parents (ids), seed, prompt_tokens, output_tokens. Ids and the seed are
 // hexadecimal text.
+void reflection_write_json(const struct reflection *pair, struct json_writer *w);
+// Appends it as one line of JSON Lines.
 void reflection_format_json(const struct reflection *pair, struct strbuf *out);
 // All pairs of the set in its order, atomically; an existing file is replaced.
 int reflections_export(const struct reflection_set *set, struct fs *fs, const char *path,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // memo generate: reflections from a corpus, by one process or by a coordinator and workers under
 // mpirun.
-#include "jobs/generate.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "coordinator/shell.h"
+#include "jobs/generate_runner.h"
+#include "jobs/generation.h"
 #include "jobs/run_directory.h"
 #include "jobs/verbs.h"
-#include "worker/reflect/cloze.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,15 +21,33 @@
 static const struct option generate_option_table[] = {
     {"corpus", OPTION_STRING, OPTION_AT(corpus), "FILE", NULL, 0, 0, NULL, "corpus.h5", true},
     {"generator", OPTION_STRING, OPTION_AT(generator), "NAME", "cloze", 0, 0, NULL,
-     "cloze: fill-the-gap pairs without a model", false},
+     "cloze: fill-the-gap pairs without a model; http:URL[,URL...]: the five steps by a model behind "
+     "OpenAI-compatible servers (key from MEMO_API_KEY)",
+     false},
     {"out", OPTION_STRING, OPTION_AT(out), "DIR", NULL, 0, 0, NULL,
      "reflections directory; what is there already is not done again", true},
     {"part", OPTION_STRING, OPTION_AT(part), "K/N", "1/1", 0, 0, NULL,
      "only the documents of part K of N parts of about equal size", false},
+    {"model", OPTION_STRING, OPTION_AT(model), "NAME", NULL, 0, 0, NULL,
+     "http: the model's name, as the server knows it", false},
+    {"revision", OPTION_STRING, OPTION_AT(revision), "TEXT", "", 0, 0, NULL,
+     "http: of the model; another revision makes other tasks", false},
+    {"steps", OPTION_STRING, OPTION_AT(steps), "LIST", "1a,1b,2,3,4,5", 0, 0, NULL,
+     "which of the five steps are done", false},
+    {"prompts", OPTION_STRING, OPTION_AT(prompts), "DIR", NULL, 0, 0, NULL,
+     "prompts that replace the built-in ones, file by file", false},
+    {"config", OPTION_STRING, OPTION_AT(config), "FILE", NULL, 0, 0, NULL,
+     "steps.json: sampling and limits of the steps that differ from the built-in ones", false},
+    {"groups", OPTION_CHOICE, OPTION_AT(groups), "NAME", "corpus", 0, 0, "corpus|entities|none",
+     "which chunks step 5 joins: those of the corpus's groups, or those that share names which step "
+     "4 surfaced (after all chunks are done)",
+     false},
     {"seed", OPTION_INT, OPTION_AT(seed), "N", "1", 0, INT32_MAX, NULL,
      "of the run; another seed makes other tasks", false},
-    {"lease-seconds", OPTION_NUMBER, OPTION_AT(lease_seconds), "S", "600", 0.1, 1e6, NULL,
-     "a task that a worker has not reported for so long goes to another", false},
+    {"lease-seconds", OPTION_NUMBER, OPTION_AT(lease_seconds), "S", "0", 0, 1e6, NULL,
+     "a task that a worker has not reported for so long goes to another (0: 600 for cloze, 7200 for "
+     "a language model)",
+     false},
     {"max-attempts", OPTION_INT, OPTION_AT(max_attempts), "N", "3", 1, 100, NULL,
      "then a task is set aside with its reason", false},
     {"max-set-aside", OPTION_NUMBER, OPTION_AT(max_set_aside), "X", "0.001", 0, 1, NULL,
@@ -38,151 +56,73 @@ static const struct option generate_option_table[] = {
      "finished work waits at most so long until it is durable", false},
     {"max-tasks-per-second", OPTION_NUMBER, OPTION_AT(max_tasks_per_second), "X", "0", 0, 1e9, NULL,
      "of one worker (0: no limit)", false},
+    {"slots", OPTION_INT, OPTION_AT(slots), "N", "128", 1, 1024, NULL,
+     "requests to the model at once, by one worker", false},
+    {"context-tokens", OPTION_INT, OPTION_AT(context_tokens), "N", "0", 0, INT32_MAX, NULL,
+     "http: most tokens of prompt and answer together (0: unknown)", false},
+    {"tries", OPTION_INT, OPTION_AT(tries), "N", "10", 1, 100, NULL,
+     "http: of one request, before its task fails", false},
+    {"answer-seconds", OPTION_NUMBER, OPTION_AT(answer_seconds), "S", "300", 0.01, 1e5, NULL,
+     "http: longest wait for the first byte of an answer", false},
+    {"stall-seconds", OPTION_NUMBER, OPTION_AT(stall_seconds), "S", "30", 0.01, 1e5, NULL,
+     "http: an answer that hardly moves for so long is given up", false},
+    {"outage-seconds", OPTION_NUMBER, OPTION_AT(outage_seconds), "S", "600", 0.01, 1e5, NULL,
+     "http: without any answer for so long the job ends", false},
+    {"retry-seconds", OPTION_NUMBER, OPTION_AT(retry_seconds), "S", "0.5", 0.001, 1e4, NULL,
+     "http: about the first delay before a request is tried again; later ones double", false},
     {"max-gaps", OPTION_INT, OPTION_AT(max_gaps), "N", "2", 1, 16, NULL,
      "cloze: most pairs made of one sentence", false},
     {0},
 };
 
-static int check_generator(const char *name, struct error *err)
-{
-    if (strcmp(name, "cloze") != 0)
-        return error_set(err, "unknown generator '%s': this build has 'cloze'", name);
-    return 0;
-}
-
-static int create_generator(const struct generate_options *options, struct generator **out,
-                            struct error *err)
-{
-    if (check_generator(options->generator, err))
-        return -1;
-    struct cloze_options cloze = CLOZE_DEFAULTS;
-    cloze.max_gaps_per_sentence = (uint32_t)options->max_gaps;
-    *out = cloze_create(&cloze);
-    return 0;
-}
-
-int generation_open(const struct generate_options *options, struct generation *out,
-                    struct error *err)
-{
-    struct corpus_part part;
-    *out = (struct generation){0};
-    if (corpus_part_parse(options->part, &part, err) ||
-        corpus_open(options->corpus, &out->corpus, err) ||
-        create_generator(options, &out->generator, err)) {
-        generation_close(out);
-        return -1;
-    }
-    task_plan_create(out->corpus, part, STEP_CLOZE, out->generator, (uint64_t)options->seed,
-                     &out->plan);
-    return 0;
-}
-
-void generation_close(struct generation *generation)
-{
-    task_plan_release(&generation->plan);
-    generator_destroy(generation->generator);
-    corpus_close(generation->corpus);
-    *generation = (struct generation){0};
-}
-
-// One rank's part of the job: tasks in flight, and the segment that collects their results.
+// One rank's part of the job.
 struct generate_job {
     const struct generate_options *options;
     struct generation generation;
+    struct generate_runner runner;
+    struct reflections_index *index;
     struct group *group;
     struct fs *fs;
-    char *attempt; // directory of this attempt's segments
-    struct segment_writer *segment;
-    unsigned segments; // committed by this rank
-    uint32_t *in_flight;
-    size_t in_flight_count;
+    char *attempt;  // directory of this attempt's segments
     bool *restored; // rank 0: [plan.count]
     bool *restored_aside;
-    uint64_t restored_pairs;
-    struct run_directory run; // rank 0
+    uint64_t restored_pairs;         // of the plan
+    struct cluster_progress earlier; // rank 0: what an earlier plan of this run brought
+    struct run_directory run;        // rank 0
 };
 
-static int submit_task(void *state, uint32_t task, struct error *err)
-{
-    struct generate_job *job = state;
-    const struct generator_task work = {.task_id = job->generation.plan.ids[task],
-                                        .corpus = job->generation.corpus,
-                                        .chunk = job->generation.plan.chunks[task],
-                                        .seed = (uint64_t)job->options->seed};
-    job->in_flight[job->in_flight_count++] = task;
-    return generator_submit(job->generation.generator, &work, err);
-}
-
-// Takes the task out of flight; what the generator reports was submitted.
-static int land_task(struct generate_job *job, struct digest id, uint32_t *task, struct error *err)
-{
-    for (size_t i = 0; i < job->in_flight_count; i++) {
-        if (digest_equal(job->generation.plan.ids[job->in_flight[i]], id)) {
-            *task = job->in_flight[i];
-            job->in_flight[i] = job->in_flight[--job->in_flight_count];
-            return 0;
-        }
-    }
-    return error_set(err, "generator '%s' reported a task that it was not given",
-                     job->generation.generator->name);
-}
-
-static int poll_task(void *state, struct task_result *out, struct error *err)
-{
-    struct generate_job *job = state;
-    struct generated made;
-    int rc = generator_poll(job->generation.generator, &made, err);
-    if (rc <= 0)
-        return rc;
-    *out = (struct task_result){.pairs = made.task.pairs,
-                                .tokens = reflection_task_tokens(&made.task)};
-    if (land_task(job, made.task.task_id, &out->task, err)) {
-        rc = -1;
-    } else if (made.task.outcome == TASK_SET_ASIDE) {
-        out->failed = true;
-        snprintf(out->reason, sizeof(out->reason), "%s", made.task.reason);
-    } else if (segment_writer_add(job->segment, &made.task, made.pairs, made.task.pairs, err)) {
-        rc = error_prefix(err, "generator '%s'", job->generation.generator->name);
-    }
-    generated_release(&made);
-    return rc;
-}
-
-static int commit_segment(void *state, struct error *err)
-{
-    struct generate_job *job = state;
-    char name[64];
-    if (segment_writer_tasks(job->segment) == 0)
-        return 0;
-    snprintf(name, sizeof(name), "rank-%04d-%06u", group_rank(job->group), job->segments);
-    if (segment_writer_commit(job->segment, job->fs, job->attempt, name, err))
-        return -1;
-    job->segments++;
-    return 0;
-}
-
-static size_t uncommitted_bytes(void *state)
-{
-    const struct generate_job *job = state;
-    return segment_writer_bytes(job->segment);
-}
-
-// Rank 0 records that nobody could do the task. It goes through the same writer as other results,
-// in a segment of its own.
 static int set_aside(void *state, uint32_t task, const char *reason, struct error *err)
 {
-    struct generate_job *job = state;
-    char name[64];
-    struct segment_writer *writer = segment_writer_create();
-    const struct reflection_task row = {
-        .task_id = job->generation.plan.ids[task], .outcome = TASK_SET_ASIDE, .reason = reason};
-    snprintf(name, sizeof(name), "set-aside-%08u", task);
-    const int rc = segment_writer_add(writer, &row, NULL, 0, err) ||
-                           segment_writer_commit(writer, job->fs, job->attempt, name, err)
-                       ? -1
-                       : 0;
-    segment_writer_destroy(writer);
-    return rc;
+    const struct generate_job *job = state;
+    return generate_runner_set_aside(&job->runner, task, reason, err);
+}
+
+static void write_metric(struct generate_job *job, const struct cluster_progress *progress)
+{
+    struct strbuf line = {0};
+    struct json_writer w = {.out = &line};
+    struct error ignored; // the metrics of one second are not worth the job
+    const struct {
+        const char *key;
+        uint64_t value;
+    } figures[] = {
+        {"tasks_done", progress->counts.done + progress->counts.aside},
+        {"pairs", job->earlier.pairs + progress->pairs},
+        {"tokens", job->earlier.tokens + progress->tokens},
+        {"workers", progress->counts.workers},
+        {"waiting", progress->counts.waiting},
+        {"retries", progress->counts.retries},
+    };
+    json_begin_object(&w);
+    json_key(&w, "seconds");
+    json_number(&w, job->earlier.seconds + progress->seconds);
+    for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
+        json_key(&w, figures[i].key);
+        json_int(&w, (int64_t)figures[i].value);
+    }
+    json_end_object(&w);
+    (void)run_directory_metric(&job->run, &line, &ignored);
+    strbuf_release(&line);
 }
 
 static void show_progress(void *state, const struct cluster_progress *progress)
@@ -190,77 +130,44 @@ static void show_progress(void *state, const struct cluster_progress *progress)
     struct generate_job *job = state;
     const struct coordinator_counts *counts = &progress->counts;
     const size_t finished = counts->done + counts->aside;
-    const size_t new_tasks = finished - progress->done_at_start;
-    const double rate = progress->seconds > 0 ? (double)new_tasks / progress->seconds : 0;
+    const double seconds = progress->seconds > 0 ? progress->seconds : 1;
+    const double rate = (double)(finished - progress->done_at_start) / seconds;
     char left[32] = "unknown";
-    if (rate > 0 || finished == counts->tasks)
-        clock_format_duration(rate > 0 ? (double)(counts->tasks - finished) / rate : 0, left,
-                              sizeof(left));
-    log_progress(
-        "%zu of %zu tasks, %llu new pairs, %.1f tasks/s, %zu workers, %zu set aside, left %s",
-        finished, counts->tasks, (unsigned long long)progress->pairs, rate, counts->workers,
-        counts->aside, left);
-
-    struct strbuf line = {0};
-    struct json_writer w = {.out = &line};
-    struct error ignored; // the metrics of one second are not worth the job
-    json_begin_object(&w);
-    json_key(&w, "seconds");
-    json_number(&w, progress->seconds);
-    json_key(&w, "tasks_done");
-    json_int(&w, (int64_t)finished);
-    json_key(&w, "pairs");
-    json_int(&w, (int64_t)progress->pairs);
-    json_key(&w, "workers");
-    json_int(&w, (int64_t)counts->workers);
-    json_key(&w, "retries");
-    json_int(&w, (int64_t)counts->retries);
-    json_end_object(&w);
-    (void)run_directory_metric(&job->run, &line, &ignored);
-    strbuf_release(&line);
+    if (finished == counts->tasks)
+        clock_format_duration(0, left, sizeof(left));
+    else if (rate > 0)
+        clock_format_duration((double)(counts->tasks - finished) / rate, left, sizeof(left));
+    log_progress("%zu of %zu tasks, %llu new pairs, %.0f tokens/s, %zu workers, %zu set aside, "
+                 "left %s",
+                 finished, counts->tasks,
+                 (unsigned long long)(job->earlier.pairs + progress->pairs),
+                 (double)progress->tokens / seconds, counts->workers, counts->aside, left);
+    write_metric(job, progress);
 }
 
-static const struct reflection_task *find_row(const struct reflection_set *set, struct digest id)
-{
-    size_t low = 0, high = set->task_count;
-    while (low < high) {
-        const size_t middle = low + (high - low) / 2;
-        const int order = digest_compare(set->tasks[middle].task_id, id);
-        if (order == 0)
-            return &set->tasks[middle];
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return NULL;
-}
-
-// What earlier attempts committed is not done again.
-static int restore(struct generate_job *job, struct error *err)
+// What is committed already, by earlier attempts or an earlier plan, is not done again.
+static void restore(struct generate_job *job)
 {
     const struct task_plan *plan = &job->generation.plan;
-    struct reflection_set set;
-    job->restored = mem_calloc(plan->count + 1, sizeof(*job->restored));
-    job->restored_aside = mem_calloc(plan->count + 1, sizeof(*job->restored_aside));
-    if (reflection_set_open(job->fs, job->options->out, &set, err))
-        return -1;
+    job->restored = mem_realloc(job->restored, plan->count + 1);
+    job->restored_aside = mem_realloc(job->restored_aside, plan->count + 1);
+    job->restored_pairs = 0;
     size_t found = 0;
     for (size_t t = 0; t < plan->count; t++) {
-        const struct reflection_task *row = find_row(&set, plan->ids[t]);
-        job->restored[t] = row != NULL;
-        job->restored_aside[t] = row && row->outcome == TASK_SET_ASIDE;
-        job->restored_pairs += row ? row->pairs : 0;
-        found += row != NULL;
+        struct indexed_task row;
+        job->restored[t] = reflections_index_find(job->index, plan->tasks[t].id, &row);
+        job->restored_aside[t] = job->restored[t] && row.task->outcome == TASK_SET_ASIDE;
+        job->restored_pairs += job->restored[t] ? row.task->pairs : 0;
+        found += job->restored[t];
     }
+    const size_t others = reflections_index_tasks(job->index) - found;
     if (found > 0)
-        log_info("%zu of %zu tasks were done by earlier attempts", found, plan->count);
-    if (found < set.task_count)
+        log_info("%zu of %zu tasks were done %s", found, plan->count,
+                 job->earlier.counts.tasks > 0 ? "before" : "by earlier attempts");
+    if (others > 0 && !job->generation.entities_follow)
         log_warn("'%s' also holds %zu tasks of another corpus, part, generator or seed; training "
                  "takes their pairs too",
-                 job->options->out, set.task_count - found);
-    reflection_set_close(&set);
-    return 0;
+                 job->options->out, others);
 }
 
 // Rank 0 prepares the output directory; the others learn where segments go.
@@ -268,10 +175,11 @@ static int begin_attempt(struct generate_job *job, struct error *err)
 {
     int rc = 0;
     uint64_t length = 0;
+    job->index = reflections_index_create(job->fs, job->options->out);
     if (group_rank(job->group) == 0) {
         rc = run_directory_open(&job->run, job->options->out, true, &verb_generate, job->options,
                                 err) ||
-                     restore(job, err) ||
+                     reflections_index_refresh(job->index, err) ||
                      reflections_begin_attempt(job->fs, job->options->out, &job->attempt, err)
                  ? -1
                  : 0;
@@ -311,69 +219,166 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     log_progress_end();
     if (progress->counts.tasks == 0 && code == EXIT_FAILED) // it ended before anybody counted
         return run_directory_close(&job->run, code, err);
+    const struct coordinator_counts *counts = &progress->counts;
+    const uint64_t new_pairs = job->earlier.pairs + progress->pairs;
     const uint64_t pairs = job->restored_pairs + progress->pairs;
     log_info("%s: %zu of %zu tasks, %llu pairs, %llu of them new", job->options->out,
-             progress->counts.done + progress->counts.aside, progress->counts.tasks,
-             (unsigned long long)pairs, (unsigned long long)progress->pairs);
-    run_directory_int(&job->run, "tasks", (int64_t)progress->counts.tasks);
-    run_directory_int(&job->run, "tasks_done",
-                      (int64_t)(progress->counts.done + progress->counts.aside));
-    run_directory_int(&job->run, "set_aside", (int64_t)progress->counts.aside);
-    run_directory_int(&job->run, "retries", (int64_t)progress->counts.retries);
+             counts->done + counts->aside, counts->tasks, (unsigned long long)pairs,
+             (unsigned long long)new_pairs);
+    run_directory_int(&job->run, "tasks", (int64_t)counts->tasks);
+    run_directory_int(&job->run, "tasks_done", (int64_t)(counts->done + counts->aside));
+    run_directory_int(&job->run, "set_aside", (int64_t)counts->aside);
+    run_directory_int(&job->run, "retries",
+                      (int64_t)(job->earlier.counts.retries + counts->retries));
     run_directory_int(&job->run, "pairs", (int64_t)pairs);
-    run_directory_int(&job->run, "new_pairs", (int64_t)progress->pairs);
-    run_directory_int(&job->run, "tokens", (int64_t)progress->tokens);
+    run_directory_int(&job->run, "new_pairs", (int64_t)new_pairs);
+    run_directory_int(&job->run, "tokens", (int64_t)(job->earlier.tokens + progress->tokens));
     return run_directory_close(&job->run, code, err);
 }
 
-static int run_cluster(struct generate_job *job, struct error *err)
+// [*count], caller frees.
+static struct cluster_dependency *list_dependencies(const struct task_plan *plan, size_t *count)
+{
+    struct cluster_dependency *list = NULL;
+    size_t capacity = 0;
+    *count = 0;
+    for (size_t t = plan->chunk_tasks; t < plan->count; t++) {
+        const struct planned_task *task = &plan->tasks[t];
+        list = mem_grow(list, &capacity, *count + task->member_count, sizeof(*list));
+        for (size_t i = 0; i < task->member_count; i++)
+            list[(*count)++] = (struct cluster_dependency){(uint32_t)t, task->members[i]};
+    }
+    return list;
+}
+
+// Collective.
+static int run_plan(struct generate_job *job, enum cluster_end *end,
+                    struct cluster_progress *progress, struct error *err)
 {
     const struct generate_options *options = job->options;
-    const struct task_runner runner = {.state = job,
-                                       .window = (uint32_t)job->generation.generator->capacity,
-                                       .submit = submit_task,
-                                       .poll = poll_task,
-                                       .commit = commit_segment,
-                                       .uncommitted_bytes = uncommitted_bytes};
+    const struct task_plan *plan = &job->generation.plan;
+    const bool coordinates = group_rank(job->group) == 0;
+    const struct task_runner runner = generate_runner_interface(&job->runner);
+    size_t dependency_count = 0;
+    struct cluster_dependency *dependencies =
+        coordinates ? list_dependencies(plan, &dependency_count) : NULL;
+    uint32_t *priorities = coordinates ? task_plan_priorities(plan, job->generation.corpus) : NULL;
+    if (coordinates)
+        restore(job);
     const struct cluster_job cluster = {
-        .plan = job->generation.plan.digest,
-        .tasks = job->generation.plan.count,
+        .plan = plan->digest,
+        .tasks = plan->count,
+        .dependencies = dependencies,
+        .dependency_count = dependency_count,
+        .priorities = priorities,
         .restored = job->restored,
         .restored_aside = job->restored_aside,
-        .lease_seconds = options->lease_seconds,
+        .lease_seconds = generation_lease_seconds(options),
         .max_attempts = (int)options->max_attempts,
         .runner = &runner,
-        .agent = {.plan = job->generation.plan.digest,
+        .agent = {.plan = plan->digest,
                   .commit_seconds = options->commit_seconds,
                   .commit_bytes = COMMIT_BYTES,
                   .max_tasks_per_second = options->max_tasks_per_second},
         .state = job,
         .set_aside = set_aside,
         .progress = show_progress};
+    const int rc = cluster_run(job->group, &cluster, end, progress, err);
+    free(dependencies);
+    free(priorities);
+    return rc;
+}
+
+// Rank 0 says what the groups are: a file server may show the others less. Collective.
+static int share_groups(struct generate_job *job, struct chunk_groups *groups, struct error *err)
+{
+    const bool has_them = group_rank(job->group) == 0;
+    uint64_t sizes[2] = {groups->count, has_them ? groups->offsets[groups->count] : 0};
+    if (group_broadcast(job->group, sizes, sizeof(sizes), 0, err))
+        return -1;
+    if (!has_them)
+        *groups = (struct chunk_groups){
+            .offsets = mem_calloc((size_t)sizes[0] + 1, sizeof(*groups->offsets)),
+            .chunks = mem_calloc((size_t)sizes[1] + 1, sizeof(*groups->chunks)),
+            .count = (size_t)sizes[0]};
+    return group_broadcast(job->group, groups->offsets,
+                           ((size_t)sizes[0] + 1) * sizeof(*groups->offsets), 0, err) ||
+                   group_broadcast(job->group, groups->chunks,
+                                   (size_t)sizes[1] * sizeof(*groups->chunks), 0, err)
+               ? -1
+               : 0;
+}
+
+// All chunks are done: what their pairs name makes the groups. Collective.
+static int plan_entities(struct generate_job *job, struct error *err)
+{
+    struct chunk_groups groups = {0};
+    int rc = 0;
+    if (group_rank(job->group) == 0) {
+        rc = reflections_index_refresh(job->index, err);
+        if (rc == 0)
+            generation_find_entities(&job->generation, job->index, &groups);
+    }
+    rc = group_agree(job->group, rc, err);
+    if (rc == 0)
+        rc = share_groups(job, &groups, err);
+    if (rc == 0)
+        generation_add_groups(&job->generation, &groups);
+    chunk_groups_release(&groups);
+    return rc;
+}
+
+static int run_entities(struct generate_job *job, enum cluster_end *end,
+                        struct cluster_progress *progress, struct error *err)
+{
+    if (plan_entities(job, err))
+        return -1;
+    job->earlier = *progress;
+    if (group_rank(job->group) == 0) {
+        const struct task_plan *plan = &job->generation.plan;
+        log_progress_end();
+        log_info("all %zu tasks of chunks are done; %zu groups of chunks share names that step 4 "
+                 "surfaced",
+                 plan->chunk_tasks, plan->count - plan->chunk_tasks);
+    }
+    return run_plan(job, end, progress, err);
+}
+
+static int run_plans(struct generate_job *job, struct error *err)
+{
     enum cluster_end end = CLUSTER_STOPPED;
     struct cluster_progress progress = {0};
-    int code = EXIT_FAILED;
-    if (cluster_run(job->group, &cluster, &end, &progress, err) == 0)
-        code = judge(job, &progress, end, err);
-    return finish(job, &progress, code, err);
+    int rc = run_plan(job, &end, &progress, err);
+    if (rc == 0 && end == CLUSTER_COMPLETE && job->generation.entities_follow)
+        rc = run_entities(job, &end, &progress, err);
+    return finish(job, &progress, rc == 0 ? judge(job, &progress, end, err) : EXIT_FAILED, err);
 }
 
 static int open_everything(struct generate_job *job, struct error *err)
 {
     job->fs = fs_system();
-    if (group_agree(job->group, generation_open(job->options, &job->generation, err), err))
+    if (group_agree(job->group, generation_open(job->options, &job->generation, err), err) ||
+        begin_attempt(job, err))
         return -1;
-    job->segment = segment_writer_create();
-    job->in_flight = mem_calloc(job->generation.generator->capacity + 1, sizeof(*job->in_flight));
-    return begin_attempt(job, err);
+    job->runner = (struct generate_runner){.corpus = job->generation.corpus,
+                                           .generator = job->generation.generator,
+                                           .plan = &job->generation.plan,
+                                           .index = job->index,
+                                           .fs = job->fs,
+                                           .attempt = job->attempt,
+                                           .rank = group_rank(job->group),
+                                           .seed = (uint64_t)job->options->seed,
+                                           .clock = clock_seconds};
+    generate_runner_open(&job->runner);
+    return 0;
 }
 
 static void close_everything(struct generate_job *job)
 {
-    segment_writer_destroy(job->segment);
+    generate_runner_close(&job->runner);
     generation_close(&job->generation);
+    reflections_index_destroy(job->index);
     free(job->attempt);
-    free(job->in_flight);
     free(job->restored);
     free(job->restored_aside);
     group_close(job->group);
@@ -382,16 +387,14 @@ static void close_everything(struct generate_job *job)
 static int run_generate(const void *parsed, const struct option_list *positional, struct error *err)
 {
     struct generate_job job = {.options = parsed};
-    struct corpus_part part;
     int code = EXIT_FAILED;
     (void)positional;
-    if (corpus_part_parse(job.options->part, &part, err) ||
-        check_generator(job.options->generator, err))
+    if (generation_check(job.options, err))
         return EXIT_USAGE;
     if (group_open(&job.group, err))
         return EXIT_FAILED;
     if (open_everything(&job, err) == 0)
-        code = run_cluster(&job, err);
+        code = run_plans(&job, err);
     else
         code = run_directory_close(&job.run, EXIT_FAILED, err);
     // Every rank fails with the job; one of them says why.

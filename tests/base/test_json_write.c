@@ -121,6 +121,21 @@ static void integers_are_written_whole(void **state)
     strbuf_release(&out);
 }
 
+static void json_that_is_there_already_is_one_item(void **state)
+{
+    (void)state;
+    struct strbuf out = {0};
+    struct json_writer w = {.out = &out};
+    json_begin_object(&w);
+    json_key(&w, "a");
+    json_raw(&w, "{\"b\": 1}", 8);
+    json_key(&w, "c");
+    json_raw(&w, "[]", 2);
+    json_end_object(&w);
+    assert_string_equal(out.bytes, "{\"a\":{\"b\": 1},\"c\":[]}");
+    strbuf_release(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -130,6 +145,7 @@ int main(void)
         cmocka_unit_test(numbers_are_short_and_read_back_equal),
         cmocka_unit_test(numbers_without_a_form_are_null),
         cmocka_unit_test(integers_are_written_whole),
+        cmocka_unit_test(json_that_is_there_already_is_one_item),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -153,9 +153,9 @@ static void bad_files_are_errors_that_name_file_and_place(void **state)
     put(place, "bad.dat", "valid \xe2\x82 not");
     assert_int_equal(read_name(place, "bad.dat"), -1);
     assert_non_null(strstr(place->err.text, "bad.dat' is not UTF-8: invalid at byte 6"));
-    put_bytes(place, "nul.txt", "ab\0cd", 5);
+    put_bytes(place, "nul.txt", "a\0b\0", 4); // UTF-16
     assert_int_equal(read_name(place, "nul.txt"), -1);
-    assert_non_null(strstr(place->err.text, "NUL at byte 2"));
+    assert_non_null(strstr(place->err.text, "nul.txt' is not UTF-8: 2 of its 4 bytes are NUL"));
     assert_int_equal(read_name(place, "missing.txt"), -1);
     assert_non_null(strstr(place->err.text, "missing.txt"));
     put(place, "deep/e.txt", "Echo.");
@@ -225,7 +225,7 @@ static void bad_json_lines_name_the_line(void **state)
     static const char *const bad[] = {"[1]",
                                       "{\"text\":",
                                       "{\"text\":5}",
-                                      "{\"text\":\"a\\u0000b\"}",
+                                      "{\"text\":\"a\",\"id\":\"a\\u0000b\"}",
                                       "{\"text\":\"a\",\"id\":[]}",
                                       "{\"text\":\"a\"} x"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -377,12 +377,31 @@ static void the_same_input_gives_the_same_corpus(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+static void a_few_nuls_are_text(void **state)
+{
+    struct place *place = *state;
+    put_bytes(place, "zeros.txt", "Zeros\0of old\n\nHalf of this\0file is kept.\n", 42);
+    put(place, "lines.jsonl", "{\"text\": \"Some\\u0000where else.\", \"title\": \"Where\"}\n");
+    assert_int_equal(read_name(place, "zeros.txt"), 0);
+    const struct corpus_document *document = &place->corpus->documents[0];
+    assert_string_equal(document->title, "Zeros of old");
+    assert_memory_equal(place->corpus->text + document->begin, "Zeros\0of old\n", 13);
+    assert_int_equal(read_name(place, "lines.jsonl"), 0);
+    document = &place->corpus->documents[0];
+    assert_int_equal(document->end - document->begin, strlen("Some where else."));
+    assert_memory_equal(place->corpus->text + document->begin, "Some\0where", 10);
+    put(place, "lines.jsonl", "{\"text\": \"x\", \"id\": \"a\\u0000b\"}\n");
+    assert_int_equal(read_name(place, "lines.jsonl"), -1);
+    assert_non_null(strstr(place->err.text, "'id' contains a NUL"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(directories_are_read_in_order_whatever_the_endings),
         TEST(globs_choose_the_files_of_a_directory),
         TEST(bad_files_are_errors_that_name_file_and_place),
+        TEST(a_few_nuls_are_text),
         TEST(unreadable_input_is_an_error),
         TEST(json_lines_give_one_document_each),
         TEST(bad_json_lines_name_the_line),

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One step of the engine: waiting requests take free slots; every running request contributes its
-// next token, or the next piece of its prompt as far as the step's token budget goes (requests that
-// already generate come first, so that a long prompt cannot stall them); the model runs once;
-// requests whose prompt is complete get one token, and those that end free their slot.
-#include "worker/engine/job.h"
+// One step: the scheduler chooses tokens, the model runs once, requests whose tokens are all in the
+// cache get one more, and those that end leave.
+#include "worker/engine/scheduler.h"
 
 #include "base/mem.h"
 
@@ -17,58 +15,69 @@
 struct engine {
     struct model *model;
     struct kv_cache *cache;
-    size_t slot_count;
-    size_t capacity;
-    size_t max_tokens;
-    struct job **slots; // [slot_count]; NULL: free
-    struct queue waiting;
+    struct scheduler *scheduler;
+    struct sampler *sampler;
+    const struct tokenizer *tokenizer;
+    size_t capacity, slots;
     struct queue ended;
     struct job *taken; // whose result the caller holds
     size_t pending;
-    struct engine_statistics statistics;
-    const struct tokenizer *tokenizer;
-    struct sampler *sampler;
     uint64_t arrivals;
-
-    // the step being put together
-    int32_t *ids, *token_slots, *positions; // [max_tokens]
-    int32_t *wanted, *wanted_slots;         // [slot_count]
-    int32_t *chosen;                        // [slot_count], what a greedy step answers
-    struct draw *draws;                     // [slot_count]
-    uint64_t *masks;                        // [slot_count, mask_words]
+    struct engine_statistics statistics;
+    int32_t *chosen;    // [slots], what a greedy step answers
+    struct draw *draws; // [slots]
+    uint64_t *masks;    // [slots, mask_words], once a schema was used
     size_t mask_words;
-    size_t tokens, wanted_count;
 };
 
-int engine_create(struct model *model, const struct engine_options *options, struct engine **out,
-                  struct error *err)
+static int check_options(const struct engine_options *options, struct error *err)
 {
-    *out = NULL;
     if (options->slots < 1 || options->max_tokens < options->slots)
         return error_set(err,
                          "an engine of %zu slots and %zu tokens a step: give at least 1 slot, and "
                          "as many tokens as slots",
                          options->slots, options->max_tokens);
+    if (options->cache_tokens > 0 && options->cache_tokens < options->capacity)
+        return error_set(err, "a cache of %zu tokens for requests of up to %zu: give at least that",
+                         options->cache_tokens, options->capacity);
+    return 0;
+}
+
+static int open_parts(struct engine *engine, struct model *model,
+                      const struct engine_options *options, struct error *err)
+{
+    size_t tokens = options->cache_tokens;
+    struct kv_cache_size size = {
+        .blocks = tokens ? kv_blocks(tokens) : options->slots * kv_blocks(options->capacity),
+        .capacity = options->capacity,
+        .sequences = options->slots,
+        .max_tokens = options->max_tokens,
+    };
+    if (kv_cache_create(model, &size, &engine->cache, err) ||
+        sampler_create((size_t)model->config.vocabulary, model->device->threads, &engine->sampler,
+                       err))
+        return -1;
+    engine->statistics.blocks = size.blocks;
+    engine->scheduler =
+        scheduler_create(model, engine->cache, options, size.blocks, &engine->statistics);
+    return 0;
+}
+
+int engine_create(struct model *model, const struct engine_options *options, struct engine **out,
+                  struct error *err)
+{
+    *out = NULL;
+    if (check_options(options, err))
+        return -1;
     struct engine *engine = mem_calloc(1, sizeof *engine);
-    queue_init(&engine->waiting);
     queue_init(&engine->ended);
-    engine->slot_count = options->slots;
+    engine->slots = options->slots;
     engine->capacity = options->capacity;
-    engine->max_tokens = options->max_tokens;
-    engine->slots = mem_calloc(options->slots, sizeof(struct job *));
-    engine->ids = mem_calloc(options->max_tokens, sizeof *engine->ids);
-    engine->token_slots = mem_calloc(options->max_tokens, sizeof *engine->token_slots);
-    engine->positions = mem_calloc(options->max_tokens, sizeof *engine->positions);
-    engine->wanted = mem_calloc(options->slots, sizeof *engine->wanted);
-    engine->wanted_slots = mem_calloc(options->slots, sizeof *engine->wanted_slots);
-    engine->chosen = mem_calloc(options->slots, sizeof *engine->chosen);
-    engine->draws = mem_calloc(options->slots, sizeof *engine->draws);
     engine->tokenizer = options->tokenizer;
     engine->mask_words = ((size_t)model->config.vocabulary + 63) / 64;
-    if (sampler_create((size_t)model->config.vocabulary, model->device->threads, &engine->sampler,
-                       err) ||
-        kv_cache_create(model, options->slots, options->capacity, options->max_tokens,
-                        &engine->cache, err)) {
+    engine->chosen = mem_calloc(options->slots, sizeof *engine->chosen);
+    engine->draws = mem_calloc(options->slots, sizeof *engine->draws);
+    if (open_parts(engine, model, options, err)) {
         engine_destroy(engine);
         return -1;
     }
@@ -84,22 +93,14 @@ void engine_destroy(struct engine *engine)
         return;
     if (engine->model)
         model_unpack(engine->model);
-    for (size_t i = 0; i < engine->slot_count; i++)
-        job_destroy(engine->slots[i]);
-    queue_release(&engine->waiting);
+    scheduler_destroy(engine->scheduler);
+    sampler_destroy(engine->sampler);
+    kv_cache_destroy(engine->cache);
     queue_release(&engine->ended);
     job_destroy(engine->taken);
-    kv_cache_destroy(engine->cache);
-    free(engine->slots);
-    free(engine->ids);
-    free(engine->token_slots);
-    free(engine->positions);
-    free(engine->wanted);
-    free(engine->wanted_slots);
     free(engine->chosen);
     free(engine->draws);
     free(engine->masks);
-    sampler_destroy(engine->sampler);
     free(engine);
 }
 
@@ -109,75 +110,25 @@ void engine_submit(struct engine *engine, const struct engine_request *request)
                                  (size_t)engine->model->config.vocabulary, engine->tokenizer);
     engine->pending++;
     job->arrival = engine->arrivals++;
-    queue_push(job->ended ? &engine->ended : &engine->waiting, job);
+    queue_push(job->ended ? &engine->ended : &engine->scheduler->waiting, job);
 }
 
 void engine_cancel(struct engine *engine, uint64_t id)
 {
     size_t removed = 0;
-    queue_remove(&engine->waiting, id, &removed);
     queue_remove(&engine->ended, id, &removed);
-    for (size_t i = 0; i < engine->slot_count; i++) {
-        if (!engine->slots[i] || engine->slots[i]->id != id)
-            continue;
-        job_destroy(engine->slots[i]);
-        engine->slots[i] = NULL;
-        removed++;
-    }
+    scheduler_cancel(engine->scheduler, id, &removed);
     engine->pending -= removed;
 }
 
-static void fill_slots(struct engine *engine)
+static void take_token(struct engine *engine, struct job *job, const struct draw *draw)
 {
-    for (size_t i = 0; i < engine->slot_count; i++) {
-        if (!engine->slots[i])
-            engine->slots[i] = queue_pop(&engine->waiting);
-    }
-}
-
-// Puts as many uncached tokens of a job into the step as the budget still allows.
-static void add_tokens(struct engine *engine, size_t slot)
-{
-    struct job *job = engine->slots[slot];
-    size_t left = job->count - job->cached, budget = engine->max_tokens - engine->tokens;
-    size_t count = left < budget ? left : budget;
-    for (size_t i = 0; i < count; i++) {
-        size_t at = engine->tokens++;
-        engine->ids[at] = job->tokens[job->cached + i];
-        engine->positions[at] = (int32_t)(job->cached + i);
-        engine->token_slots[at] = (int32_t)slot;
-    }
-    if (job->cached < job->prompt_count)
-        engine->statistics.prompt_tokens += count;
-    job->cached += count;
-    if (count > 0 && job->cached == job->count) {
-        engine->wanted[engine->wanted_count] = (int32_t)engine->tokens - 1;
-        engine->wanted_slots[engine->wanted_count++] = (int32_t)slot;
-    }
-}
-
-static void plan_step(struct engine *engine)
-{
-    engine->tokens = 0;
-    engine->wanted_count = 0;
-    for (int prompts = 0; prompts < 2; prompts++) {
-        for (size_t i = 0; i < engine->slot_count; i++) {
-            const struct job *job = engine->slots[i];
-            if (job && job->cached < job->count && (job->cached < job->prompt_count) == prompts)
-                add_tokens(engine, i);
-        }
-    }
-}
-
-static void take_token(struct engine *engine, size_t slot, int32_t token, float logprob)
-{
-    struct job *job = engine->slots[slot];
     engine->statistics.generated_tokens++;
-    job_take(job, token, logprob);
-    if (job->ended) {
-        engine->slots[slot] = NULL;
-        queue_push(&engine->ended, job);
-    }
+    job_take(job, draw->token, draw->logprob);
+    if (!job->ended)
+        return;
+    scheduler_remove(engine->scheduler, job);
+    queue_push(&engine->ended, job);
 }
 
 // The schema's mask is good until the next one is asked for, so it is copied.
@@ -187,7 +138,7 @@ static const uint64_t *mask_of(struct engine *engine, size_t row, struct job *jo
         return NULL;
     size_t words = engine->mask_words;
     if (!engine->masks)
-        engine->masks = mem_alloc(engine->slot_count * words * sizeof *engine->masks);
+        engine->masks = mem_alloc(engine->slots * words * sizeof *engine->masks);
     uint64_t *mask = engine->masks + row * words;
     memcpy(mask, json_output_mask(job->output, job->limit - job->count), words * sizeof *mask);
     return mask;
@@ -198,7 +149,7 @@ static void take_logits(void *context, float *logits, size_t row, size_t rows)
     struct engine *engine = context;
     size_t vocabulary = (size_t)engine->model->config.vocabulary;
     for (size_t i = 0; i < rows; i++) {
-        struct job *job = engine->slots[engine->wanted_slots[row + i]];
+        struct job *job = engine->scheduler->wanted_jobs[row + i];
         engine->draws[row + i] = (struct draw){
             .logits = logits + i * vocabulary,
             .sampling = &job->sampling,
@@ -214,10 +165,10 @@ static void take_logits(void *context, float *logits, size_t row, size_t rows)
 }
 
 // Whether the largest logits are all that is asked for; they need not leave the device then.
-static bool is_greedy(const struct engine *engine)
+static bool is_greedy(const struct scheduler *scheduler)
 {
-    for (size_t i = 0; i < engine->wanted_count; i++) {
-        const struct job *job = engine->slots[engine->wanted_slots[i]];
+    for (size_t i = 0; i < scheduler->wanted_count; i++) {
+        const struct job *job = scheduler->wanted_jobs[i];
         if (job->output || job->logprobs || !sampling_is_argmax(&job->sampling))
             return false;
     }
@@ -226,38 +177,37 @@ static bool is_greedy(const struct engine *engine)
 
 static int compute(struct engine *engine, const struct step_tokens *step, struct error *err)
 {
-    for (size_t i = 0; i < engine->wanted_count; i++)
-        engine->draws[i] = (struct draw){0};
-    if (is_greedy(engine)) {
-        if (model_step_greedy(engine->model, engine->cache, step, engine->chosen, err))
-            return -1;
-        for (size_t i = 0; i < engine->wanted_count; i++)
-            engine->draws[i].token = engine->chosen[i];
-        return 0;
-    }
-    return model_step_slices(engine->model, engine->cache, step,
-                             &(struct logits_taker){take_logits, engine}, err);
+    if (!is_greedy(engine->scheduler))
+        return model_step_slices(engine->model, engine->cache, step,
+                                 &(struct logits_taker){take_logits, engine}, err);
+    if (model_step_greedy(engine->model, engine->cache, step, engine->chosen, err))
+        return -1;
+    for (size_t i = 0; i < step->wanted_count; i++)
+        engine->draws[i] = (struct draw){.token = engine->chosen[i]};
+    return 0;
 }
 
 static int run_step(struct engine *engine, struct error *err)
 {
-    fill_slots(engine);
-    plan_step(engine);
-    assert(engine->tokens > 0);
-    struct step_tokens step = {
-        .ids = engine->ids,
-        .slots = engine->token_slots,
-        .positions = engine->positions,
-        .tokens = engine->tokens,
-        .wanted = engine->wanted,
-        .wanted_count = engine->wanted_count,
+    struct scheduler *scheduler = engine->scheduler;
+    scheduler_plan(scheduler);
+    assert(scheduler->tokens > 0);
+    const struct step_tokens step = {
+        .ids = scheduler->ids,
+        .sequences = scheduler->sequences,
+        .positions = scheduler->positions,
+        .tokens = scheduler->tokens,
+        .tables = scheduler->tables,
+        .sequence_count = scheduler->piece_count,
+        .wanted = scheduler->wanted,
+        .wanted_count = scheduler->wanted_count,
     };
     if (compute(engine, &step, err))
         return -1;
     engine->statistics.steps++;
-    for (size_t i = 0; i < engine->wanted_count; i++)
-        take_token(engine, (size_t)engine->wanted_slots[i], engine->draws[i].token,
-                   engine->draws[i].logprob);
+    scheduler_computed(scheduler);
+    for (size_t i = 0; i < step.wanted_count; i++)
+        take_token(engine, scheduler->wanted_jobs[i], &engine->draws[i]);
     return 0;
 }
 
@@ -305,5 +255,10 @@ size_t engine_pending(const struct engine *engine)
 
 struct engine_statistics engine_statistics(const struct engine *engine)
 {
-    return engine->statistics;
+    const struct prefix_tree *tree = engine->scheduler->tree;
+    struct engine_statistics statistics = engine->statistics;
+    statistics.evictions = tree->evictions;
+    statistics.blocks_kept = tree->kept_count;
+    statistics.blocks_used = tree->block_count - tree->free_count - tree->kept_count;
+    return statistics;
 }

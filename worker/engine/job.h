@@ -40,10 +40,12 @@ struct job {
     size_t cached;       // of the tokens, keys and values are in the cache
     size_t reached;      // the most that `cached` ever was
     size_t cached_count; // tokens of the prompt found computed
+    bool in_prompt;      // when the step began
     int32_t *blocks;     // [block_count] of the cache, in order of positions
     size_t block_count;
-    int32_t source; // block whose first source_tokens tokens begin the last of blocks, too, and
-    size_t source_tokens; // will be copied; -1: none
+    int32_t source; // block with whose first source_tokens tokens blocks[source_block] begins,
+    size_t source_tokens; // too, and which is copied when they are computed; -1: none
+    size_t source_block;
 };
 
 // Copies the request. A job that has ended already says so: rejected, or nothing to write.

@@ -113,7 +113,8 @@ static bool is_usable(const struct maker *maker, const struct prose_sentence *se
 {
     if (!sentence->terminated || sentence->word_count < maker->options->min_words ||
         sentence->word_count > maker->options->max_words ||
-        sentence->end - sentence->begin > MAX_SENTENCE_BYTES) {
+        sentence->end - sentence->begin > MAX_SENTENCE_BYTES ||
+        memchr(maker->words.text + sentence->begin, '\0', sentence->end - sentence->begin)) {
         return false;
     }
     const struct prose_word *first = word_at(maker, sentence->first_word);

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The generator that `--generator` names, and the language model behind it.
+#ifndef MEMO_JOBS_LANGUAGE_MODEL_H
+#define MEMO_JOBS_LANGUAGE_MODEL_H
+
+#include "base/error.h"
+#include "jobs/generation.h"
+#include "worker/lm/lm.h"
+
+enum generator_kind { GENERATOR_CLOZE, GENERATOR_HTTP };
+
+// "cloze" or "http:URL[,URL...]"; *target becomes what stands behind the colon.
+int generator_kind_parse(const char *name, enum generator_kind *out, const char **target,
+                         struct error *err);
+
+// Whether the options of that kind are there and make sense; touches no file.
+int language_model_check(const struct generate_options *options, struct error *err);
+
+// Not for cloze.
+int language_model_open(const struct generate_options *options, struct lm **out, struct error *err);
+
+#endif
