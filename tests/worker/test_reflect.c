@@ -474,6 +474,24 @@ static void a_failing_request_sets_its_task_aside(void **state)
     }
 }
 
+static void problems_are_quoted_as_text(void **state)
+{
+    (void)state;
+    struct strbuf problem = {0};
+    strbuf_adds(&problem, "503\n\xFF\xC3\xA9: ");
+    for (int i = 0; i < 1000; i++) {
+        strbuf_adds(&problem, "\xC3\xA9");
+    }
+    struct script script = {.fails[REQUEST_DIRECT] = problem.bytes, .end = LM_FAILED};
+    struct generated result = run(&script, "1a");
+    const char expected[] = "step 1a (direct): 503??\xC3\xA9: \xC3\xA9\xC3\xA9";
+    assert_memory_equal(result.task.reason, expected, sizeof expected - 1);
+    assert_true(strlen(result.task.reason) < 600);
+    generated_release(&result);
+    forget(&script);
+    strbuf_release(&problem);
+}
+
 static void pairs_do_not_name_their_source(void **state)
 {
     (void)state;
@@ -530,6 +548,7 @@ int main(void)
         cmocka_unit_test(a_chunk_whose_facts_cannot_be_read_is_set_aside),
         cmocka_unit_test(items_of_wrong_form_are_counted),
         cmocka_unit_test(a_failing_request_sets_its_task_aside),
+        cmocka_unit_test(problems_are_quoted_as_text),
         cmocka_unit_test(pairs_do_not_name_their_source),
         cmocka_unit_test(a_chunk_without_words_is_set_aside),
     };

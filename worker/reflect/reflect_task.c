@@ -3,10 +3,13 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define PROBLEM_BYTES 500
 
 struct reflect_task *reflect_task_create(const struct reflect_task_ops *ops,
                                          const struct reflect_setup *setup,
@@ -131,13 +134,35 @@ void reflect_task_set_aside(struct reflect_task *task, const char *problem)
     task->queue.count = 0;
 }
 
+// A model's problem may quote a server: invalid UTF-8 and controls become question marks, and it is
+// cut behind PROBLEM_BYTES.
+static const char *quote_problem(struct reflect_task *task, const char *problem)
+{
+    const size_t length = strlen(problem);
+    struct strbuf out = {0};
+    strbuf_reserve(&out, 1);
+    for (size_t at = 0, size; at < length && out.length < PROBLEM_BYTES; at += size) {
+        uint32_t point = 0;
+        const int decoded = utf8_decode(problem + at, length - at, &point);
+        size = decoded > 0 ? (size_t)decoded : 1;
+        if (decoded == 0 || point < ' ') {
+            strbuf_addc(&out, '?');
+        } else {
+            strbuf_add(&out, problem + at, size);
+        }
+    }
+    const char *quoted = arena_strndup(&task->arena, out.bytes, out.length);
+    strbuf_release(&out);
+    return quoted;
+}
+
 static void fail_request(struct reflect_task *task, const struct step_request *request,
                          const char *problem)
 {
     const enum reflection_step step = request_kind_info(request->kind)->step;
-    reflect_task_set_aside(task, arena_printf(&task->arena, "step %s (%s): %s",
-                                              reflection_step_name(step),
-                                              request_kind_info(request->kind)->name, problem));
+    reflect_task_set_aside(
+        task, arena_printf(&task->arena, "step %s (%s): %s", reflection_step_name(step),
+                           request_kind_info(request->kind)->name, quote_problem(task, problem)));
 }
 
 // The position'th of `count` shares of a total.
