@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// Causal attention inside sequences, forward: see kernels/ref/attention.c.
+//
+// Idea (Dao 2023, FlashAttention-2): a block of four warps takes 64 queries of one head and walks
+// over the visible keys by 64; scores, maximum, sum and output stay in registers. The next keys and
+// values are fetched while the present ones are used. bf16 products, float32 sums.
+// Launch: queries by 64 of the longest sequence x heads x sequences; 128 threads; shared memory for
+// 64 queries and twice 64 keys and values. Operations 4 d per visible pair and head; bytes: q and
+// out once, k and v once for every 64 queries (mostly from the L2 cache).
+// spills: attention_forward_kernel of width 256 keeps 128 sums, 32 scores and their addresses a
+// thread in 255 registers; 60 bytes go to local memory once every 64 keys.
+// Other types and odd widths: a warp takes one query of one head, in float32.
+#include "kernels/cuda/attention_tiles.h"
+
+enum { THREADS = TILE_WARPS * WARP, STAGES = 2 };
+
+struct running {
+    float largest[2], sum[2]; // of the two rows that a lane holds parts of
+};
+
+static __device__ __forceinline__ bool visible(size_t key, size_t query, size_t window)
+{
+    return key <= query && (window == 0 || query - key < window);
+}
+
+// Masks and scales the scores, turns them into weights, and returns how much what was summed before
+// shrinks.
+static __device__ void soften(float scores[TILE_ROWS / 8][4], struct running *r, float shrink[2],
+                              size_t query0, size_t key0, float scale, size_t window)
+{
+    float largest[2] = {r->largest[0], r->largest[1]}, sum[2] = {0, 0};
+#pragma unroll
+    for (int n = 0; n < TILE_ROWS / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const bool seen =
+                visible(key0 + fragment_column(n, i), query0 + fragment_row(i), window);
+            scores[n][i] = seen ? scores[n][i] * scale : -INFINITY;
+            largest[i / 2] = fmaxf(largest[i / 2], scores[n][i]);
+        }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        largest[h] = row_max(largest[h]);
+        shrink[h] = largest[h] == -INFINITY ? 1 : expf(r->largest[h] - largest[h]);
+        r->largest[h] = largest[h];
+    }
+#pragma unroll
+    for (int n = 0; n < TILE_ROWS / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            scores[n][i] = largest[i / 2] == -INFINITY ? 0 : expf(scores[n][i] - largest[i / 2]);
+            sum[i / 2] += scores[n][i];
+        }
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        r->sum[h] = r->sum[h] * shrink[h] + row_sum(sum[h]);
+}
+
+template <int D>
+static __device__ void store_rows(const struct attention_forward *a, float out[D / 8][4],
+                                  const struct running *r, size_t query0, size_t end, size_t head)
+{
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const size_t query = query0 + fragment_row(i), column = fragment_column(n, i);
+            if (query < end && column < a->head_width)
+                store(a->out, (query * a->heads + head) * a->head_width + column,
+                      out[n][i] / r->sum[i / 2]);
+        }
+    if (!a->log_sum_exp || threadIdx.x % 4 != 0)
+        return;
+    for (int h = 0; h < 2; h++) {
+        const size_t query = query0 + fragment_row(2 * h);
+        if (query < end)
+            a->log_sum_exp[query * a->heads + head] = r->largest[h] + logf(r->sum[h]);
+    }
+}
+
+template <int D>
+static __global__ void __launch_bounds__(THREADS)
+    attention_forward_kernel(struct attention_forward a)
+{
+    CUDA_SHARED_DYNAMIC(bf16, memory);
+    const shared_pointer<bf16> q = memory, kv = memory + tile<D>::ELEMENTS;
+    const size_t begin = (size_t)a.sequences.offsets[blockIdx.z];
+    const size_t end = (size_t)a.sequences.offsets[blockIdx.z + 1];
+    const size_t first = begin + (size_t)blockIdx.x * TILE_ROWS, head = blockIdx.y;
+    if (first >= end)
+        return;
+    const size_t group = head / (a.heads / a.kv_heads), width = a.head_width;
+    const bf16 *k = (const bf16 *)a.k.data + group * width;
+    const bf16 *v = (const bf16 *)a.v.data + group * width;
+    const size_t last = first + TILE_ROWS < end ? first + TILE_ROWS : end; // of queries and keys
+    size_t key = begin;
+    if (a.window > 0 && first - begin >= a.window)
+        key += (first - begin - a.window + 1) / TILE_ROWS * TILE_ROWS;
+    const int warp_row = threadIdx.x / WARP * WARP_ROWS;
+    struct running r = {{-INFINITY, -INFINITY}, {0, 0}};
+    float out[D / 8][4] = {};
+    tile_load<D, THREADS>(q, (const bf16 *)a.q.data + head * width, first, end, a.stride, width);
+    tile_load<D, THREADS>(kv, k, key, last, a.stride, width);
+    tile_load<D, THREADS>(kv + tile<D>::ELEMENTS, v, key, last, a.stride, width);
+    async_commit();
+    for (int stage = 0; key < last; key += TILE_ROWS, stage ^= 1) {
+        const shared_pointer<bf16> now = kv + stage * 2 * tile<D>::ELEMENTS;
+        const shared_pointer<bf16> next = kv + (stage ^ 1) * 2 * tile<D>::ELEMENTS;
+        if (key + TILE_ROWS < last) {
+            tile_load<D, THREADS>(next, k, key + TILE_ROWS, last, a.stride, width);
+            tile_load<D, THREADS>(next + tile<D>::ELEMENTS, v, key + TILE_ROWS, last, a.stride,
+                                  width);
+        }
+        async_commit();
+        async_wait<1>();
+        __syncthreads();
+        float scores[TILE_ROWS / 8][4], shrink[2];
+        multiply_tiles<D>(scores, q, warp_row, now);
+        soften(scores, &r, shrink, first + warp_row, key, a.scale, a.window);
+#pragma unroll
+        for (int n = 0; n < D / 8; n++)
+            for (int i = 0; i < 4; i++)
+                out[n][i] *= shrink[i / 2];
+        multiply_factors<D, D>(out, scores, now + tile<D>::ELEMENTS, 0);
+        __syncthreads();
+    }
+    store_rows<D>(&a, out, &r, first + warp_row, end, head);
+}
+
+template <int D> static void launch_tiles(struct device *device, const struct attention_forward *a)
+{
+    const size_t bytes = (1 + 2 * STAGES) * tile<D>::ELEMENTS * sizeof(bf16);
+    const dim3 grid(blocks_of(a->sequences.longest, TILE_ROWS), (unsigned)a->heads,
+                    (unsigned)a->sequences.count);
+    (void)cudaFuncSetAttribute(attention_forward_kernel<D>,
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    CUDA_LAUNCH(attention_forward_kernel<D>, grid, THREADS, bytes, cuda_of(device)->stream, *a);
+}
+
+// --- any type, any width ---
+
+enum { LANE_VALUES = HEAD_WIDTH_LIMIT / WARP };
+
+static __global__ void attention_forward_rows_kernel(struct attention_forward a)
+{
+    const size_t sequence = blockIdx.z, head = blockIdx.y, lane = threadIdx.x;
+    const size_t begin = (size_t)a.sequences.offsets[sequence];
+    const size_t t = begin + blockIdx.x, d = a.head_width;
+    if (t >= (size_t)a.sequences.offsets[sequence + 1])
+        return;
+    const size_t q_at = t * a.stride + head * d;
+    const size_t group = head / (a.heads / a.kv_heads) * d;
+    float out[LANE_VALUES] = {0}, largest = -INFINITY, sum = 0;
+    for (size_t u = begin; u <= t; u++) {
+        if (!visible(u, t, a.window))
+            continue;
+        float score = 0;
+        for (size_t i = lane; i < d; i += WARP)
+            score += load(a.q, q_at + i) * load(a.k, u * a.stride + group + i);
+        score = warp_sum(score) * a.scale;
+        const float above = fmaxf(largest, score), shrink = expf(largest - above);
+        const float weight = expf(score - above);
+        largest = above;
+        sum = sum * shrink + weight;
+        for (int j = 0; j < LANE_VALUES; j++)
+            if (lane + j * WARP < d)
+                out[j] =
+                    out[j] * shrink + weight * load(a.v, u * a.stride + group + lane + j * WARP);
+    }
+    for (int j = 0; j < LANE_VALUES; j++)
+        if (lane + j * WARP < d)
+            store(a.out, (t * a.heads + head) * d + lane + j * WARP, out[j] / sum);
+    if (a.log_sum_exp && lane == 0)
+        a.log_sum_exp[t * a.heads + head] = largest + logf(sum);
+}
+
+void cuda_attention_forward(struct device *device, const struct attention_forward *a)
+{
+    if (a->tokens == 0 || a->sequences.count == 0)
+        return;
+    const bool tiles = can_tile(a->q, a->stride, a->head_width) &&
+                       can_tile(a->k, a->stride, a->head_width) &&
+                       can_tile(a->v, a->stride, a->head_width);
+    if (tiles && a->head_width <= 64)
+        launch_tiles<64>(device, a);
+    else if (tiles && a->head_width <= 128)
+        launch_tiles<128>(device, a);
+    else if (tiles)
+        launch_tiles<256>(device, a);
+    else
+        CUDA_LAUNCH(
+            attention_forward_rows_kernel,
+            dim3((unsigned)a->sequences.longest, (unsigned)a->heads, (unsigned)a->sequences.count),
+            WARP, 0, cuda_of(device)->stream, *a);
+    cuda_launched(device, "attention_forward");
+}
