@@ -14,48 +14,6 @@
 
 enum { THREADS = TILE_WARPS * WARP, STAGES = 2 };
 
-struct running {
-    float largest[2], sum[2]; // of the two rows that a lane holds parts of
-};
-
-static __device__ __forceinline__ bool visible(size_t key, size_t query, size_t window)
-{
-    return key <= query && (window == 0 || query - key < window);
-}
-
-// Masks and scales the scores, turns them into weights, and returns how much what was summed before
-// shrinks.
-static __device__ void soften(float scores[TILE_ROWS / 8][4], struct running *r, float shrink[2],
-                              size_t query0, size_t key0, float scale, size_t window)
-{
-    float largest[2] = {r->largest[0], r->largest[1]}, sum[2] = {0, 0};
-#pragma unroll
-    for (int n = 0; n < TILE_ROWS / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const bool seen =
-                visible(key0 + fragment_column(n, i), query0 + fragment_row(i), window);
-            scores[n][i] = seen ? scores[n][i] * scale : -INFINITY;
-            largest[i / 2] = fmaxf(largest[i / 2], scores[n][i]);
-        }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        largest[h] = row_max(largest[h]);
-        shrink[h] = largest[h] == -INFINITY ? 1 : expf(r->largest[h] - largest[h]);
-        r->largest[h] = largest[h];
-    }
-#pragma unroll
-    for (int n = 0; n < TILE_ROWS / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            scores[n][i] = largest[i / 2] == -INFINITY ? 0 : expf(scores[n][i] - largest[i / 2]);
-            sum[i / 2] += scores[n][i];
-        }
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        r->sum[h] = r->sum[h] * shrink[h] + row_sum(sum[h]);
-}
-
 template <int D>
 static __device__ void store_rows(const struct attention_forward *a, float out[D / 8][4],
                                   const struct running *r, size_t query0, size_t end, size_t head)
@@ -115,13 +73,13 @@ static __global__ void __launch_bounds__(THREADS)
         async_wait<1>();
         __syncthreads();
         float scores[TILE_ROWS / 8][4], shrink[2];
-        multiply_tiles<D>(scores, q, warp_row, now);
-        soften(scores, &r, shrink, first + warp_row, key, a.scale, a.window);
-#pragma unroll
-        for (int n = 0; n < D / 8; n++)
-            for (int i = 0; i < 4; i++)
-                out[n][i] *= shrink[i / 2];
-        multiply_factors<D, D>(out, scores, now + tile<D>::ELEMENTS, 0);
+        multiply_tiles<D, TILE_ROWS>(scores, q, warp_row, now);
+        soften<TILE_ROWS>(scores, &r, shrink, a.scale, [&](int n, int i) {
+            return visible(key + fragment_column(n, i), first + warp_row + fragment_row(i),
+                           a.window);
+        });
+        shrink_rows<D>(out, shrink);
+        multiply_factors<D, D, TILE_ROWS>(out, scores, now + tile<D>::ELEMENTS, 0);
         __syncthreads();
     }
     store_rows<D>(&a, out, &r, first + warp_row, end, head);

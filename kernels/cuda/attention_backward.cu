@@ -13,11 +13,6 @@
 // widths: a warp takes one row of one head, in float32.
 #include "kernels/cuda/attention_tiles.h"
 
-static __device__ __forceinline__ bool visible(size_t key, size_t query, size_t window)
-{
-    return key <= query && (window == 0 || query - key < window);
-}
-
 // scratch[t, h] = grad_out . out
 static __global__ void attention_dots_kernel(struct attention_backward a, float *dots)
 {
@@ -104,8 +99,8 @@ static __global__ void __launch_bounds__(key_block<D>::THREADS)
             async_wait<0>();
             __syncthreads();
             float p[TILE_ROWS / 8][4], ds[TILE_ROWS / 8][4];
-            multiply_tiles<D>(p, k, row, q);
-            multiply_tiles<D>(ds, v, row, g);
+            multiply_tiles<D, TILE_ROWS>(p, k, row, q);
+            multiply_tiles<D, TILE_ROWS>(ds, v, row, g);
 #pragma unroll
             for (int n = 0; n < TILE_ROWS / 8; n++)
 #pragma unroll
@@ -116,8 +111,8 @@ static __global__ void __launch_bounds__(key_block<D>::THREADS)
                     p[n][i] = w.p;
                     ds[n][i] = w.ds;
                 }
-            multiply_factors<D, COLUMNS>(grad_v, p, g, column);
-            multiply_factors<D, COLUMNS>(grad_k, ds, q, column);
+            multiply_factors<D, COLUMNS, TILE_ROWS>(grad_v, p, g, column);
+            multiply_factors<D, COLUMNS, TILE_ROWS>(grad_k, ds, q, column);
             __syncthreads();
         }
     store_gradient<D>(a.grad_k, grad_k, key0 + row, end, a.stride, group * d, column, d);
@@ -154,8 +149,8 @@ static __global__ void __launch_bounds__(key_block<D>::THREADS)
         async_wait<0>();
         __syncthreads();
         float p[TILE_ROWS / 8][4], ds[TILE_ROWS / 8][4];
-        multiply_tiles<D>(p, q, row, k);
-        multiply_tiles<D>(ds, g, row, v);
+        multiply_tiles<D, TILE_ROWS>(p, q, row, k);
+        multiply_tiles<D, TILE_ROWS>(ds, g, row, v);
 #pragma unroll
         for (int n = 0; n < TILE_ROWS / 8; n++)
 #pragma unroll
@@ -163,7 +158,7 @@ static __global__ void __launch_bounds__(key_block<D>::THREADS)
                 ds[n][i] = weigh(&a, dots, p[n][i], ds[n][i], query0 + row + fragment_row(i),
                                  key0 + fragment_column(n, i), end, head)
                                .ds;
-        multiply_factors<D, COLUMNS>(grad_q, ds, k, column);
+        multiply_factors<D, COLUMNS, TILE_ROWS>(grad_q, ds, k, column);
         __syncthreads();
     }
     store_gradient<D>(a.grad_q, grad_q, query0 + row, end, a.stride, head * d, column, d);
