@@ -42,6 +42,18 @@ struct json {
 int json_parse(struct arena *arena, const char *bytes, size_t length, const struct json **out,
                struct error *err);
 
+// One value in the middle of text: the one that begins at bytes[*at], behind white space. On
+// success *at is behind it, and what follows is not looked at; on failure *at is the byte that
+// cannot be there. A value is cut when the text ends inside it, or ends right behind a number or a
+// word, which might have gone on.
+enum json_next {
+    JSON_NEXT_MALFORMED = -1,
+    JSON_NEXT_VALUE = 0,
+    JSON_NEXT_CUT = 1,
+};
+enum json_next json_parse_next(struct arena *arena, const char *bytes, size_t length, size_t *at,
+                               const struct json **out);
+
 const char *json_type_name(enum json_type type); // "a string", for messages
 
 // NULL when object is not an object or has no such key. Scans the members.

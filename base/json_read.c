@@ -26,12 +26,16 @@ struct reader {
     struct pending *stack;
     size_t stack_count;
     size_t stack_capacity;
+    size_t failed_at;
     struct error *err;
 };
 
 static int fail_at(struct reader *r, size_t offset, const char *what)
 {
     size_t line = 1;
+    r->failed_at = offset;
+    if (!r->err)
+        return -1;
     for (size_t i = 0; i < offset; i++)
         line += r->bytes[i] == '\n';
     return error_set(r->err, "not valid JSON at byte %zu (line %zu): %s", offset, line, what);
@@ -50,10 +54,13 @@ static void skip_space(struct reader *r)
 
 static int read_word(struct reader *r, const char *word)
 {
-    size_t length = strlen(word);
-    if (r->length - r->at < length || memcmp(r->bytes + r->at, word, length) != 0)
-        return fail_at(r, r->at, "expected a value");
-    r->at += length;
+    const size_t start = r->at;
+    while (*word && peek(r) == *word) {
+        r->at++;
+        word++;
+    }
+    if (*word)
+        return fail_at(r, r->at < r->length ? start : r->at, "expected a value");
     return 0;
 }
 
@@ -352,4 +359,23 @@ int json_parse(struct arena *arena, const char *bytes, size_t length, const stru
     if (!rc)
         *out = root;
     return rc;
+}
+
+enum json_next json_parse_next(struct arena *arena, const char *bytes, size_t length, size_t *at,
+                               const struct json **out)
+{
+    struct reader r = {.arena = arena, .bytes = bytes, .length = length, .at = *at};
+    struct json *root = arena_alloc(arena, sizeof(*root));
+    skip_space(&r);
+    const int rc = read_value(&r, root);
+    free(r.stack);
+    *at = rc ? r.failed_at : r.at;
+    if (rc)
+        return r.failed_at == length ? JSON_NEXT_CUT : JSON_NEXT_MALFORMED;
+    const bool has_end =
+        root->type == JSON_STRING || root->type == JSON_ARRAY || root->type == JSON_OBJECT;
+    if (!has_end && r.at == length)
+        return JSON_NEXT_CUT;
+    *out = root;
+    return JSON_NEXT_VALUE;
 }

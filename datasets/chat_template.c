@@ -255,6 +255,11 @@ const char *chat_template_name(const struct chat_template *template)
     return template->name;
 }
 
+bool chat_template_takes_system(const struct chat_template *template)
+{
+    return template->fill != fill_gemma2;
+}
+
 const char *chat_template_end(const struct chat_template *template)
 {
     return template->end;

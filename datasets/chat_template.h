@@ -66,7 +66,8 @@ const char *chat_template_names(void); // all of them, for messages
 // The special token with which the assistant ends an answer ("<|im_end|>"). It need not be the
 // tokenizer's eos: Gemma's is <eos>.
 const char *chat_template_end(const struct chat_template *template);
-const char *chat_template_jinja_chatml(void); // for tokenizer_config.json
+bool chat_template_takes_system(const struct chat_template *template); // false: an error to render
+const char *chat_template_jinja_chatml(void);                          // for tokenizer_config.json
 
 int chat_render_text(const struct chat_template *template, const struct chat_message *messages,
                      size_t count, bool add_generation_prompt, struct strbuf *out,

@@ -265,6 +265,12 @@ bool tokenizer_token_is_special(const struct tokenizer *tokenizer, int32_t id)
     return id >= 0 && (size_t)id < tokenizer->token_count && tokenizer->tokens[id].special;
 }
 
+bool tokenizer_token_is_added(const struct tokenizer *tokenizer, int32_t id)
+{
+    return id >= 0 && (size_t)id < tokenizer->token_count &&
+           tokenizer->tokens[id].kind == TOKEN_ADDED;
+}
+
 int32_t tokenizer_eos_id(const struct tokenizer *tokenizer)
 {
     return tokenizer->eos_id;

@@ -91,6 +91,9 @@ const char *tokenizer_token_bytes(const struct tokenizer *tokenizer, int32_t id,
 // True for added tokens marked special, such as <|im_end|>; false for ids without a token.
 bool tokenizer_token_is_special(const struct tokenizer *tokenizer, int32_t id);
 
+// True for every added token, special or not: text that is cut out before BPE.
+bool tokenizer_token_is_added(const struct tokenizer *tokenizer, int32_t id);
+
 int32_t tokenizer_eos_id(const struct tokenizer *tokenizer); // each -1 when none is named
 int32_t tokenizer_bos_id(const struct tokenizer *tokenizer);
 int32_t tokenizer_pad_id(const struct tokenizer *tokenizer);

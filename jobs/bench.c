@@ -35,6 +35,8 @@ static const struct option bench_option_table[] = {
      "model: tokens of a prompt", false},
     {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "TYPE", "bf16", 0, 0, "f32|bf16",
      "model: type of the weights", false},
+    {"tokenizer", OPTION_STRING, OPTION_AT(tokenizer), "DIR", NULL, 0, 0, NULL,
+     "json: directory of a tokenizer", false},
     {"micro-batch-tokens", OPTION_INT, OPTION_AT(micro_batch_tokens), "N", "4096", 128, 1 << 24,
      NULL, "training: most tokens computed at once", false},
     {"seconds", OPTION_NUMBER, OPTION_AT(seconds), "S", "3", 0.1, 3600, NULL,
@@ -282,6 +284,7 @@ static const struct part {
     {"train", measure_trainings, true},
     {"generate", measure_generations, true},
     {"model", bench_model, false},
+    {"json", bench_json, false},
 };
 
 enum { PART_COUNT = sizeof parts / sizeof *parts };
@@ -295,7 +298,8 @@ static int choose_parts(const struct option_list *words, bool chosen[PART_COUNT]
         while (p < PART_COUNT && strcmp(words->items[i], parts[p].name) != 0)
             p++;
         if (p == PART_COUNT)
-            return error_set(err, "cannot measure '%s': limits, linear, train, generate or model",
+            return error_set(err,
+                             "cannot measure '%s': limits, linear, train, generate, model or json",
                              words->items[i]);
         chosen[p] = true;
     }
@@ -354,7 +358,8 @@ static int run_parts(struct bench *bench, const bool chosen[PART_COUNT], struct 
     for (size_t p = 0; p < PART_COUNT; p++) {
         if (!chosen[p] || !parts[p].run)
             continue;
-        if (parts[p].run != bench_model && !bench->model && open_model(bench, err))
+        if (parts[p].run != bench_model && parts[p].run != bench_json && !bench->model &&
+            open_model(bench, err))
             return -1;
         if (parts[p].run(bench, err))
             return -1;
@@ -378,10 +383,11 @@ static int run_bench(const void *parsed, const struct option_list *positional, s
 const struct verb verb_bench = {
     .name = "bench",
     .summary = "measure this machine, and what memo reaches on it",
-    .positional = "[limits|linear|train|generate|model]...",
+    .positional = "[limits|linear|train|generate|model|json]...",
     .examples = "  memo bench\n"
                 "  memo bench --threads 1 --seconds 10 --json\n"
-                "  memo bench model --shape qwen2.5-0.5b --batch 1,16 --prompt 512\n",
+                "  memo bench model --shape qwen2.5-0.5b --batch 1,16 --prompt 512\n"
+                "  memo bench json --tokenizer model/\n",
     .options = bench_option_table,
     .options_bytes = sizeof(struct bench_options),
     .run = run_bench,

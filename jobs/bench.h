@@ -12,6 +12,7 @@ struct bench_options {
     const char *batch;
     int64_t prompt;
     const char *dtype;
+    const char *tokenizer;
     int64_t micro_batch_tokens;
     double seconds;
     const char *backend;
@@ -30,5 +31,8 @@ struct bench {
 
 // Prefill and decode of a model whose weights do not change.
 int bench_model(struct bench *bench, struct error *err);
+
+// Token masks of JSON by schema, with the tokenizer of a directory.
+int bench_json(struct bench *bench, struct error *err);
 
 #endif

@@ -25,7 +25,8 @@ struct run {
     struct model *model;
     struct kv_cache *cache;
     float *logits;
-    size_t room; // positions of a slot
+    int32_t *tables; // of `room` positions each, one after the other
+    size_t room;     // positions of a sequence
 };
 
 // What a step does, whatever its speed.
@@ -87,18 +88,21 @@ static int step_once(struct run *run, struct shape shape, double *seconds, struc
 {
     const size_t tokens = shape.slots * shape.length;
     int32_t *ids = mem_alloc(4 * tokens * sizeof *ids);
-    int32_t *slots = ids + tokens, *positions = slots + tokens, *wanted = positions + tokens;
+    int32_t *sequences = ids + tokens, *positions = sequences + tokens;
+    int32_t *wanted = positions + tokens;
     const uint64_t vocabulary = (uint64_t)run->model->config.vocabulary;
     for (size_t t = 0; t < tokens; t++) {
         ids[t] = (int32_t)(random_u64(2, shape.position, t) % vocabulary);
-        slots[t] = (int32_t)(t / shape.length);
+        sequences[t] = (int32_t)(t / shape.length);
         positions[t] = (int32_t)(shape.position + t % shape.length);
         wanted[t] = (int32_t)((t + 1) * shape.length - 1);
     }
     const struct step_tokens step = {.ids = ids,
-                                     .slots = slots,
+                                     .sequences = sequences,
                                      .positions = positions,
                                      .tokens = tokens,
+                                     .tables = run->tables,
+                                     .sequence_count = shape.slots,
                                      .wanted = wanted,
                                      .wanted_count = shape.slots};
     const double start = clock_seconds();
@@ -239,8 +243,14 @@ static int open_run(struct run *run, const struct model_config *config, size_t s
     fill_weights(run->model);
     model_pack(run->model);
     run->logits = mem_calloc(slots * (size_t)config->vocabulary, sizeof *run->logits);
-    return kv_cache_create(run->model, slots, run->room, prompt > slots ? prompt : slots,
-                           &run->cache, err);
+    const struct kv_cache_size size = {.blocks = slots * kv_blocks(run->room),
+                                       .capacity = run->room,
+                                       .sequences = slots,
+                                       .max_tokens = prompt > slots ? prompt : slots};
+    run->tables = mem_calloc(size.blocks, sizeof *run->tables);
+    for (size_t i = 0; i < size.blocks; i++)
+        run->tables[i] = (int32_t)i;
+    return kv_cache_create(run->model, &size, &run->cache, err);
 }
 
 int bench_model(struct bench *bench, struct error *err)
@@ -263,6 +273,7 @@ int bench_model(struct bench *bench, struct error *err)
         rc = measure_all(&run, batches, count, err);
     kv_cache_destroy(run.cache);
     free(run.logits);
+    free(run.tables);
     if (run.model)
         model_unpack(run.model);
     model_destroy(run.model);

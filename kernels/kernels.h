@@ -71,7 +71,12 @@ struct rmsnorm_backward {
     bool overwrite; // grad_x =, which may then be grad_out
 };
 
-// A dense layer's parameters. packed is the backend's own copy in the layout it reads fastest, made
+// A dense layer's parameters. A backend multiplies a bfloat16 weight as such: it may round x and
+// grad_out to bfloat16, to nearest, before the product, which it adds in float32; subnormal numbers
+// may count as 0. Activations and their gradients are float32 or bfloat16 whatever the weight's
+// type, but slow where they are float16.
+//
+// packed is the backend's own copy in the layout it reads fastest, made
 // by linear_pack for weights that no longer change; NULL otherwise.
 struct linear {
     struct tensor weight; // [out_width, in_width], row-major as Hugging Face stores it
@@ -99,12 +104,15 @@ struct linear_backward_input {
     bool accumulate;
 };
 
-// grad_weight += grad_out^T x; grad_bias += column sums of grad_out.
+// grad_weight += grad_out^T x; grad_bias += column sums of grad_out. Both are float32 (slow
+// otherwise). product bfloat16 means that the weight is, and grad_out and x may be rounded to it;
+// where they are bfloat16 themselves it changes nothing.
 struct linear_backward_weight {
     struct tensor grad_weight;
     struct tensor grad_bias; // data NULL: none
     struct tensor grad_out;
     struct tensor x;
+    enum dtype product; // float32 unless told otherwise
     size_t rows;
     size_t out_width;
     size_t in_width;
@@ -162,28 +170,67 @@ struct attention_backward {
     size_t window;
 };
 
-// Generation. Cache of one layer: [slots, capacity, H_kv, d].
+// --- generation ---
+// Positions of a sequence are cut into blocks of KV_BLOCK_TOKENS: block i holds the positions from
+// i KV_BLOCK_TOKENS on. Where it lies in the cache says the sequence's table, so that sequences
+// which begin alike can share blocks.
+//
+// A cache of one layer has, for keys and for values each, `blocks` x H_kv KV_BLOCK_TOKENS d
+// elements, float32 or bfloat16 (then d is even). The order of elements inside a block is the
+// backend's own. All of the cache is finite at all times; begin with zeros.
+enum { KV_BLOCK_TOKENS = 32 };
+
+struct block_tables {
+    const int32_t *blocks; // [sequences, stride]
+    size_t stride;
+};
+
 struct kv_write {
     struct tensor k_cache, v_cache;
     struct tensor k, v; // [T] rows of `stride` elements
     size_t stride;
-    const int32_t *slots;     // [T]
-    const int32_t *positions; // [T], below capacity
+    const int32_t *places; // [T] block * KV_BLOCK_TOKENS + position % KV_BLOCK_TOKENS
     size_t tokens;
-    size_t capacity;
     size_t kv_heads, head_width;
 };
 
-// Token t sees positions 0..positions[t] of slot slots[t] (also those just written), within window.
+// Who reads together. A group's tokens are order[first..first + tokens]; its segments come in
+// ascending order of blocks: the tokens order[first..first + tokens] of a segment have the blocks
+// [first_block, end_block) of their tables in common. The segments of a token give all blocks up to
+// that of its position, each once.
+struct attention_group {
+    int32_t first, tokens;
+    int32_t first_segment, segments;
+};
+
+struct attention_segment {
+    int32_t first, tokens;
+    int32_t first_block, end_block;
+};
+
+struct attention_plan {
+    const int32_t *order; // [T]
+    const struct attention_group *groups;
+    const struct attention_segment *segments;
+    size_t group_count;
+    size_t group_tokens; // of the largest
+};
+
+// Token t sees positions 0..positions[t] of its sequence (also those just written), within window.
+// Each block gives every token a partial result (largest score, sum of weights, sum of weighted
+// values); these are merged in the order of positions (Dao et al. 2023), so that the plan decides
+// who reads a block with whom and never changes the arithmetic. With a bfloat16 cache queries and
+// weights may be rounded to bfloat16 before they are multiplied.
 struct attention_cached {
     struct tensor out; // [T, H, d] =
     struct tensor q;   // [T] rows of `stride` elements
     size_t stride;
     struct tensor k_cache, v_cache;
-    const int32_t *slots;
-    const int32_t *positions;
+    struct block_tables tables;
+    const int32_t *sequences; // [T] rows of the tables
+    const int32_t *positions; // [T]
+    struct attention_plan plan;
     size_t tokens;
-    size_t capacity;
     size_t heads, kv_heads, head_width;
     float scale;
     size_t window;
@@ -234,15 +281,17 @@ struct short_conv_backward {
     size_t taps;
 };
 
-// Generation. The state of a slot holds u of its last K - 1 positions, that of position p in row
-// p % (K - 1). Positions of a slot ascend by one, from call to call too; position 0 starts afresh.
+// Generation. A block of the state holds u of its last K - 1 positions written, that of position p
+// in row p % (K - 1). Tokens of a sequence come in ascending order of positions, from call to call
+// too; a block that is begun again is written from its first position on.
 struct short_conv_cached {
     struct tensor out; // [T, D] =
     struct tensor bcx;
     struct tensor weight;
-    struct tensor state; // [slots, K - 1, D]
-    const int32_t *slots;
-    const int32_t *positions;
+    struct tensor state; // [blocks, K - 1, D]
+    struct block_tables tables;
+    const int32_t *sequences; // [T]
+    const int32_t *positions; // [T]
     size_t tokens;
     size_t width;
     size_t taps;

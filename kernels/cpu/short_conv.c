@@ -147,20 +147,27 @@ void ISA(short_conv_backward)(struct device *device, const struct short_conv_bac
     cpu_run(device, ceil_div(a->width, COLUMNS), backward_task, (void *)a);
 }
 
+// Where the state of one position of a token's sequence begins.
+static float *state_row(const struct short_conv_cached *a, size_t t, size_t position)
+{
+    size_t kept = a->taps - 1, at = (size_t)a->sequences[t] * a->tables.stride;
+    size_t block = (size_t)a->tables.blocks[at + position / KV_BLOCK_TOKENS];
+    return (float *)a->state.data + (block * kept + position % kept) * a->width;
+}
+
 static void cached_part(const struct short_conv_cached *a, const float *taps, size_t t,
                         size_t channel, size_t count)
 {
     size_t width = a->width, kept = a->taps - 1, position = (size_t)a->positions[t];
     const float *row = (const float *)a->bcx.data + t * 3 * width + channel;
-    float *state = (float *)a->state.data + (size_t)a->slots[t] * kept * width + channel;
     vf sum = vf_set(0), now = gated_input(row, width, count);
     for (size_t back = min_size(position, kept); back > 0; back--) {
-        const float *earlier = state + (position - back) % kept * width;
+        const float *earlier = state_row(a, t, position - back) + channel;
         sum = vf_fma(vf_load(taps + (kept - back) * COLUMNS), load_columns(earlier, count), sum);
     }
     sum = vf_fma(vf_load(taps + kept * COLUMNS), now, sum);
     if (kept > 0)
-        store_columns(state + position % kept * width, now, count);
+        store_columns(state_row(a, t, position) + channel, now, count);
     store_columns((float *)a->out.data + t * width + channel,
                   load_columns(row + width, count) * sum, count);
 }

@@ -9,7 +9,8 @@
 // out once, k and v once for every 64 queries (mostly from the L2 cache).
 // spills: attention_forward_kernel of width 256 keeps 128 sums, 32 scores and their addresses a
 // thread in 255 registers; 60 bytes go to local memory once every 64 keys.
-// Other types and odd widths: a warp takes one query of one head, in float32.
+// Other types and odd widths: attention_rows.h.
+#include "kernels/cuda/attention_rows.h"
 #include "kernels/cuda/attention_tiles.h"
 
 enum { THREADS = TILE_WARPS * WARP, STAGES = 2 };
@@ -97,39 +98,21 @@ template <int D> static void launch_tiles(struct device *device, const struct at
 
 // --- any type, any width ---
 
-enum { LANE_VALUES = HEAD_WIDTH_LIMIT / WARP };
-
 static __global__ void attention_forward_rows_kernel(struct attention_forward a)
 {
-    const size_t sequence = blockIdx.z, head = blockIdx.y, lane = threadIdx.x;
-    const size_t begin = (size_t)a.sequences.offsets[sequence];
-    const size_t t = begin + blockIdx.x, d = a.head_width;
-    if (t >= (size_t)a.sequences.offsets[sequence + 1])
+    CUDA_SHARED(float, weights, WARP);
+    const size_t head = blockIdx.y, d = a.head_width;
+    const size_t begin = (size_t)a.sequences.offsets[blockIdx.z], t = begin + blockIdx.x;
+    if (t >= (size_t)a.sequences.offsets[blockIdx.z + 1])
         return;
-    const size_t q_at = t * a.stride + head * d;
     const size_t group = head / (a.heads / a.kv_heads) * d;
-    float out[LANE_VALUES] = {0}, largest = -INFINITY, sum = 0;
-    for (size_t u = begin; u <= t; u++) {
-        if (!visible(u, t, a.window))
-            continue;
-        float score = 0;
-        for (size_t i = lane; i < d; i += WARP)
-            score += load(a.q, q_at + i) * load(a.k, u * a.stride + group + i);
-        score = warp_sum(score) * a.scale;
-        const float above = fmaxf(largest, score), shrink = expf(largest - above);
-        const float weight = expf(score - above);
-        largest = above;
-        sum = sum * shrink + weight;
-        for (int j = 0; j < LANE_VALUES; j++)
-            if (lane + j * WARP < d)
-                out[j] =
-                    out[j] * shrink + weight * load(a.v, u * a.stride + group + lane + j * WARP);
-    }
-    for (int j = 0; j < LANE_VALUES; j++)
-        if (lane + j * WARP < d)
-            store(a.out, (t * a.heads + head) * d + lane + j * WARP, out[j] / sum);
-    if (a.log_sum_exp && lane == 0)
-        a.log_sum_exp[t * a.heads + head] = largest + logf(sum);
+    const size_t first = a.window > 0 && t - begin >= a.window ? t - a.window + 1 : begin;
+    struct softmax_row r;
+    attend_row(&r, a.q, t * a.stride + head * d, a.k, a.v, begin, first, t, a.scale, d, weights,
+               [&](size_t u) { return u * a.stride + group; });
+    store_row(a.out, (t * a.heads + head) * d, r.out, r.sum, d);
+    if (a.log_sum_exp && threadIdx.x == 0)
+        a.log_sum_exp[t * a.heads + head] = r.largest + logf(r.sum);
 }
 
 void cuda_attention_forward(struct device *device, const struct attention_forward *a)

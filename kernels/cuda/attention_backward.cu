@@ -11,6 +11,7 @@
 // spills: attention_backward_keys_kernel of widths 128 and 256 keeps 128 sums and 64 scores a
 // thread in 255 registers; 48 bytes go to local memory once every 64 queries. Other types and odd
 // widths: a warp takes one row of one head, in float32.
+#include "kernels/cuda/attention_rows.h"
 #include "kernels/cuda/attention_tiles.h"
 
 // scratch[t, h] = grad_out . out
@@ -184,45 +185,23 @@ static void launch_tiles(struct device *device, const struct attention_backward 
 
 // --- any type, any width ---
 
-enum { LANE_VALUES = HEAD_WIDTH_LIMIT / WARP };
-
-struct dots {
-    float score, grad;
-};
-
-static __device__ struct dots pair_dots(const struct attention_backward *a, size_t query,
-                                        size_t key, size_t head)
+static __device__ struct weights weigh_rows(const struct attention_backward *a, const float *dots,
+                                            size_t query, size_t key, size_t end, size_t head)
 {
     const size_t d = a->head_width, group = head / (a->heads / a->kv_heads);
-    struct dots sums = {0, 0};
-    for (size_t i = threadIdx.x; i < d; i += WARP) {
-        sums.score += load(a->q, query * a->stride + head * d + i) *
-                      load(a->k, key * a->stride + group * d + i);
-        sums.grad += load(a->grad_out, (query * a->heads + head) * d + i) *
-                     load(a->v, key * a->stride + group * d + i);
-    }
-    return {warp_sum(sums.score), warp_sum(sums.grad)};
-}
-
-static __device__ __forceinline__ void add_scaled(float sums[LANE_VALUES], float factor,
-                                                  struct tensor x, size_t at, size_t d)
-{
-    for (int j = 0; j < LANE_VALUES; j++)
-        if (threadIdx.x + j * WARP < d)
-            sums[j] += factor * load(x, at + threadIdx.x + j * WARP);
-}
-
-static __device__ __forceinline__ void store_lanes(struct tensor to, size_t at,
-                                                   const float sums[LANE_VALUES], size_t d)
-{
-    for (int j = 0; j < LANE_VALUES; j++)
-        if (threadIdx.x + j * WARP < d)
-            store(to, at + threadIdx.x + j * WARP, sums[j]);
+    if (query >= end || key >= end || !visible(key, query, a->window))
+        return {0, 0};
+    const float score =
+        row_dot(a->q, query * a->stride + head * d, a->k, key * a->stride + group * d, d);
+    const float grad =
+        row_dot(a->grad_out, (query * a->heads + head) * d, a->v, key * a->stride + group * d, d);
+    return weigh(a, dots, score, grad, query, key, end, head);
 }
 
 static __global__ void attention_backward_key_rows_kernel(struct attention_backward a,
                                                           const float *dots)
 {
+    CUDA_SHARED(float, factors, WARP);
     const size_t begin = (size_t)a.sequences.offsets[blockIdx.z];
     const size_t end = (size_t)a.sequences.offsets[blockIdx.z + 1];
     const size_t key = begin + blockIdx.x, group = blockIdx.y, d = a.head_width;
@@ -231,34 +210,35 @@ static __global__ void attention_backward_key_rows_kernel(struct attention_backw
         return;
     float grad_k[LANE_VALUES] = {0}, grad_v[LANE_VALUES] = {0};
     for (size_t head = group * share; head < (group + 1) * share; head++)
-        for (size_t query = key; query < end && visible(key, query, a.window); query++) {
-            const struct dots pair = pair_dots(&a, query, key, head);
-            const struct weights w = weigh(&a, dots, pair.score, pair.grad, query, key, end, head);
-            add_scaled(grad_v, w.p, a.grad_out, (query * a.heads + head) * d, d);
-            add_scaled(grad_k, w.ds, a.q, query * a.stride + head * d, d);
+        for (size_t base = key; base < end && visible(key, base, a.window); base += WARP) {
+            const struct weights w = weigh_rows(&a, dots, base + threadIdx.x, key, end, head);
+            add_rows(grad_v, w.p, factors, a.grad_out, d,
+                     [&](int i) { return ((base + i) * a.heads + head) * d; });
+            add_rows(grad_k, w.ds, factors, a.q, d,
+                     [&](int i) { return (base + i) * a.stride + head * d; });
         }
-    store_lanes(a.grad_k, key * a.stride + group * d, grad_k, d);
-    store_lanes(a.grad_v, key * a.stride + group * d, grad_v, d);
+    store_row(a.grad_k, key * a.stride + group * d, grad_k, 1, d);
+    store_row(a.grad_v, key * a.stride + group * d, grad_v, 1, d);
 }
 
 static __global__ void attention_backward_query_rows_kernel(struct attention_backward a,
                                                             const float *dots)
 {
+    CUDA_SHARED(float, factors, WARP);
     const size_t begin = (size_t)a.sequences.offsets[blockIdx.z];
     const size_t end = (size_t)a.sequences.offsets[blockIdx.z + 1];
     const size_t query = begin + blockIdx.x, head = blockIdx.y, d = a.head_width;
     const size_t group = head / (a.heads / a.kv_heads);
     if (query >= end)
         return;
+    const size_t first = a.window > 0 && query - begin >= a.window ? query - a.window + 1 : begin;
     float grad_q[LANE_VALUES] = {0};
-    for (size_t key = begin; key <= query; key++) {
-        if (!visible(key, query, a.window))
-            continue;
-        const struct dots pair = pair_dots(&a, query, key, head);
-        const float ds = weigh(&a, dots, pair.score, pair.grad, query, key, end, head).ds;
-        add_scaled(grad_q, ds, a.k, key * a.stride + group * d, d);
+    for (size_t base = begin + (first - begin) / WARP * WARP; base <= query; base += WARP) {
+        const float ds = weigh_rows(&a, dots, query, base + threadIdx.x, end, head).ds;
+        add_rows(grad_q, ds, factors, a.k, d,
+                 [&](int i) { return (base + i) * a.stride + group * d; });
     }
-    store_lanes(a.grad_q, query * a.stride + head * d, grad_q, d);
+    store_row(a.grad_q, query * a.stride + head * d, grad_q, 1, d);
 }
 
 static void launch_rows(struct device *device, const struct attention_backward *a,

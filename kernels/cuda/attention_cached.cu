@@ -9,7 +9,8 @@
 // arithmetic. Scores, maximum, sum and output stay in registers; bf16 products, float32 sums.
 // Launch: rows by 64 of the largest group x key heads x groups; 128 threads. Bytes: 4 d for every
 // cached position of a tile and key head; the floor reads each once.
-// Other types and odd widths: a warp takes one head of one token, in float32.
+// Other types and odd widths: attention_rows.h.
+#include "kernels/cuda/attention_rows.h"
 #include "kernels/cuda/attention_tiles.h"
 
 enum { B = KV_BLOCK_TOKENS, THREADS = TILE_WARPS * WARP, STAGES = 3, WRITE_THREADS = 256 };
@@ -82,8 +83,8 @@ struct lane_rows {
 };
 
 template <int D>
-static __device__ void store_row(const struct attention_cached *a, const float out[D / 8][4],
-                                 const struct running *r, int h, size_t row, size_t group)
+static __device__ void store_tile_row(const struct attention_cached *a, const float out[D / 8][4],
+                                      const struct running *r, int h, size_t row, size_t group)
 {
     const size_t share = a->heads / a->kv_heads, d = a->head_width;
     const size_t t = (size_t)a->plan.order[row / share], head = group * share + row % share;
@@ -97,8 +98,7 @@ static __device__ void store_row(const struct attention_cached *a, const float o
 }
 
 template <int D>
-static __global__ void __launch_bounds__(THREADS)
-    attention_cached_kernel(struct attention_cached a)
+static __global__ void __launch_bounds__(THREADS) attention_cached_kernel(struct attention_cached a)
 {
     CUDA_SHARED_DYNAMIC(bf16, memory);
     const shared_pointer<bf16> q = memory, stages = memory + tile<D>::ELEMENTS;
@@ -158,14 +158,12 @@ static __global__ void __launch_bounds__(THREADS)
     }
     for (int h = 0; h < 2; h++)
         if (mine.position[h] >= 0)
-            store_row<D>(&a, out, &r, h, begin + warp_row + fragment_row(2 * h), group);
+            store_tile_row<D>(&a, out, &r, h, begin + warp_row + fragment_row(2 * h), group);
 }
 
-template <int D>
-static void launch_tiles(struct device *device, const struct attention_cached *a)
+template <int D> static void launch_tiles(struct device *device, const struct attention_cached *a)
 {
-    const size_t bytes =
-        (tile<D>::ELEMENTS + STAGES * 2 * B * (D + TILE_PAD)) * sizeof(bf16);
+    const size_t bytes = (tile<D>::ELEMENTS + STAGES * 2 * B * (D + TILE_PAD)) * sizeof(bf16);
     const size_t rows = a->plan.group_tokens * (a->heads / a->kv_heads);
     const dim3 grid(blocks_of(rows, TILE_ROWS), (unsigned)a->kv_heads,
                     (unsigned)a->plan.group_count);
@@ -176,32 +174,20 @@ static void launch_tiles(struct device *device, const struct attention_cached *a
 
 // --- any type, any width ---
 
-enum { LANE_VALUES = HEAD_WIDTH_LIMIT / WARP };
-
 static __global__ void attention_cached_rows_kernel(struct attention_cached a)
 {
-    const size_t t = blockIdx.x, head = blockIdx.y, lane = threadIdx.x, d = a.head_width;
+    CUDA_SHARED(float, weights, WARP);
+    const size_t t = blockIdx.x, head = blockIdx.y, d = a.head_width;
     const size_t group = head / (a.heads / a.kv_heads), last = (size_t)a.positions[t];
     const size_t first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-    const size_t q_at = t * a.stride + head * d;
-    float out[LANE_VALUES] = {0}, largest = -INFINITY, sum = 0;
-    for (size_t u = first; u <= last; u++) {
-        const size_t at = block_row(&a, t, u / B, group) + u % B * d;
-        float score = 0;
-        for (size_t i = lane; i < d; i += WARP)
-            score += load(a.q, q_at + i) * load(a.k_cache, at + i);
-        score = warp_sum(score) * a.scale;
-        const float above = fmaxf(largest, score), shrink = expf(largest - above);
-        const float weight = expf(score - above);
-        largest = above;
-        sum = sum * shrink + weight;
-        for (int j = 0; j < LANE_VALUES; j++)
-            if (lane + j * WARP < d)
-                out[j] = out[j] * shrink + weight * load(a.v_cache, at + lane + j * WARP);
-    }
-    for (int j = 0; j < LANE_VALUES; j++)
-        if (lane + j * WARP < d)
-            store(a.out, (t * a.heads + head) * d + lane + j * WARP, out[j] / sum);
+    struct softmax_row r;
+    attend_row(&r, a.q, t * a.stride + head * d, a.k_cache, a.v_cache, 0, first, last, a.scale, d,
+               weights, [&](size_t u) {
+                   // Keys behind the last have no weight, and maybe no block.
+                   const size_t known = u <= last ? u : last;
+                   return block_row(&a, t, known / B, group) + known % B * d;
+               });
+    store_row(a.out, (t * a.heads + head) * d, r.out, r.sum, d);
 }
 
 void cuda_attention_cached(struct device *device, const struct attention_cached *a)
@@ -209,8 +195,8 @@ void cuda_attention_cached(struct device *device, const struct attention_cached 
     if (a->tokens == 0)
         return;
     const size_t d = a->head_width;
-    const bool tiles = can_tile(a->q, a->stride, d) && can_tile(a->k_cache, d, d) &&
-                       can_tile(a->v_cache, d, d);
+    const bool tiles =
+        can_tile(a->q, a->stride, d) && can_tile(a->k_cache, d, d) && can_tile(a->v_cache, d, d);
     if (tiles && d <= 64)
         launch_tiles<64>(device, a);
     else if (tiles && d <= 128)

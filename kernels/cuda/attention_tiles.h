@@ -12,8 +12,8 @@ template <int D> struct tile {
     enum { ELEMENTS = TILE_ROWS * (D + TILE_PAD) };
 };
 
-// Row i of the tile from row(i), which gives NULL for a row of zeros; zeros from element `width` on.
-// `any` is an address that may be read. All THREADS threads of the block call it.
+// Row i of the tile from row(i), which gives NULL for a row of zeros; zeros from element `width`
+// on. `any` is an address that may be read. All THREADS threads of the block call it.
 template <int D, int ROWS, int THREADS, typename Row>
 static __device__ __forceinline__ void tile_gather(shared_pointer<bf16> tile, size_t width,
                                                    const bf16 *any, Row row)
@@ -23,7 +23,8 @@ static __device__ __forceinline__ void tile_gather(shared_pointer<bf16> tile, si
         const int column = i % per_row * 8;
         const bf16 *from = row(i / per_row);
         const bool valid = from && (size_t)column < width;
-        async_copy8(tile + (i / per_row * (D + TILE_PAD) + column), valid ? from + column : any, valid);
+        async_copy8(tile + (i / per_row * (D + TILE_PAD) + column), valid ? from + column : any,
+                    valid);
     }
 }
 

@@ -120,3 +120,42 @@ void cuda_short_conv_backward(struct device *device, const struct short_conv_bac
                 THREADS, 0, stream, *a);
     cuda_launched(device, "short_conv_backward");
 }
+
+// Where the state of one position of a token's sequence begins.
+static __device__ __forceinline__ size_t state_row(const struct short_conv_cached *a, size_t t,
+                                                   size_t position)
+{
+    const size_t kept = a->taps - 1, at = (size_t)a->sequences[t] * a->tables.stride;
+    const size_t block = (size_t)a->tables.blocks[at + position / KV_BLOCK_TOKENS];
+    return (block * kept + position % kept) * a->width;
+}
+
+// One thread a channel, tokens one after another, as the state demands.
+static __global__ void short_conv_cached_kernel(struct short_conv_cached a)
+{
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x, kept = a.taps - 1;
+    if (i >= a.width)
+        return;
+    for (size_t t = 0; t < a.tokens; t++) {
+        const size_t position = (size_t)a.positions[t];
+        const float now = gated_input(a.bcx, a.width, t, i);
+        float sum = 0;
+        for (size_t k = 0; k < kept; k++)
+            if (position >= kept - k)
+                sum += load(a.weight, i * a.taps + k) *
+                       load(a.state, state_row(&a, t, position - (kept - k)) + i);
+        sum += load(a.weight, i * a.taps + kept) * now;
+        if (kept > 0)
+            store(a.state, state_row(&a, t, position) + i, now);
+        store(a.out, t * a.width + i, load(a.bcx, t * 3 * a.width + a.width + i) * sum);
+    }
+}
+
+void cuda_short_conv_cached(struct device *device, const struct short_conv_cached *a)
+{
+    if (a->tokens == 0 || a->width == 0)
+        return;
+    CUDA_LAUNCH(short_conv_cached_kernel, blocks_of(a->width, THREADS), THREADS, 0,
+                cuda_of(device)->stream, *a);
+    cuda_launched(device, "short_conv_cached");
+}

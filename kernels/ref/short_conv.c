@@ -76,23 +76,31 @@ void ref_short_conv_backward(struct device *device, const struct short_conv_back
     }
 }
 
+// Where the state of one position of a token's sequence begins.
+static size_t state_row(const struct short_conv_cached *a, size_t t, size_t position)
+{
+    size_t kept = a->taps - 1, at = (size_t)a->sequences[t] * a->tables.stride;
+    size_t block = (size_t)a->tables.blocks[at + position / KV_BLOCK_TOKENS];
+    return (block * kept + position % kept) * a->width;
+}
+
 void ref_short_conv_cached(struct device *device, const struct short_conv_cached *a)
 {
     (void)device;
     size_t kept = a->taps - 1;
     for (size_t t = 0; t < a->tokens; t++) {
-        size_t position = (size_t)a->positions[t], slot = (size_t)a->slots[t];
+        size_t position = (size_t)a->positions[t];
         for (size_t i = 0; i < a->width; i++) {
             double now = gated_input(a->bcx, a->width, t, i), sum = 0;
             for (size_t k = 0; k < kept; k++) {
                 size_t back = kept - k;
                 if (position >= back)
                     sum += load(a->weight, i * a->taps + k) *
-                           load(a->state, (slot * kept + (position - back) % kept) * a->width + i);
+                           load(a->state, state_row(a, t, position - back) + i);
             }
             sum += load(a->weight, i * a->taps + kept) * now;
             if (kept > 0)
-                store(a->state, (slot * kept + position % kept) * a->width + i, now);
+                store(a->state, state_row(a, t, position) + i, now);
             store(a->out, t * a->width + i, load(a->bcx, t * 3 * a->width + a->width + i) * sum);
         }
     }

@@ -160,11 +160,110 @@ static void sequence_alone_is_the_same_bits(void **state)
     buffers_release(&one);
 }
 
+// --- a paged cache ---
+// Sequences of 100, 70 and 33 positions share their first block; sequence 0 has two tokens, the
+// others one. The plan reads what is shared together.
+
+enum { B = KV_BLOCK_TOKENS, TOKENS = 4, TABLE = 4, BLOCKS = 12 };
+
+struct cached_shape {
+    size_t heads, kv_heads, head_width, window;
+};
+
+static const struct cached_shape cached_shapes[] = {
+    {14, 2, 64, 0}, {40, 8, 128, 0}, {4, 1, 256, 40}, {36, 1, 32, 0}};
+
+static const int32_t tables[3 * TABLE] = {5, 3, 9, 1, 5, 7, 2, 0, 5, 11, 0, 0};
+static const int32_t sequences[TOKENS] = {0, 0, 1, 2}, positions[TOKENS] = {98, 99, 69, 32};
+static const int32_t order[TOKENS] = {0, 1, 2, 3};
+static const struct attention_group together[] = {{0, 4, 0, 4}};
+static const struct attention_segment shared_segments[] = {
+    {0, 4, 0, 1}, {0, 2, 1, 4}, {2, 1, 1, 3}, {3, 1, 1, 2}};
+static const struct attention_group apart[] = {{0, 2, 0, 1}, {2, 1, 1, 1}, {3, 1, 2, 1}};
+static const struct attention_segment own_segments[] = {{0, 2, 0, 4}, {2, 1, 0, 3}, {3, 1, 0, 2}};
+static const struct attention_plan plan_together = {order, together, shared_segments, 1, 4};
+static const struct attention_plan plan_apart = {order, apart, own_segments, 3, 2};
+
+struct cached {
+    struct tensor q, k, v, out;
+    size_t out_count;
+};
+
+static struct cached cached_create(const struct cached_shape *shape)
+{
+    const size_t row = shape->heads * shape->head_width;
+    const size_t cache = BLOCKS * B * shape->kv_heads * shape->head_width;
+    return {random_bf16(11, TOKENS * row), random_bf16(12, cache), random_bf16(13, cache),
+            random_bf16(14, TOKENS * row), TOKENS * row};
+}
+
+static void cached_release(struct cached *c)
+{
+    free(c->q.data);
+    free(c->k.data);
+    free(c->v.data);
+    free(c->out.data);
+}
+
+static void run_cached(struct device *device, const struct cached_shape *shape, struct cached *c,
+                       struct attention_plan plan)
+{
+    const struct attention_cached call = {c->out,
+                                          c->q,
+                                          shape->heads * shape->head_width,
+                                          c->k,
+                                          c->v,
+                                          {tables, TABLE},
+                                          sequences,
+                                          positions,
+                                          plan,
+                                          TOKENS,
+                                          shape->heads,
+                                          shape->kv_heads,
+                                          shape->head_width,
+                                          1 / sqrtf((float)shape->head_width),
+                                          shape->window};
+    struct error err;
+    device->ops->attention_cached(device, &call);
+    if (device_sync(device, &err))
+        fail_msg("%s", err.text);
+}
+
+static void shared_blocks_agree_with_ref(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    for (size_t s = 0; s < sizeof cached_shapes / sizeof cached_shapes[0]; s++) {
+        struct cached expected = cached_create(&cached_shapes[s]);
+        struct cached got = cached_create(&cached_shapes[s]);
+        run_cached(devices->ref, &cached_shapes[s], &expected, plan_together);
+        run_cached(devices->cpu[0], &cached_shapes[s], &got, plan_together);
+        assert_near("out", got.out, expected.out, got.out_count);
+        cached_release(&expected);
+        cached_release(&got);
+    }
+}
+
+static void plan_does_not_change_the_bits(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    for (size_t s = 0; s < sizeof cached_shapes / sizeof cached_shapes[0]; s++) {
+        struct cached one = cached_create(&cached_shapes[s]);
+        struct cached other = cached_create(&cached_shapes[s]);
+        run_cached(devices->cpu[0], &cached_shapes[s], &one, plan_together);
+        run_cached(devices->cpu[0], &cached_shapes[s], &other, plan_apart);
+        assert_memory_equal(one.out.data, other.out.data, one.out_count * 2);
+        cached_release(&one);
+        cached_release(&other);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiles_agree_with_ref),
         cmocka_unit_test(sequence_alone_is_the_same_bits),
+        cmocka_unit_test(shared_blocks_agree_with_ref),
+        cmocka_unit_test(plan_does_not_change_the_bits),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);
 }

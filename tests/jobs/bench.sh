@@ -19,5 +19,9 @@ for wrong in "model --batch 0" "model --batch 1,,2" "model --batch 4,x" "train -
     run 2 "$memo" bench $wrong
     grep -qF -- "--batch" stderr || fail "'bench $wrong' does not name the option"
 done
+run 0 "$memo" bench json --tokenizer "$root/tests/oracle/golden/tokenizer_gpt2" --json
+[ "$(grep -c '"json: mask' stdout)" -eq 6 ] || fail "not 6 lines of masks"
+run 1 "$memo" bench json
+grep -qF -- "--tokenizer DIR" stderr || fail "'bench json' does not name its option"
 run 2 "$memo" bench speed
 grep -qF "cannot measure 'speed'" stderr || fail "'bench speed' does not say what can be measured"

@@ -17,7 +17,7 @@ static const struct shape shapes[] = {
     {1, 1, DTYPE_F32, {1, -1}},         {31, 3, DTYPE_F32, {33, -1}},
     {33, 3, DTYPE_BF16, {1, 0, 2, -1}}, {64, 4, DTYPE_F16, {5, 31, 1, 3, -1}},
     {1000, 3, DTYPE_F32, {7, 2, -1}},   {129, 8, DTYPE_BF16, {4, 20, 0, 9, -1}},
-    {65, 2, DTYPE_F32, {-1}},
+    {65, 2, DTYPE_F32, {-1}},           {20, 3, DTYPE_F32, {70, 33, 100, -1}},
 };
 
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
@@ -147,22 +147,25 @@ static void a_known_sequence_convolves_as_by_hand(void **state)
     }
 }
 
+// tables: one block of each sequence after the other, from the last on.
 static void cached(struct device *device, const struct conv *c, float *state, float *out,
-                   const int32_t *slots, const int32_t *positions, size_t first, size_t count)
+                   struct block_tables tables, const int32_t *sequences, const int32_t *positions,
+                   size_t first, size_t count)
 {
     device->ops->short_conv_cached(
         device, &(struct short_conv_cached){.out = f32(out + first * c->shape.width),
                                             .bcx = f32(c->bcx + first * 3 * c->shape.width),
                                             .weight = c->weight,
                                             .state = f32(state),
-                                            .slots = slots + first,
+                                            .tables = tables,
+                                            .sequences = sequences + first,
                                             .positions = positions + first,
                                             .tokens = count,
                                             .width = c->shape.width,
                                             .taps = c->shape.taps});
 }
 
-// Each sequence in a slot of its own, which begins with rubbish; pieces of one, two and more
+// Each sequence has blocks of its own, which begin with rubbish; pieces of one, two and more
 // tokens.
 static void pieces_with_a_state_give_the_same_bits_as_the_whole(void **state)
 {
@@ -172,22 +175,28 @@ static void pieces_with_a_state_give_the_same_bits_as_the_whole(void **state)
             struct device *device = i < devices->count ? devices->cpu[i] : devices->ref;
             struct test_memory memory = {.stream = s};
             struct conv conv = conv_random(&memory, &shapes[s]);
-            size_t width = conv.shape.width, slots_count = conv.sequences.count;
+            size_t width = conv.shape.width, count = conv.sequences.count;
+            size_t per_sequence = conv.sequences.longest / KV_BLOCK_TOKENS + 1;
             float *expected = memory_floats(&memory, conv.tokens * width);
             forward(device, &conv, expected);
-            int32_t *slots = memory_ints(&memory, conv.tokens, 1);
+            int32_t *tables = memory_ints(&memory, count * per_sequence, 1);
+            for (size_t b = 0; b < count * per_sequence; b++)
+                tables[b] = (int32_t)(count * per_sequence - 1 - b);
+            int32_t *sequences = memory_ints(&memory, conv.tokens, 1);
             int32_t *positions = memory_ints(&memory, conv.tokens, 1);
-            for (size_t q = 0; q < slots_count; q++)
+            for (size_t q = 0; q < count; q++)
                 for (int32_t t = conv.sequences.offsets[q]; t < conv.sequences.offsets[q + 1];
                      t++) {
-                    slots[t] = (int32_t)(slots_count - 1 - q);
+                    sequences[t] = (int32_t)q;
                     positions[t] = t - conv.sequences.offsets[q];
                 }
             for (size_t piece = 1; piece <= conv.tokens; piece = piece * 2 + 1) {
-                float *kept = memory_floats(&memory, slots_count * (conv.shape.taps - 1) * width);
+                float *kept =
+                    memory_floats(&memory, count * per_sequence * (conv.shape.taps - 1) * width);
                 float *out = memory_floats(&memory, conv.tokens * width);
                 for (size_t at = 0; at < conv.tokens; at += piece)
-                    cached(device, &conv, kept, out, slots, positions, at,
+                    cached(device, &conv, kept, out, (struct block_tables){tables, per_sequence},
+                           sequences, positions, at,
                            piece < conv.tokens - at ? piece : conv.tokens - at);
                 assert_memory_equal(out, expected, conv.tokens * width * sizeof *out);
             }

@@ -56,7 +56,8 @@ static struct engine *create(struct rig *rig, size_t slots, size_t max_tokens)
 {
     struct error err;
     struct engine *engine;
-    struct engine_options options = {slots, rig->capacity, max_tokens};
+    struct engine_options options = {
+        .slots = slots, .capacity = rig->capacity, .max_tokens = max_tokens};
     if (engine_create(rig->model, &options, &engine, &err))
         fail_msg("%s", err.text);
     return engine;
@@ -302,7 +303,9 @@ static void senseless_options_are_rejected(void **state)
     struct error err = {{0}};
     struct engine *engine;
     setup(&rig);
-    struct engine_options no_slots = {0, 8, 8}, few_tokens = {4, 8, 3}, too_long = {1, 65, 8};
+    struct engine_options no_slots = {.slots = 0, .capacity = 8, .max_tokens = 8};
+    struct engine_options few_tokens = {.slots = 4, .capacity = 8, .max_tokens = 3};
+    struct engine_options too_long = {.slots = 1, .capacity = 65, .max_tokens = 8};
     assert_int_equal(engine_create(rig.model, &no_slots, &engine, &err), -1);
     assert_int_equal(engine_create(rig.model, &few_tokens, &engine, &err), -1);
     assert_non_null(strstr(err.text, "4 slots and 3 tokens"));

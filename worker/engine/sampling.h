@@ -3,6 +3,10 @@
 #ifndef MEMO_WORKER_SAMPLING_H
 #define MEMO_WORKER_SAMPLING_H
 
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 // Zero in a field means that it has no effect; all zero is greedy decoding.
@@ -13,5 +17,41 @@ struct sampling {
     int32_t top_k;
     float repetition_penalty; // 0 or 1: none
 };
+
+// "" when the fields make sense, else what does not.
+const char *sampling_problem(const struct sampling *sampling);
+
+// Whether the token is simply that of the largest logit, whatever came before.
+static inline bool sampling_is_argmax(const struct sampling *sampling)
+{
+    return sampling->temperature == 0 &&
+           (sampling->repetition_penalty == 0 || sampling->repetition_penalty == 1);
+}
+
+// One draw. Steps and their order are those of Hugging Face's generate():
+//     masked tokens go; logits of tokens in `seen` are divided by the repetition penalty where
+//     positive, else multiplied (Keskar et al. 2019); then all by the temperature's inverse; the
+//     top_k largest stay; of these the fewest largest whose probability reaches top_p (Holtzman et
+//     al. 2020); of these the ones at least min_p as probable as the largest (Nguyen et al. 2024);
+//     one of these, by its probability.
+// Equal logits are ordered by token.
+struct draw {
+    float *logits; // [vocabulary], overwritten
+    const struct sampling *sampling;
+    const uint64_t *mask; // [(vocabulary + 63) / 64], at least one bit set; NULL: all tokens
+    const int32_t *seen;  // prompt and answer so far, each below vocabulary
+    size_t seen_count;
+    uint64_t seed, index; // the random number is a function of these two
+    bool wants_logprob;
+
+    int32_t token; // the result
+    float logprob; // its log probability in the logits as they came, when wanted
+};
+
+// Threads and their memory. Results do not depend on the number of threads.
+struct sampler;
+int sampler_create(size_t vocabulary, int threads, struct sampler **out, struct error *err);
+void sampler_destroy(struct sampler *sampler);
+void sampler_draw(struct sampler *sampler, struct draw *draws, size_t count);
 
 #endif

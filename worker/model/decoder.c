@@ -217,8 +217,7 @@ static void attend_packed(const struct pass *pass, const struct activations *a, 
                 });
 }
 
-// Layers below `layer` that convolve, or those that attend: each kind has a cache of its own.
-static size_t layers_before(const struct model_config *config, size_t layer, bool conv)
+size_t layers_before(const struct model_config *config, size_t layer, bool conv)
 {
     size_t count = 0;
     for (size_t i = 0; i < layer; i++)
@@ -231,8 +230,7 @@ static void attend_cached(const struct pass *pass, const struct activations *a, 
     struct device *device = pass->model->device;
     const struct model_config *config = &pass->model->config;
     const struct cache_lookup *cache = pass->cache;
-    size_t before = layers_before(config, layer, false);
-    size_t at = before * cache->slots * cache->capacity * keys_width(config);
+    size_t at = layers_before(config, layer, false) * cache->blocks * block_width(config);
     struct tensor k_cache = tensor_at(cache->k, at), v_cache = tensor_at(cache->v, at);
     device->ops->kv_write(device,
                           &(struct kv_write){
@@ -241,10 +239,8 @@ static void attend_cached(const struct pass *pass, const struct activations *a, 
                               .k = tensor_at(a->qkv, queries_width(config)),
                               .v = tensor_at(a->qkv, queries_width(config) + keys_width(config)),
                               .stride = qkv_width(config),
-                              .slots = cache->token_slots,
-                              .positions = pass->workspace->positions,
+                              .places = cache->places,
                               .tokens = pass->tokens,
-                              .capacity = cache->capacity,
                               .kv_heads = (size_t)config->kv_heads,
                               .head_width = (size_t)config->head_width,
                           });
@@ -254,10 +250,11 @@ static void attend_cached(const struct pass *pass, const struct activations *a, 
                                               .stride = qkv_width(config),
                                               .k_cache = k_cache,
                                               .v_cache = v_cache,
-                                              .slots = cache->token_slots,
+                                              .tables = cache->tables,
+                                              .sequences = cache->sequences,
                                               .positions = pass->workspace->positions,
+                                              .plan = cache->plan,
                                               .tokens = pass->tokens,
-                                              .capacity = cache->capacity,
                                               .heads = (size_t)config->heads,
                                               .kv_heads = (size_t)config->kv_heads,
                                               .head_width = (size_t)config->head_width,
@@ -283,13 +280,14 @@ static void convolve_cached(const struct pass *pass, const struct decoder_layer 
     struct device *device = pass->model->device;
     const struct model_config *config = &pass->model->config;
     size_t width = (size_t)config->hidden, taps = (size_t)config->conv_taps;
-    size_t state_at = layers_before(config, layer, true) * pass->cache->slots * (taps - 1) * width;
+    size_t state_at = layers_before(config, layer, true) * pass->cache->blocks * (taps - 1) * width;
     device->ops->short_conv_cached(device, &(struct short_conv_cached){
                                                .out = a->attention,
                                                .bcx = a->qkv,
                                                .weight = weights->conv,
                                                .state = tensor_at(pass->cache->state, state_at),
-                                               .slots = pass->cache->token_slots,
+                                               .tables = pass->cache->tables,
+                                               .sequences = pass->cache->sequences,
                                                .positions = pass->workspace->positions,
                                                .tokens = pass->tokens,
                                                .width = width,

@@ -91,12 +91,15 @@ struct workspace {
     float *host_losses;                  // [T]
 };
 
-// Keys and values of earlier tokens, when there are any to look up.
+// Keys and values of earlier tokens, when there are any to look up. Arrays are on the device.
 struct cache_lookup {
-    struct tensor k, v;  // [attention layers, slots, capacity, H_kv, d]
-    struct tensor state; // [convolution layers, slots, K - 1, D]
-    size_t slots, capacity;
-    const int32_t *token_slots; // [T], device
+    struct tensor k, v;  // [attention layers, blocks, H_kv KV_BLOCK_TOKENS d]
+    struct tensor state; // [convolution layers, blocks, K - 1, D]
+    size_t blocks;
+    struct block_tables tables;
+    const int32_t *sequences; // [T] rows of the tables
+    const int32_t *places;    // [T], see struct kv_write
+    struct attention_plan plan;
 };
 
 // One forward pass. Inputs have been copied into the workspace.
@@ -106,8 +109,11 @@ struct pass {
     size_t tokens;
     size_t wanted;                    // rows of workspace->top
     struct sequences sequences;       // packed sequences, or
-    const struct cache_lookup *cache; // slots of a cache (then sequences are unused)
+    const struct cache_lookup *cache; // a cache (then sequences are unused)
 };
+
+// Layers below `layer` that convolve, or those that attend: each kind has a cache of its own.
+size_t layers_before(const struct model_config *config, size_t layer, bool conv);
 
 void decoder_forward(const struct pass *pass); // leaves workspace->top
 
@@ -149,6 +155,11 @@ static inline size_t queries_width(const struct model_config *config) // H d
 static inline size_t keys_width(const struct model_config *config) // H_kv d
 {
     return (size_t)(config->kv_heads * config->head_width);
+}
+
+static inline size_t block_width(const struct model_config *config) // of keys, or of values
+{
+    return KV_BLOCK_TOKENS * keys_width(config);
 }
 
 static inline size_t qkv_width(const struct model_config *config)

@@ -66,20 +66,41 @@ int model_logits(struct model *model, struct workspace *workspace, const struct 
 
 // --- generation ---
 
-// Keys and values of `slots` sequences of at most `capacity` tokens, all layers.
+// Keys and values, of all layers, in blocks of KV_BLOCK_TOKENS positions (and the states of short
+// convolutions at the end of each block). Which block holds what is the caller's affair.
 struct kv_cache;
-int kv_cache_create(struct model *model, size_t slots, size_t capacity, size_t max_tokens,
-                    struct kv_cache **out, struct error *err);
+struct kv_cache_size {
+    size_t blocks;
+    size_t capacity;   // positions of a sequence
+    size_t sequences;  // most in a step
+    size_t max_tokens; // of a step
+};
+int kv_cache_create(struct model *model, const struct kv_cache_size *size, struct kv_cache **out,
+                    struct error *err);
 void kv_cache_destroy(struct kv_cache *cache);
+size_t kv_cache_bytes(const struct kv_cache *cache); // of keys, values and states
 
-// Runs `tokens` new tokens (any mix of prompts and single steps; positions of a slot ascending) and
-// writes the logits of those listed in `wanted` (indices into the batch) to out [wanted_count,
-// vocabulary] f32 on the host. tokens is at most the cache's max_tokens.
+// Makes block `to` equal to `from`. Not for models with convolutions, whose blocks know the state
+// after their latest position only.
+void kv_cache_copy_block(struct kv_cache *cache, int32_t from, int32_t to);
+
+static inline size_t kv_blocks(size_t tokens) // that this many positions take
+{
+    return (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+}
+
+// Runs `tokens` new tokens (any mix of prompts and single steps; those of a sequence stand
+// together, in ascending order of positions) and writes the logits of those listed in `wanted`
+// (indices into the batch) to out [wanted_count, vocabulary] f32 on the host. Sequences may have
+// blocks in common; of these each position is written by one. tokens is at most the cache's
+// max_tokens.
 struct step_tokens {
     const int32_t *ids;
-    const int32_t *slots;
+    const int32_t *sequences; // [tokens] rows of tables
     const int32_t *positions;
     size_t tokens;
+    const int32_t *tables; // [sequence_count, kv_blocks(capacity)]: blocks in order of positions
+    size_t sequence_count;
     const int32_t *wanted;
     size_t wanted_count;
 };
@@ -90,6 +111,15 @@ int model_step(struct model *model, struct kv_cache *cache, const struct step_to
 // token (the lowest on ties).
 int model_step_greedy(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                       int32_t *out, struct error *err);
+
+// The same, but the logits come to the host in slices that fit: take() is called with those of
+// wanted rows row..row + rows, [rows, vocabulary], which it may change.
+struct logits_taker {
+    void (*take)(void *context, float *logits, size_t row, size_t rows);
+    void *context;
+};
+int model_step_slices(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
+                      const struct logits_taker *taker, struct error *err);
 
 // --- files ---
 
