@@ -28,5 +28,6 @@ struct backend {
 extern const struct memory memory_host; // for backends that compute on the host
 extern const struct backend backend_ref;
 extern const struct backend backend_cpu;
+extern const struct backend backend_cuda; // in builds with CUDA
 
 #endif

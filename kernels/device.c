@@ -3,11 +3,16 @@
 
 #include "kernels/backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 // Fastest first: the order in which device_create tries when no backend is named.
-static const struct backend *const backends[] = {&backend_cpu, &backend_ref};
+static const struct backend *const backends[] = {
+#ifdef MEMO_CUDA
+    &backend_cuda,
+#endif
+    &backend_cpu, &backend_ref};
 
 enum {
     BACKENDS = sizeof backends / sizeof backends[0],
@@ -47,7 +52,11 @@ int device_create(const struct device_options *options, struct device **out, str
     }
     if (!name)
         return error_prefix(err, "no backend works here");
-    return error_set(err, "unknown backend '%s': this build has 'cpu' and 'ref'", options->backend);
+    char names[64] = "";
+    for (size_t i = 0; i < BACKENDS; i++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s'%s'", i ? ", " : "",
+                 backends[i]->name);
+    return error_set(err, "unknown backend '%s': this build has %s", options->backend, names);
 }
 
 void device_destroy(struct device *device)

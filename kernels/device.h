@@ -41,7 +41,7 @@ struct device {
     void *state; // the backend's own
 };
 
-#define BACKEND_CHOICES "ref|cpu"
+#define BACKEND_CHOICES "ref|cpu|cuda"
 
 struct device_options {
     const char *backend; // "ref", "cpu", "cuda"; NULL: the fastest that works here

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cuda backend: one device, one stream. Operations and copies are enqueued in order; only sync
+// and copy_out wait, and report the first thing that went wrong since.
+#include "kernels/cuda/cuda.h"
+
+extern "C" {
+#include "kernels/backend.h"
+}
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OLDEST_MAJOR = 8 }; // bf16 mma and cp.async came with compute capability 8.0
+
+extern "C" const struct kernels kernels_cuda;
+
+static int cuda_check(cudaError_t status, const char *what, struct error *err)
+{
+    if (status == cudaSuccess)
+        return 0;
+    return error_set(err, "%s failed: %s (%s)", what, cudaGetErrorString(status),
+                     cudaGetErrorName(status));
+}
+
+void cuda_keep_error(struct device *device, const char *operation, const char *text)
+{
+    struct cuda_state *state = cuda_of(device);
+    if (state->problem[0] == '\0')
+        snprintf(state->problem, sizeof state->problem, "%s: %s", operation, text);
+}
+
+void cuda_launched(struct device *device, const char *operation)
+{
+    const cudaError_t status = cudaPeekAtLastError();
+    if (status == cudaSuccess)
+        return;
+    cuda_keep_error(device, operation, cudaGetErrorString(status));
+    (void)cudaGetLastError();
+}
+
+static int cuda_alloc(struct device *device, size_t bytes, void **out, struct error *err)
+{
+    size_t available = 0, total = 0;
+    *out = NULL;
+    if (cudaMalloc(out, bytes ? bytes : 1) != cudaSuccess) {
+        (void)cudaGetLastError();
+        (void)cudaMemGetInfo(&available, &total);
+        return error_set(err,
+                         "cannot allocate %zu bytes on the GPU: %zu of %zu are free; use a smaller "
+                         "batch or cache, more GPUs, or end what else runs there",
+                         bytes, available, total);
+    }
+    cudaStream_t stream = cuda_of(device)->stream;
+    return cuda_check(cudaMemsetAsync(*out, 0, bytes, stream), "zeroing GPU memory", err);
+}
+
+static void cuda_free(struct device *device, void *block)
+{
+    (void)device;
+    (void)cudaFree(block); // waits for the stream
+}
+
+static void keep(struct device *device, cudaError_t status, const char *what)
+{
+    if (status != cudaSuccess)
+        cuda_keep_error(device, what, cudaGetErrorString(status));
+}
+
+static void cuda_zero(struct device *device, void *block, size_t bytes)
+{
+    if (bytes > 0)
+        keep(device, cudaMemsetAsync(block, 0, bytes, cuda_of(device)->stream), "zero");
+}
+
+static void cuda_copy(struct device *device, void *out, const void *in, size_t bytes)
+{
+    if (bytes > 0)
+        keep(device,
+             cudaMemcpyAsync(out, in, bytes, cudaMemcpyDeviceToDevice, cuda_of(device)->stream),
+             "copy");
+}
+
+// From pageable memory the call returns once the driver has its own copy.
+static void cuda_copy_in(struct device *device, void *out, const void *host, size_t bytes)
+{
+    if (bytes > 0)
+        keep(device,
+             cudaMemcpyAsync(out, host, bytes, cudaMemcpyHostToDevice, cuda_of(device)->stream),
+             "copy to the GPU");
+}
+
+static int cuda_sync(struct device *device, struct error *err)
+{
+    struct cuda_state *state = cuda_of(device);
+    const cudaError_t status = cudaStreamSynchronize(state->stream);
+    if (state->problem[0] != '\0')
+        return error_set(err, "%s", state->problem);
+    if (status != cudaSuccess)
+        return error_set(err,
+                         "the GPU stopped: %s (%s); run again with CUDA_LAUNCH_BLOCKING=1 to learn "
+                         "which operation it was",
+                         cudaGetErrorString(status), cudaGetErrorName(status));
+    return 0;
+}
+
+static int cuda_copy_out(struct device *device, void *host, const void *in, size_t bytes,
+                         struct error *err)
+{
+    if (bytes > 0)
+        keep(device,
+             cudaMemcpyAsync(host, in, bytes, cudaMemcpyDeviceToHost, cuda_of(device)->stream),
+             "copy from the GPU");
+    return cuda_sync(device, err);
+}
+
+static const struct memory memory_cuda = {
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .zero = cuda_zero,
+    .copy = cuda_copy,
+    .copy_in = cuda_copy_in,
+    .copy_out = cuda_copy_out,
+    .sync = cuda_sync,
+};
+
+static int check_hardware(struct cuda_state *state, struct error *err)
+{
+    int count = 0, driver = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess || count == 0)
+        return error_set(err,
+                         "no GPU is visible (%s): check the driver with nvidia-smi, and "
+                         "CUDA_VISIBLE_DEVICES",
+                         status == cudaSuccess ? "no device" : cudaGetErrorString(status));
+    if (cuda_check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion", err) ||
+        cuda_check(cudaSetDevice(0), "cudaSetDevice", err) ||
+        cuda_check(cudaGetDeviceProperties(&state->properties, 0), "cudaGetDeviceProperties", err))
+        return -1;
+    if (state->properties.major < OLDEST_MAJOR)
+        return error_set(err, "'%s' has compute capability %d.%d, at least %d.0 is needed",
+                         state->properties.name, state->properties.major, state->properties.minor,
+                         OLDEST_MAJOR);
+    return 0;
+}
+
+static void cuda_destroy(struct device *device)
+{
+    struct cuda_state *state = cuda_of(device);
+    gemm_destroy(state->gemm);
+    (void)cudaFree(state->scratch);
+    if (state->stream)
+        (void)cudaStreamDestroy(state->stream);
+    free(state);
+}
+
+static int cuda_create(struct device *device, const struct device_options *options,
+                       struct error *err)
+{
+    if (options->isa)
+        return error_set(err, "instruction set '%s' means nothing to it: leave it out or use 'cpu'",
+                         options->isa);
+    struct cuda_state *state = (struct cuda_state *)calloc(1, sizeof *state);
+    if (!state)
+        return error_set(err, "cannot allocate a device: out of memory");
+    device->state = state;
+    device->ops = &kernels_cuda;
+    device->threads = 1;
+    if (check_hardware(state, err) ||
+        cuda_check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking),
+                   "cudaStreamCreate", err) ||
+        cuda_check(cudaMalloc(&state->scratch, SCRATCH_BYTES), "allocating scratch memory", err) ||
+        gemm_create(&state->gemm, err)) {
+        cuda_destroy(device);
+        device->state = NULL;
+        return -1;
+    }
+    return 0;
+}
+
+static void cuda_describe(const struct device *device, char *out, size_t out_bytes)
+{
+    const struct cuda_state *state = (const struct cuda_state *)device->state;
+    snprintf(out, out_bytes, "cuda, %s, %.1f GB", state->properties.name,
+             (double)state->properties.totalGlobalMem / 1e9);
+}
+
+extern "C" const struct backend backend_cuda = {
+    .name = "cuda",
+    .memory = &memory_cuda,
+    .create = cuda_create,
+    .destroy = cuda_destroy,
+    .describe = cuda_describe,
+};

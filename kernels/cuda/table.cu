@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/cuda.h"
+
+extern "C" const struct kernels kernels_cuda = {
+    .name = "cuda",
+    .embedding_forward = cuda_embedding_forward,
+    .embedding_backward = cuda_embedding_backward,
+    .rmsnorm_forward = cuda_rmsnorm_forward,
+    .rmsnorm_backward = cuda_rmsnorm_backward,
+    .linear_forward = cuda_linear_forward,
+    .linear_backward_input = cuda_linear_backward_input,
+    .linear_backward_weight = cuda_linear_backward_weight,
+    .linear_pack = cuda_linear_pack,
+    .linear_unpack = cuda_linear_unpack,
+    .rope = cuda_rope,
+    .attention_forward = cuda_attention_forward,
+    .attention_backward = cuda_attention_backward,
+    .kv_write = cuda_kv_write,
+    .attention_cached = cuda_attention_cached,
+    .gated_forward = cuda_gated_forward,
+    .gated_backward = cuda_gated_backward,
+    .short_conv_forward = cuda_short_conv_forward,
+    .short_conv_backward = cuda_short_conv_backward,
+    .short_conv_cached = cuda_short_conv_cached,
+    .cross_entropy = cuda_cross_entropy,
+    .rows_gather = cuda_rows_gather,
+    .rows_scatter_add = cuda_rows_scatter_add,
+    .adamw = cuda_adamw,
+    .argmax = cuda_argmax,
+    .sum_squares = cuda_sum_squares,
+};

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the kernels of kernels/cuda on the CPU, for tests: this directory stands in front of CUDA's
+// include path, so that <cuda_runtime.h> is this file. Blocks run one after another; the threads of
+// a block are fibers that meet at __syncthreads, at warp shuffles and votes, in an order that the
+// test chooses. Shared memory knows who wrote and read each element last, and between which
+// barriers: a race is an error whatever the order. Streams are synchronous. What is wrong (a race,
+// a barrier that some threads never reach, a read of shared memory that nobody wrote) becomes the
+// sticky error of the runtime, with a text that names kernel, block and thread.
+#ifndef MEMO_TESTS_CUDA_EMULATOR_H
+#define MEMO_TESTS_CUDA_EMULATOR_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+};
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
+// --- threads ---
+
+enum { EMULATOR_WARP = 32, EMULATOR_THREADS_LIMIT = 1024 };
+
+struct emulated_block;
+
+struct emulated_thread {
+    struct emulated_block *block;
+    dim3 index;
+    unsigned number; // in the block
+};
+
+struct emulated_launch {
+    const char *kernel;
+    dim3 grid, block;
+    size_t shared_bytes;
+};
+
+extern struct emulated_thread *emulator_current;
+extern struct emulated_launch emulator_launched;
+extern dim3 emulator_block_index;
+
+#define threadIdx (emulator_current->index)
+#define blockIdx emulator_block_index
+#define blockDim (emulator_launched.block)
+#define gridDim (emulator_launched.grid)
+
+enum emulator_order { EMULATOR_ASCENDING, EMULATOR_DESCENDING, EMULATOR_RANDOM };
+void emulator_set_order(enum emulator_order order, uint64_t seed);
+
+typedef void (*emulator_body)(void *arguments);
+void emulator_run(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                  emulator_body body, void *arguments);
+
+template <typename F> void emulator_call(void *arguments)
+{
+    (*(F *)arguments)();
+}
+
+template <typename F>
+void emulator_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, F body)
+{
+    emulator_run(kernel, grid, block, shared_bytes, emulator_call<F>, &body);
+}
+
+#define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                \
+    ((void)(stream),                                                                               \
+     emulator_launch(#kernel, grid, block, shared_bytes, [&]() { kernel(__VA_ARGS__); }))
+
+// Ends the launch with this text, prefixed with where. Does not return.
+[[noreturn]] void emulator_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+void __syncthreads(void);
+void __syncwarp(unsigned mask = 0xffffffffu);
+
+// Every lane of the mask gives 32 bytes at most and sees what the others gave.
+const void *emulator_exchange(unsigned mask, const void *value, size_t bytes, const char *what);
+const void *emulator_lane(const void *exchanged, unsigned lane);
+
+template <typename T> T __shfl_sync(unsigned mask, T value, int lane)
+{
+    const void *all = emulator_exchange(mask, &value, sizeof value, "__shfl_sync");
+    T out;
+    memcpy(&out, emulator_lane(all, (unsigned)lane % EMULATOR_WARP), sizeof out);
+    return out;
+}
+
+template <typename T> T __shfl_xor_sync(unsigned mask, T value, int lane_mask)
+{
+    unsigned lane = emulator_current->number % EMULATOR_WARP;
+    return __shfl_sync(mask, value, (int)(lane ^ (unsigned)lane_mask));
+}
+
+template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned delta)
+{
+    unsigned lane = emulator_current->number % EMULATOR_WARP;
+    return __shfl_sync(mask, value, (int)(lane >= delta ? lane - delta : lane));
+}
+
+template <typename T> T __shfl_down_sync(unsigned mask, T value, unsigned delta)
+{
+    unsigned lane = emulator_current->number % EMULATOR_WARP;
+    return __shfl_sync(mask, value, (int)(lane + delta < EMULATOR_WARP ? lane + delta : lane));
+}
+
+unsigned __ballot_sync(unsigned mask, int predicate);
+static inline int __any_sync(unsigned mask, int predicate)
+{
+    return __ballot_sync(mask, predicate) != 0;
+}
+
+// --- shared memory ---
+
+// Who touched an element last, and how many barriers of the block and of the warp lay before.
+struct emulator_touch {
+    int thread; // -1: nobody
+    unsigned block_barriers, warp_barriers;
+};
+
+struct emulator_element {
+    struct emulator_touch write, read;
+    bool read_by_several; // of different threads since the last barrier of the block
+};
+
+struct emulator_shared {
+    void *data;
+    struct emulator_element *elements;
+    size_t count, element_bytes;
+};
+
+// The block's array of that name, the same for all its threads.
+struct emulator_shared *emulator_shared_array(const char *name, size_t count, size_t element_bytes);
+void emulator_shared_read(struct emulator_shared *shared, ptrdiff_t i);
+void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i);
+
+template <typename T> struct shared_reference {
+    struct emulator_shared *shared;
+    ptrdiff_t i;
+
+    operator T() const
+    {
+        emulator_shared_read(shared, i);
+        return ((T *)shared->data)[i];
+    }
+    T operator=(T value) const
+    {
+        emulator_shared_write(shared, i);
+        return ((T *)shared->data)[i] = value;
+    }
+    T operator=(const shared_reference &other) const
+    {
+        return *this = (T)other;
+    }
+    T operator+=(T value) const
+    {
+        return *this = (T)(*this) + value;
+    }
+    T operator*=(T value) const
+    {
+        return *this = (T)(*this) * value;
+    }
+};
+
+template <typename T> struct shared_pointer {
+    struct emulator_shared *shared;
+    ptrdiff_t offset;
+
+    shared_reference<T> operator[](ptrdiff_t i) const
+    {
+        return {shared, offset + i};
+    }
+    shared_pointer operator+(ptrdiff_t by) const
+    {
+        return {shared, offset + by};
+    }
+};
+
+#define CUDA_SHARED(type, name, count)                                                             \
+    shared_pointer<type> name = {emulator_shared_array(#name, count, sizeof(type)), 0}
+// Of the launch's shared_bytes.
+#define CUDA_SHARED_DYNAMIC(type, name)                                                            \
+    shared_pointer<type> name = {                                                                  \
+        emulator_shared_array(#name, emulator_launched.shared_bytes / sizeof(type), sizeof(type)), \
+        0}
+
+// --- the runtime, as far as kernels/cuda uses it ---
+
+typedef int cudaError_t;
+enum {
+    cudaSuccess = 0,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorLaunchFailure = 719,
+};
+enum cudaMemcpyKind {
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost = 2,
+    cudaMemcpyDeviceToDevice = 3
+};
+typedef struct emulator_stream *cudaStream_t;
+enum { cudaStreamNonBlocking = 1 };
+
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    size_t sharedMemPerBlockOptin;
+    int major, minor;
+    int multiProcessorCount;
+    int l2CacheSize;
+};
+
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaMalloc(void **out, size_t bytes);
+cudaError_t cudaFree(void *block);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
+cudaError_t cudaMemsetAsync(void *block, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void *out, const void *in, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaGetLastError(void);
+cudaError_t cudaPeekAtLastError(void);
+const char *cudaGetErrorString(cudaError_t error); // after a failed launch: what the emulator found
+const char *cudaGetErrorName(cudaError_t error);
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <typename F> cudaError_t cudaFuncSetAttribute(F *, enum cudaFuncAttribute, int)
+{
+    return cudaSuccess;
+}
+
+// --- device functions ---
+
+static inline float __int_as_float(int bits)
+{
+    float out;
+    memcpy(&out, &bits, sizeof out);
+    return out;
+}
+static inline int __float_as_int(float value)
+{
+    int out;
+    memcpy(&out, &value, sizeof out);
+    return out;
+}
+static inline unsigned __float_as_uint(float value)
+{
+    return (unsigned)__float_as_int(value);
+}
+static inline float __uint_as_float(unsigned bits)
+{
+    return __int_as_float((int)bits);
+}
+
+#endif

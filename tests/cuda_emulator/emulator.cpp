@@ -1,0 +1,582 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda_runtime.h"
+
+#include <map>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string>
+#include <sys/mman.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+static void fiber_leave(void **fake, const void *stack, size_t bytes)
+{
+    __sanitizer_start_switch_fiber(fake, stack, bytes);
+}
+static void fiber_arrive(void *fake, const void **stack, size_t *bytes)
+{
+    __sanitizer_finish_switch_fiber(fake, stack, bytes);
+}
+#else
+static void fiber_leave(void **, const void *, size_t)
+{
+}
+static void fiber_arrive(void *, const void **, size_t *)
+{
+}
+#endif
+
+enum { STACK_BYTES = 256 << 10, EXCHANGE_BYTES = 32, WARPS_LIMIT = EMULATOR_THREADS_LIMIT / 32 };
+
+// Switches stacks: saves the registers that a call must preserve (System V ABI) on the present one,
+// leaves its pointer in *from and goes on where `to` was left. A hundred times faster than
+// swapcontext, which asks the kernel for the signal mask.
+#if defined(__x86_64__)
+asm(R"(
+    .text
+    .type emulator_switch, @function
+emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size emulator_switch, . - emulator_switch
+)");
+enum { SAVED_REGISTERS = 6 };
+#else
+#error "the emulator switches stacks on x86-64 only"
+#endif
+extern "C" void emulator_switch(void **from, void *to);
+
+enum wait { WAIT_NONE, WAIT_BLOCK, WAIT_WARP, WAIT_END };
+
+struct fiber {
+    struct emulated_thread thread;
+    void *stack;
+    void *top;  // where it was left
+    void *fake; // of the sanitizer
+    enum wait wait;
+    unsigned warp_barriers;
+    unsigned mask;    // of the warp operation it waits at
+    const char *what; // its name
+};
+
+struct warp {
+    // Two buffers: a lane may reach the next exchange while others still read this one.
+    alignas(16) unsigned char exchanged[2][EMULATOR_WARP][EXCHANGE_BYTES];
+    unsigned generation;
+};
+
+struct emulated_block {
+    struct fiber *fibers;
+    unsigned count;
+    unsigned barriers;
+    struct warp warps[WARPS_LIMIT];
+    std::map<std::string, struct emulator_shared> shared;
+};
+
+struct emulated_thread *emulator_current;
+struct emulated_launch emulator_launched;
+dim3 emulator_block_index;
+
+static std::vector<struct fiber> fibers;
+static struct emulated_block block;
+static void *scheduler_top;
+static void *scheduler_fake;
+static const void *scheduler_stack;
+static size_t scheduler_stack_bytes;
+static emulator_body launched_body;
+static void *launched_arguments;
+static cudaError_t last_error = cudaSuccess;
+static char failure[512];
+static bool failed;
+static enum emulator_order thread_order = EMULATOR_ASCENDING;
+static uint64_t random_state = 1;
+
+void emulator_set_order(enum emulator_order order, uint64_t seed)
+{
+    thread_order = order;
+    random_state = seed | 1;
+}
+
+static uint64_t random_next(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+// --- fibers ---
+
+static struct fiber *current_fiber(void)
+{
+    return &fibers[emulator_current->number];
+}
+
+static void leave(struct fiber *fiber, enum wait wait)
+{
+    fiber->wait = wait;
+    fiber_leave(&fiber->fake, scheduler_stack, scheduler_stack_bytes);
+    emulator_switch(&fiber->top, scheduler_top);
+    fiber_arrive(fiber->fake, &scheduler_stack, &scheduler_stack_bytes);
+}
+
+void emulator_fail(const char *format, ...)
+{
+    char what[384];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    struct fiber *fiber = current_fiber();
+    const dim3 at = fiber->thread.index;
+    snprintf(failure, sizeof failure, "%s, block (%u, %u, %u), thread (%u, %u, %u): %s",
+             emulator_launched.kernel, blockIdx.x, blockIdx.y, blockIdx.z, at.x, at.y, at.z, what);
+    failed = true;
+    for (;;)
+        leave(fiber, WAIT_END);
+}
+
+static void fiber_main(void)
+{
+    fiber_arrive(NULL, &scheduler_stack, &scheduler_stack_bytes);
+    launched_body(launched_arguments);
+    for (;;)
+        leave(current_fiber(), WAIT_END);
+}
+
+static void fiber_prepare(struct fiber *fiber, unsigned number)
+{
+    const dim3 size = emulator_launched.block;
+    if (!fiber->stack)
+        fiber->stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    fiber->thread.block = &block;
+    fiber->thread.number = number;
+    fiber->thread.index = dim3(number % size.x, number / size.x % size.y, number / size.x / size.y);
+    fiber->wait = WAIT_NONE;
+    fiber->fake = NULL;
+    fiber->warp_barriers = 0;
+    // As if fiber_main had been called from nowhere: saved registers, its address, no return.
+    void **top = (void **)((char *)fiber->stack + STACK_BYTES) - 2;
+    top[0] = (void *)fiber_main;
+    top[1] = NULL;
+    fiber->top = top - SAVED_REGISTERS;
+    memset(fiber->top, 0, SAVED_REGISTERS * sizeof(void *));
+}
+
+static void fiber_resume(struct fiber *fiber)
+{
+    emulator_current = &fiber->thread;
+    fiber_leave(&scheduler_fake, fiber->stack, STACK_BYTES);
+    emulator_switch(&scheduler_top, fiber->top);
+    fiber_arrive(scheduler_fake, NULL, NULL);
+}
+
+// --- meeting points ---
+
+static void release_block(void)
+{
+    unsigned waiting = 0, ended = 0;
+    for (unsigned i = 0; i < block.count; i++) {
+        waiting += block.fibers[i].wait == WAIT_BLOCK;
+        ended += block.fibers[i].wait == WAIT_END;
+    }
+    if (waiting == 0 || waiting + ended < block.count)
+        return;
+    if (ended > 0) {
+        snprintf(failure, sizeof failure,
+                 "%s, block (%u, %u, %u): %u threads wait at __syncthreads, %u have returned",
+                 emulator_launched.kernel, blockIdx.x, blockIdx.y, blockIdx.z, waiting, ended);
+        failed = true;
+        return;
+    }
+    block.barriers++;
+    for (unsigned i = 0; i < block.count; i++)
+        block.fibers[i].wait = WAIT_NONE;
+}
+
+// A warp operation happens once all lanes of the mask have come to the same one.
+static bool release_warp(unsigned warp)
+{
+    struct fiber *lanes = &block.fibers[warp * EMULATOR_WARP];
+    const unsigned left = block.count - warp * EMULATOR_WARP;
+    const unsigned count = left < EMULATOR_WARP ? left : (unsigned)EMULATOR_WARP;
+    bool released = false;
+    for (unsigned i = 0; i < count; i++) {
+        if (lanes[i].wait != WAIT_WARP)
+            continue;
+        const unsigned mask = lanes[i].mask;
+        bool all = true;
+        for (unsigned j = 0; j < count && all; j++)
+            all = !(mask >> j & 1) || (lanes[j].wait == WAIT_WARP && lanes[j].mask == mask &&
+                                       strcmp(lanes[j].what, lanes[i].what) == 0);
+        if (!all)
+            continue;
+        for (unsigned j = 0; j < count; j++)
+            if (mask >> j & 1) {
+                lanes[j].wait = WAIT_NONE;
+                lanes[j].warp_barriers++;
+            }
+        released = true;
+    }
+    return released;
+}
+
+void __syncthreads(void)
+{
+    leave(current_fiber(), WAIT_BLOCK);
+}
+
+static void meet_warp(unsigned mask, const char *what)
+{
+    struct fiber *fiber = current_fiber();
+    if (!(mask >> fiber->thread.number % EMULATOR_WARP & 1))
+        emulator_fail("%s with a mask %08x that leaves this lane out", what, mask);
+    fiber->mask = mask;
+    fiber->what = what;
+    leave(fiber, WAIT_WARP);
+}
+
+void __syncwarp(unsigned mask)
+{
+    meet_warp(mask, "__syncwarp");
+}
+
+const void *emulator_exchange(unsigned mask, const void *value, size_t bytes, const char *what)
+{
+    struct fiber *fiber = current_fiber();
+    const unsigned lane = fiber->thread.number % EMULATOR_WARP;
+    struct warp *warp = &block.warps[fiber->thread.number / EMULATOR_WARP];
+    if (bytes > EXCHANGE_BYTES)
+        emulator_fail("%s of %zu bytes", what, bytes);
+    unsigned char(*buffer)[EXCHANGE_BYTES] = warp->exchanged[fiber->warp_barriers % 2];
+    memcpy(buffer[lane], value, bytes);
+    meet_warp(mask, what);
+    return buffer;
+}
+
+const void *emulator_lane(const void *exchanged, unsigned lane)
+{
+    return (const unsigned char *)exchanged + lane * EXCHANGE_BYTES;
+}
+
+unsigned __ballot_sync(unsigned mask, int predicate)
+{
+    const void *all = emulator_exchange(mask, &predicate, sizeof predicate, "__ballot_sync");
+    unsigned out = 0;
+    for (unsigned lane = 0; lane < EMULATOR_WARP; lane++) {
+        int value;
+        memcpy(&value, emulator_lane(all, lane), sizeof value);
+        out |= (mask >> lane & 1) && value ? 1u << lane : 0;
+    }
+    return out;
+}
+
+// --- shared memory ---
+
+struct emulator_shared *emulator_shared_array(const char *name, size_t count, size_t element_bytes)
+{
+    struct emulator_shared *shared = &block.shared[name];
+    if (!shared->data) {
+        *shared = (struct emulator_shared){.data = malloc(count * element_bytes + 1),
+                                           .elements = (struct emulator_element *)calloc(
+                                               count + 1, sizeof(struct emulator_element)),
+                                           .count = count,
+                                           .element_bytes = element_bytes};
+        memset(shared->data, 0xff, count * element_bytes); // NaN
+        for (size_t i = 0; i < count; i++)
+            shared->elements[i].write.thread = shared->elements[i].read.thread = -1;
+    }
+    if (shared->count != count || shared->element_bytes != element_bytes)
+        emulator_fail("shared array '%s' of %zu elements has two shapes", name, count);
+    return shared;
+}
+
+static void free_shared(void)
+{
+    for (auto &entry : block.shared) {
+        free(entry.second.data);
+        free(entry.second.elements);
+    }
+    block.shared.clear();
+}
+
+// True when a barrier lies between the touch and now, or both are the same thread's.
+static bool ordered(const struct emulator_touch *touch)
+{
+    const struct fiber *fiber = current_fiber();
+    const int number = (int)fiber->thread.number;
+    if (touch->thread < 0 || touch->thread == number || touch->block_barriers != block.barriers)
+        return true;
+    return touch->thread / EMULATOR_WARP == number / EMULATOR_WARP &&
+           touch->warp_barriers != fiber->warp_barriers;
+}
+
+static struct emulator_touch touch_now(void)
+{
+    return (struct emulator_touch){(int)emulator_current->number, block.barriers,
+                                   current_fiber()->warp_barriers};
+}
+
+static struct emulator_element *find_element(struct emulator_shared *shared, ptrdiff_t i)
+{
+    if (i < 0 || (size_t)i >= shared->count)
+        emulator_fail("element %td of a shared array of %zu", i, shared->count);
+    return &shared->elements[i];
+}
+
+void emulator_shared_read(struct emulator_shared *shared, ptrdiff_t i)
+{
+    struct emulator_element *element = find_element(shared, i);
+    if (element->write.thread < 0)
+        emulator_fail("reads element %td of shared memory, which nobody wrote", i);
+    if (!ordered(&element->write))
+        emulator_fail("reads element %td of shared memory, which thread %d wrote since the last "
+                      "barrier",
+                      i, element->write.thread);
+    const bool same_epoch =
+        element->read.thread >= 0 && element->read.block_barriers == block.barriers;
+    element->read_by_several =
+        same_epoch &&
+        (element->read_by_several || element->read.thread != (int)emulator_current->number);
+    element->read = touch_now();
+}
+
+void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i)
+{
+    struct emulator_element *element = find_element(shared, i);
+    if (!ordered(&element->write))
+        emulator_fail("writes element %td of shared memory, which thread %d wrote since the last "
+                      "barrier",
+                      i, element->write.thread);
+    if (!ordered(&element->read) ||
+        (element->read_by_several && element->read.block_barriers == block.barriers &&
+         element->read.warp_barriers == current_fiber()->warp_barriers))
+        emulator_fail("writes element %td of shared memory, which thread %d read since the last "
+                      "barrier",
+                      i, element->read.thread);
+    element->write = touch_now();
+}
+
+// --- launches ---
+
+static unsigned pick(unsigned round)
+{
+    switch (thread_order) {
+    case EMULATOR_ASCENDING:
+        return round;
+    case EMULATOR_DESCENDING:
+        return block.count - 1 - round;
+    case EMULATOR_RANDOM:
+        break;
+    }
+    return (unsigned)(random_next() % block.count);
+}
+
+// Lets each thread that can go on do so once; false when none could.
+static bool run_round(void)
+{
+    bool ran = false;
+    for (unsigned round = 0; round < block.count && !failed; round++) {
+        struct fiber *fiber = &block.fibers[pick(round)];
+        if (fiber->wait != WAIT_NONE)
+            continue;
+        fiber_resume(fiber);
+        ran = true;
+    }
+    return ran;
+}
+
+// Random picks may miss who can still run.
+static bool anyone(enum wait wait)
+{
+    for (unsigned i = 0; i < block.count; i++)
+        if (block.fibers[i].wait == wait)
+            return true;
+    return false;
+}
+
+static void run_block(void)
+{
+    for (unsigned i = 0; i < block.count; i++)
+        fiber_prepare(&block.fibers[i], i);
+    block.barriers = 0;
+    while (!failed) {
+        if (run_round() || anyone(WAIT_NONE))
+            continue;
+        bool released = false;
+        for (unsigned warp = 0; warp * EMULATOR_WARP < block.count; warp++)
+            released |= release_warp(warp);
+        if (released)
+            continue;
+        if (anyone(WAIT_WARP)) {
+            snprintf(failure, sizeof failure,
+                     "%s, block (%u, %u, %u): threads wait at a warp operation that others of "
+                     "their mask never reach",
+                     emulator_launched.kernel, blockIdx.x, blockIdx.y, blockIdx.z);
+            failed = true;
+        } else if (anyone(WAIT_BLOCK)) {
+            release_block();
+        } else {
+            break;
+        }
+    }
+    free_shared();
+}
+
+void emulator_run(const char *kernel, dim3 grid, dim3 size, size_t shared_bytes, emulator_body body,
+                  void *arguments)
+{
+    const size_t threads = (size_t)size.x * size.y * size.z;
+    if (last_error != cudaSuccess)
+        return;
+    emulator_launched = (struct emulated_launch){kernel, grid, size, shared_bytes};
+    if (threads == 0 || threads > EMULATOR_THREADS_LIMIT || grid.x == 0 || grid.y == 0 ||
+        grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+        snprintf(failure, sizeof failure, "%s: a launch of %ux%ux%u blocks of %zu threads", kernel,
+                 grid.x, grid.y, grid.z, threads);
+        last_error = cudaErrorLaunchFailure;
+        return;
+    }
+    if (fibers.size() < threads)
+        fibers.resize(threads);
+    block.fibers = fibers.data();
+    block.count = (unsigned)threads;
+    launched_body = body;
+    launched_arguments = arguments;
+    failed = false;
+    for (unsigned z = 0; z < grid.z && !failed; z++)
+        for (unsigned y = 0; y < grid.y && !failed; y++)
+            for (unsigned x = 0; x < grid.x && !failed; x++) {
+                emulator_block_index = dim3(x, y, z);
+                run_block();
+            }
+    if (failed)
+        last_error = cudaErrorLaunchFailure;
+}
+
+// --- the runtime ---
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    (void)device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
+{
+    (void)device;
+    *out = (struct cudaDeviceProp){.name = "emulator",
+                                   .totalGlobalMem = (size_t)1 << 33,
+                                   .sharedMemPerBlockOptin = 227 << 10,
+                                   .major = 9,
+                                   .minor = 0,
+                                   .multiProcessorCount = 4,
+                                   .l2CacheSize = 1 << 20};
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes)
+{
+    *out = malloc(bytes ? bytes : 1);
+    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    free(memory);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
+{
+    *free_bytes = *total_bytes = (size_t)1 << 33;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
+{
+    (void)stream;
+    memset(memory, value, bytes);
+    return last_error;
+}
+
+cudaError_t cudaMemcpyAsync(void *out, const void *in, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream)
+{
+    (void)kind;
+    (void)stream;
+    memmove(out, in, bytes);
+    return last_error;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
+{
+    (void)flags;
+    *out = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    (void)stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    (void)stream;
+    return last_error;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    const cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaPeekAtLastError(void)
+{
+    return last_error;
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    if (error == cudaErrorLaunchFailure)
+        return failure;
+    return error == cudaSuccess ? "no error" : "out of memory";
+}
+
+const char *cudaGetErrorName(cudaError_t error)
+{
+    return error == cudaErrorLaunchFailure      ? "cudaErrorLaunchFailure"
+           : error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
+                                                : "cudaSuccess";
+}

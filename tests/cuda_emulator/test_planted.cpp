@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// Errors planted into the real kernels, by redefining one word before the source is read again: the
+// emulator, or the comparison with ref, must catch each of them.
+#include "kernels/cuda/ptx.h"
+
+// The two registers of a right-hand fragment are swapped.
+#define multiply_16x8x16(sum, a, b0, b1) multiply_16x8x16(sum, a, b1, b0)
+#define cuda_attention_forward planted_attention_forward
+#include "kernels/cuda/attention.cu"
+#undef cuda_attention_forward
+#undef multiply_16x8x16
+
+extern "C" {
+#include "tests/kernels/harness.h"
+
+#include "base/mem.h"
+#include "base/random.h"
+}
+
+#include <math.h>
+
+// A barrier is missing.
+namespace without_barriers
+{
+#define __syncthreads() ((void)0)
+#define cuda_argmax planted_argmax
+#define cuda_sum_squares planted_sum_squares
+#define reduce_parts planted_reduce_parts
+#include "kernels/cuda/reduce.cu"
+#undef reduce_parts
+#undef cuda_sum_squares
+#undef cuda_argmax
+#undef __syncthreads
+} // namespace without_barriers
+
+// The last block, which is not full, is forgotten.
+namespace without_tail
+{
+#define blocks_of(count, per_block) ((unsigned)((count) / (per_block)))
+#define cuda_adamw planted_adamw
+#include "kernels/cuda/adamw.cu"
+#undef cuda_adamw
+#undef blocks_of
+} // namespace without_tail
+
+static void missing_barrier_is_a_race(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    struct error err;
+    float *x = (float *)mem_calloc(1000, sizeof *x);
+    int32_t best;
+    x[777] = 1;
+    without_barriers::planted_argmax(devices->cpu[0], &best, f32(x), 1, 1000);
+    assert_int_equal(device_sync(devices->cpu[0], &err), -1);
+    assert_non_null(strstr(err.text, "argmax_kernel"));
+    assert_non_null(strstr(err.text, "of shared memory"));
+    free(x);
+}
+
+static void forgotten_tail_differs_from_ref(void **state)
+{
+    enum { COUNT = 1000 }; // three blocks of 256 and a part of one
+    struct devices *devices = (struct devices *)*state;
+    float *memory = (float *)mem_calloc(4 * COUNT, sizeof *memory);
+    for (size_t i = 0; i < 4 * COUNT; i++)
+        memory[i] = fabsf((float)random_normal(3, 0, i));
+    float *copy = (float *)mem_dup(memory, 4 * COUNT * sizeof *memory);
+    struct adamw a = {memory,
+                      memory + COUNT,
+                      memory + 2 * COUNT,
+                      memory + 3 * COUNT,
+                      COUNT,
+                      1,
+                      0.1f,
+                      0.9f,
+                      0.99f,
+                      1e-8f,
+                      0.01f,
+                      1};
+    without_tail::planted_adamw(devices->cpu[0], &a);
+    a.parameter = copy, a.moment1 = copy + COUNT, a.moment2 = copy + 2 * COUNT;
+    devices->ref->ops->adamw(devices->ref, &a);
+    size_t different = 0;
+    for (size_t i = 0; i < COUNT; i++)
+        different += fabsf(memory[i] - copy[i]) > 1e-3f; // a first step moves by the rate, 0.1
+    assert_int_equal(different, COUNT % 256);
+    free(memory);
+    free(copy);
+}
+
+static void swapped_fragment_differs_from_ref(void **state)
+{
+    enum { TOKENS = 64, WIDTH = 64, COUNT = TOKENS * WIDTH };
+    struct devices *devices = (struct devices *)*state;
+    struct tensor tensors[4]; // q, k, v, out
+    const int32_t offsets[2] = {0, TOKENS};
+    for (int t = 0; t < 4; t++) {
+        tensors[t] = {aligned_alloc(64, COUNT * 2), DTYPE_BF16};
+        for (size_t i = 0; i < COUNT; i++)
+            ((uint16_t *)tensors[t].data)[i] = bf16_from_f32((float)random_normal(5, t, i));
+    }
+    const struct attention_forward a = {
+        tensors[3], NULL, tensors[0], tensors[1], tensors[2], WIDTH, {offsets, 1, TOKENS},
+        TOKENS,     1,    1,          WIDTH,      0.125f,     0};
+    float planted[COUNT], expected[COUNT], largest = 0;
+    struct error err;
+    planted_attention_forward(devices->cpu[1], &a);
+    assert_int_equal(device_sync(devices->cpu[1], &err), 0);
+    convert_to_f32(planted, tensors[3].data, DTYPE_BF16, COUNT);
+    devices->ref->ops->attention_forward(devices->ref, &a);
+    convert_to_f32(expected, tensors[3].data, DTYPE_BF16, COUNT);
+    for (size_t i = 0; i < COUNT; i++)
+        largest = fmaxf(largest, fabsf(planted[i] - expected[i]));
+    assert_true(largest > 0.1f); // a right one differs by less than 0.02
+    for (int t = 0; t < 4; t++)
+        free(tensors[t].data);
+}
+
+static void end_of_shared_memory_is_kept(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    struct error err;
+    CUDA_LAUNCH(
+        [] {
+            CUDA_SHARED(float, slots, 4);
+            slots[threadIdx.x] = 1;
+        },
+        1, 5, 0, NULL, );
+    cuda_launched(devices->cpu[1], "planted");
+    assert_int_equal(device_sync(devices->cpu[1], &err), -1);
+    assert_non_null(strstr(err.text, "element 4 of a shared array of 4"));
+}
+
+static int release(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    device_destroy(devices->ref);
+    for (size_t i = 0; i < devices->count; i++)
+        device_destroy(devices->cpu[i]);
+    free(devices);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(missing_barrier_is_a_race),
+        cmocka_unit_test(forgotten_tail_differs_from_ref),
+        cmocka_unit_test(swapped_fragment_differs_from_ref),
+        cmocka_unit_test(end_of_shared_memory_is_kept),
+    };
+    return cmocka_run_group_tests(tests, devices_create, release);
+}
