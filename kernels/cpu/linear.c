@@ -73,6 +73,15 @@ static void grid_task(void *argument, size_t task, int thread)
     ISA(gemm)(&part, scratch_reserve(scratch, GEMM_SCRATCH_BYTES));
 }
 
+// Where nothing is packed twice, dividing further is free: a thread that lost its processor for a
+// while then leaves the rest to the others. Undisturbed, all get the same share.
+static size_t even_columns(const struct gemm *g, size_t threads)
+{
+    size_t most = g->panels.data ? TASK_COLUMNS : BLOCK_COLUMNS;
+    size_t tasks = ceil_div(ceil_div(g->columns, most), threads) * threads;
+    return ceil_div(ceil_div(g->columns, tasks), TILE_COLUMNS) * TILE_COLUMNS;
+}
+
 static void grid_run(const struct device *device, const struct gemm *gemm)
 {
     if (gemm->rows == 0 || gemm->columns == 0)
@@ -82,11 +91,8 @@ static void grid_run(const struct device *device, const struct gemm *gemm)
     grid.row_step = ceil_div(ceil_div(gemm->rows, parts), TILE_ROWS) * TILE_ROWS;
     grid.column_step =
         ceil_div(ceil_div(gemm->columns, threads / parts), TILE_COLUMNS) * TILE_COLUMNS;
-    // Where nothing is packed twice, dividing further is free: a thread that lost its processor for
-    // a while then leaves the rest to the others.
-    size_t column_limit = gemm->panels.data ? TASK_COLUMNS : BLOCK_COLUMNS;
     if (gemm->a.column == 1 && parts == 1 && threads > 1)
-        grid.column_step = min_size(grid.column_step, column_limit);
+        grid.column_step = even_columns(gemm, threads);
     grid.column_parts = ceil_div(gemm->columns, grid.column_step);
     cpu_run(device, ceil_div(gemm->rows, grid.row_step) * grid.column_parts, grid_task, &grid);
 }

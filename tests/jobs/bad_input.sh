@@ -197,6 +197,10 @@ refuses 1 "'short.safetensors'" -- "$memo" merge --base model --vectors short.sa
 
 printf '{"text": 1}\n' >bad.jsonl
 refuses 1 "line 1" '"text"' -- "$memo" tokenize --model model <bad.jsonl
+refuses 1 "line 1" '"text"' -- "$memo" tokenize --model model --seconds 1 <bad.jsonl
+refuses 2 "--decode" -- "$memo" tokenize --model model --seconds 1 --decode <bad.jsonl
+printf '{"text": "a"}\n{"text": "\\ud800"}\n' >bad.jsonl
+refuses 1 "line 2" -- "$memo" tokenize --model model --seconds 1 <bad.jsonl
 printf '{"ids": [1]}\n{"ids": [-1]}\n' >bad.jsonl
 refuses 1 "line 2" '"ids"' -- "$memo" tokenize --decode --model model <bad.jsonl
 refuses 1 "'bad.jsonl'" "line 2" -- "$memo" logits --model model --ids bad.jsonl --out x.safetensors

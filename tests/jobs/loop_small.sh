@@ -57,6 +57,11 @@ run 0 "$memo" tokenize --model models/1 <text.jsonl
 cp stdout ids.jsonl
 run 0 "$memo" tokenize --model models/1 --decode <ids.jsonl
 cmp stdout text.jsonl || fail "decoded text is not what was encoded"
+cat text.jsonl text.jsonl text.jsonl >texts.jsonl
+run 0 "$memo" tokenize --model models/1 --seconds 0.01 --threads 2 <texts.jsonl
+tokens=$(grep -o '[0-9]*' ids.jsonl | wc -l)
+tr -d ' ' <stdout | grep -q "^{\"documents\":3,\"bytes\":93,\"tokens\":$((3 * tokens)),\"threads\":2,\"seconds\":.*}$" ||
+    fail "tokenize --seconds prints something else: $(cat stdout)"
 run 0 "$memo" logits --model models/1 --ids ids.jsonl --out logits.safetensors
 run 0 "$memo" logits --model models/1 --ids ids.jsonl --out ref.safetensors --backend ref
 [ "$(stat -c %s ref.safetensors)" -eq "$(stat -c %s logits.safetensors)" ] || fail "logits of another shape"
