@@ -351,6 +351,9 @@ static void take_one_pair(void *state, const struct fake_request *request,
         if (!third && strstr(request->item, "\n3. ")) {
             strbuf_adds(&answer->text, "{\"pairs\":[{\"from\":[1],\"quest");
             answer->end = LM_LENGTH;
+        } else if (!third && strstr(request->item, "\n2. ")) {
+            strbuf_adds(&answer->text, "{\"pai");
+            answer->end = LM_LENGTH;
         } else {
             strbuf_addf(&answer->text, "{\"pairs\":[{\"from\":[1],\"question\":\"Who of %zu?\"}]}",
                         request->prompt_bytes);
@@ -373,14 +376,16 @@ static void lists_that_are_too_long_are_split(void **state)
     struct generated result = reflect_fixture_wait(generator);
     assert_int_equal(result.task.outcome, TASK_DONE);
     assert_int_equal(fake->requests[REQUEST_ENTITIES], 5); // 3, 1 + 2, 1 + 1
-    assert_int_equal(fake->requests[REQUEST_LOOKUP], 4);   // of Q 3, 1 + 2, and of three
+    assert_int_equal(fake->requests[REQUEST_LOOKUP], 6);   // of Q the same, and of three
     assert_int_equal(result.task.pairs, 6);
     assert_string_equal(result.pairs[3].answer, "Q");
     assert_string_equal(result.pairs[4].answer, "Q");
     assert_string_equal(result.pairs[5].answer, "three");
     assert_true(digest_equal(result.pairs[3].parents[0], result.pairs[0].record_id));
-    assert_true(digest_equal(result.pairs[4].parents[0], result.pairs[1].record_id));
+    assert_true(digest_equal(result.pairs[4].parents[0], result.pairs[2].record_id));
     assert_int_equal(dropped(&result, STEP_ENTITY, "cut short"), 1);
+    assert_int_equal(dropped(&result, STEP_ENTITY, "repeated question"), 1); // of one and of two
+    assert_int_equal(dropped(&result, STEP_ENTITY, "unreadable answer"), 0);
     generated_release(&result);
     generator_destroy(generator);
     corpus_close(corpus);

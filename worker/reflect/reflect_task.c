@@ -311,31 +311,33 @@ static void take_rewrite(struct reflect_task *task, struct step_request *request
     task->ops->take_rewrite(task, request, draft);
 }
 
-static void take_answer(struct reflect_task *task, struct step_request *request,
-                        const struct lm_result *result)
+static void take_judgement(struct reflect_task *task, struct step_request *request,
+                           const struct lm_result *result)
+{
+    struct error err = {""};
+    bool good;
+    if (answer_read_verdict(result, &good, &err)) {
+        take_unreadable(task, request, err.text);
+    } else {
+        task->ops->take_verdict(task, request, good);
+    }
+}
+
+static void take_items(struct reflect_task *task, struct step_request *request,
+                       const struct lm_result *result)
 {
     struct error err = {""};
     struct answer answer;
-    bool good;
-    if (request->kind == REQUEST_JUDGE) {
-        if (answer_read_verdict(result, &good, &err)) {
-            take_unreadable(task, request, err.text);
-        } else {
-            task->ops->take_verdict(task, request, good);
-        }
-        return;
-    }
-    if (answer_read(request->kind, &step_request_limits(task, request)->answer, request->list_count,
-                    result, &task->arena, &answer, &err)) {
-        take_unreadable(task, request, err.text);
-        return;
-    }
+    const int rc = answer_read(request->kind, &step_request_limits(task, request)->answer,
+                               request->list_count, result, &task->arena, &answer, &err);
     count_drop(task, request, DROP_CUT, answer.cut);
     count_drop(task, request, DROP_MALFORMED, answer.malformed);
     if (result->end == LM_LENGTH && answer.count == 0 && split_list(task, request)) {
         return;
     }
-    if (request->kind == REQUEST_REWRITE) {
+    if (rc) {
+        take_unreadable(task, request, err.text);
+    } else if (request->kind == REQUEST_REWRITE) {
         take_rewrite(task, request, &answer, result);
     } else {
         take_list(task, request, &answer, result);
@@ -349,7 +351,11 @@ void reflect_task_take(struct reflect_task *task, struct step_request *request,
     task->in_flight--;
     tally_use(&task->tally, request_kind_info(request->kind)->step, result);
     if (result->end == LM_STOP || result->end == LM_LENGTH) {
-        take_answer(task, request, result);
+        if (request->kind == REQUEST_JUDGE) {
+            take_judgement(task, request, result);
+        } else {
+            take_items(task, request, result);
+        }
     } else if (result->end == LM_FAILED || !split_list(task, request)) {
         fail_request(task, request, result->problem);
     }
