@@ -3,7 +3,8 @@
 // of cases): three architectures in bfloat16, float16 (sharded) and float32, within one place of
 // bfloat16. Left out, counted, and few: elements exactly at a threshold, whose order among equals
 // is chance in mergekit, and elements whose election comes out at nothing, where it takes the
-// positive sign. della needs the ranks of a row: only where no two magnitudes are equal, in
+// positive sign. della (ranks of a row) and sce's selection (weights from what is selected) depend
+// on that order everywhere in a tensor, so they are compared only where magnitudes differ, in
 // float32.
 #include "base/mem.h"
 #include "worker/merge/select.h"
@@ -270,8 +271,9 @@ static void check_architecture(const char *architecture)
     open_at(architecture, "b", &models.tuned[1]);
     open_at(architecture, "c", &models.tuned[2]);
     for (size_t c = 0; c < CASES; c++) {
-        const bool ranked = merge_traits(cases[c].method)->sparsify == SPARSIFY_RANKED;
-        if (!ranked || models.base.entries[0].dtype == ST_F32)
+        const bool ordered = merge_traits(cases[c].method)->sparsify == SPARSIFY_RANKED ||
+                             (cases[c].method == MERGE_SCE && cases[c].p.select_topk < 1);
+        if (!ordered || models.base.entries[0].dtype == ST_F32)
             check_case(architecture, &cases[c], &models);
     }
     safetensors_close(&models.base);
