@@ -57,3 +57,43 @@ learn=(--epochs 24 --batch 16 --lr 5e-4 --schedule linear)
 train A base --data "$out/pairs/A.jsonl" "${learn[@]}"
 train B base --data "$out/pairs/B.jsonl" "${learn[@]}"
 train joint base --data "$out/pairs/A.jsonl" "$out/pairs/B.jsonl" "${learn[@]}"
+
+# From here on everything is shown: closed-book exact match in percent, "all" over both sets.
+both=("$out/pairs/A.jsonl" "$out/pairs/B.jsonl")
+models=()
+for name in base A B joint; do models+=("$out/models/$name"); done
+printf '\n== what was trained\n' >&2
+${launch[@]+"${launch[@]}"} "$memo" eval --models "${models[@]}" --data "${both[@]}" | tee "$out/trained.txt"
+
+sweep() { # name, options...
+    local name=$1
+    shift
+    printf '\n== %s\n' "$name" >&2
+    step "$out/$name" "$memo" merge --base "$out/models/base" --data "${both[@]}" --out "$out/$name" "$@" \
+        >"$out/$name.new"
+    [ ! -s "$out/$name.new" ] || mv "$out/$name.new" "$out/$name.txt"
+    rm -f "$out/$name.new"
+    cat "$out/$name.txt"
+}
+sweep merged-correctly --models "$out/models/A" "$out/models/B" \
+    --method linear,task_arithmetic,ties,dare_linear,dare_ties,breadcrumbs,sce,nuslerp,multislerp \
+    --sweep density=0.1,0.3,0.5 lambda=0.7,1
+sweep memo-ref-AB --semantics memo-ref --models "$out/models/A" "$out/models/B" --method task_arithmetic,ties \
+    --sweep density=0.1,0.3,0.5
+sweep memo-ref-BA --semantics memo-ref --models "$out/models/B" "$out/models/A" --method task_arithmetic,ties \
+    --sweep density=0.1,0.3,0.5
+
+score() { # FILE NAME: the percentage over both sets
+    awk -v name="$2" '$1 == name { sub("%", "", $2); print $2 }' "$out/$1.txt"
+}
+joint=$(awk '$1 ~ /\/joint$/ { gsub(/[(%]/, " "); print ($3 + $7) / ($5 + $9) * 100 }' "$out/trained.txt")
+awk -v joint="$joint" -v correct="$(score merged-correctly ties-density0.3-lambda1)" \
+    -v best="$(awk 'NR > 1 && $1 ~ /^ties-/ { sub("%", "", $2); print $2; exit }' "$out/merged-correctly.txt")" \
+    -v ab="$(score memo-ref-AB ties-density0.3)" -v ba="$(score memo-ref-BA ties-density0.3)" 'BEGIN {
+        ref = (ab + ba) / 2
+        printf "\njoint training %.1f%%; ties 0.3 by memo-ref %.1f%% (%.1f and %.1f by order), correct %.1f%%, ", \
+            joint, ref, ab, ba, correct
+        printf "best correct ties %.1f%%\ncorrect ties 0.3 closes %.1f%% of the gap from memo-ref to joint training, ", \
+            best, 100 * (correct - ref) / (joint - ref)
+        printf "the best correct ties %.1f%%\n", 100 * (best - ref) / (joint - ref)
+    }'
