@@ -22,6 +22,10 @@ struct fs_info {
 struct fs_ops {
     int (*create)(void *state, const char *path, bool exclusive, int *handle);
     int (*write)(void *state, int handle, const void *bytes, size_t length); // all or an error
+    // For files that several processes fill: opens or creates without truncating; a write at an
+    // offset, all or an error.
+    int (*open_update)(void *state, const char *path, int *handle);
+    int (*write_at)(void *state, int handle, uint64_t offset, const void *bytes, size_t length);
     int (*sync)(void *state, int handle);
     int (*close)(void *state, int handle);
     int (*rename)(void *state, const char *from, const char *to, bool replace); // or -EEXIST

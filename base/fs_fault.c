@@ -49,6 +49,24 @@ static int fault_write(void *state, int handle, const void *bytes, size_t length
     return rc == 0 && allowed < length ? -ENOSPC : rc;
 }
 
+static int fault_open_update(void *state, const char *path, int *handle)
+{
+    struct fs_fault *fault = state;
+    return strikes(fault) ? -EIO
+                          : fault->inner->ops->open_update(fault->inner->state, path, handle);
+}
+
+static int fault_write_at(void *state, int handle, uint64_t offset, const void *bytes,
+                          size_t length)
+{
+    struct fs_fault *fault = state;
+    if (strikes(fault))
+        return -EIO;
+    size_t allowed = spend_budget(fault, length);
+    int rc = fault->inner->ops->write_at(fault->inner->state, handle, offset, bytes, allowed);
+    return rc == 0 && allowed < length ? -ENOSPC : rc;
+}
+
 static int fault_sync(void *state, int handle)
 {
     struct fs_fault *fault = state;
@@ -112,6 +130,8 @@ static int fault_list(void *state, const char *path, int (*visit)(void *context,
 static const struct fs_ops fault_ops = {
     .create = fault_create,
     .write = fault_write,
+    .open_update = fault_open_update,
+    .write_at = fault_write_at,
     .sync = fault_sync,
     .close = fault_close,
     .rename = fault_rename,

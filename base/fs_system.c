@@ -41,6 +41,34 @@ static int system_write(void *state, int handle, const void *bytes, size_t lengt
     return 0;
 }
 
+static int system_open_update(void *state, const char *path, int *handle)
+{
+    (void)state;
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return -errno;
+    *handle = fd;
+    return 0;
+}
+
+static int system_write_at(void *state, int handle, uint64_t offset, const void *bytes,
+                           size_t length)
+{
+    (void)state;
+    const char *at = bytes;
+    while (length > 0) {
+        ssize_t written = pwrite(handle, at, length, (off_t)offset);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0)
+            return -errno;
+        at += written;
+        offset += (uint64_t)written;
+        length -= (size_t)written;
+    }
+    return 0;
+}
+
 static int system_sync(void *state, int handle)
 {
     (void)state;
@@ -178,6 +206,8 @@ static int system_list(void *state, const char *path, int (*visit)(void *context
 static const struct fs_ops system_ops = {
     .create = system_create,
     .write = system_write,
+    .open_update = system_open_update,
+    .write_at = system_write_at,
     .sync = system_sync,
     .close = system_close,
     .rename = system_rename,

@@ -41,6 +41,13 @@ uint64_t random_u64(uint64_t seed, uint64_t stream, uint64_t counter)
     return join_words(block.words[0], block.words[1]);
 }
 
+void random_words(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4])
+{
+    const struct philox_block block = philox(seed, stream, counter);
+    for (int i = 0; i < 4; i++)
+        out[i] = block.words[i];
+}
+
 double random_uniform(uint64_t seed, uint64_t stream, uint64_t counter)
 {
     return (double)(random_u64(seed, stream, counter) >> 11) * 0x1p-53;

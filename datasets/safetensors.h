@@ -64,6 +64,12 @@ const char *safetensors_metadata(const struct safetensors *tensors, const char *
 int safetensors_parse(const void *bytes, size_t length, const char *file, struct safetensors *out,
                       struct error *err);
 
+// The bytes in front of the data: length and padded JSON header. Appends them to out and sets
+// *data_bytes to what the entries declare. Their `data` and `bytes` are not used.
+int safetensors_build_header(const char *path, const struct safetensors_entry *entries,
+                             size_t count, const char *const *metadata, struct strbuf *out,
+                             uint64_t *data_bytes, struct error *err);
+
 // Writing streams tensor by tensor in the order declared: create with all entries (data unused),
 // then write each one's bytes in that order, in pieces as large as wanted, then finish: sync and
 // rename to the final name, replacing. Destroying an unfinished writer removes the temporary file.

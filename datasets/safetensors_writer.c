@@ -76,9 +76,9 @@ static void add_metadata(struct json_writer *w, const char *const *metadata)
 }
 
 // Appends the JSON header, padded; sets how many bytes of data it declares.
-static int build_header(const char *path, const struct safetensors_entry *entries, size_t count,
-                        const char *const *metadata, struct strbuf *header, uint64_t *data_bytes,
-                        struct error *err)
+static int build_json(const char *path, const struct safetensors_entry *entries, size_t count,
+                      const char *const *metadata, struct strbuf *header, uint64_t *data_bytes,
+                      struct error *err)
 {
     struct json_writer w = {.out = header};
     uint64_t begin = 0;
@@ -124,18 +124,29 @@ static int write_bytes(struct safetensors_writer *writer, const void *bytes, siz
     return 0;
 }
 
+int safetensors_build_header(const char *path, const struct safetensors_entry *entries,
+                             size_t count, const char *const *metadata, struct strbuf *out,
+                             uint64_t *data_bytes, struct error *err)
+{
+    struct strbuf json = {0};
+    int rc = check_names(path, entries, count, err);
+    if (rc == 0)
+        rc = build_json(path, entries, count, metadata, &json, data_bytes, err);
+    for (int i = 0; rc == 0 && i < 8; i++)
+        strbuf_addc(out, (char)((uint64_t)json.length >> (8 * i)));
+    if (rc == 0)
+        strbuf_add(out, json.bytes, json.length);
+    strbuf_release(&json);
+    return rc;
+}
+
 static int write_header(struct safetensors_writer *writer, const struct strbuf *header,
                         struct error *err)
 {
-    uint8_t length[8];
-    for (int i = 0; i < 8; i++)
-        length[i] = (uint8_t)((uint64_t)header->length >> (8 * i));
     int rc = writer->fs->ops->create(writer->fs->state, writer->temporary, false, &writer->handle);
     if (rc != 0)
         return error_set_errno(err, -rc, "cannot create '%s'", writer->temporary);
     writer->open = writer->created = true;
-    if (write_bytes(writer, length, sizeof(length), err) != 0)
-        return -1;
     return write_bytes(writer, header->bytes, header->length, err);
 }
 
@@ -149,9 +160,8 @@ int safetensors_writer_create(struct fs *fs, const char *path,
     writer->fs = fs;
     writer->path = mem_strdup(path);
     writer->temporary = mem_printf("%s.tmp-%ld", path, (long)getpid());
-    int rc = check_names(path, entries, count, err);
-    if (rc == 0)
-        rc = build_header(path, entries, count, metadata, &header, &writer->data_bytes, err);
+    int rc =
+        safetensors_build_header(path, entries, count, metadata, &header, &writer->data_bytes, err);
     if (rc == 0)
         rc = write_header(writer, &header, err);
     strbuf_release(&header);

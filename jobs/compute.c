@@ -6,7 +6,7 @@
 #include <signal.h>
 #include <string.h>
 
-static int processors(void)
+int compute_processors(void)
 {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) != 0)
@@ -17,7 +17,7 @@ static int processors(void)
 int compute_device_open(const struct group *group, const char *backend, int64_t threads,
                         struct device **out, struct error *err)
 {
-    const int share = processors() / group_local_size(group);
+    const int share = compute_processors() / group_local_size(group);
     const struct device_options options = {.backend = backend,
                                            .threads = threads > 0 ? (int)threads
                                                       : share > 0 ? share

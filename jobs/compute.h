@@ -12,6 +12,9 @@
 
 #include <stdbool.h>
 
+// Those that this process may run on.
+int compute_processors(void);
+
 // threads 0: the processors of this host, shared among its ranks.
 int compute_device_open(const struct group *group, const char *backend, int64_t threads,
                         struct device **out, struct error *err);

@@ -67,7 +67,7 @@ oracle generator generate --corpus corpus.h5 --out nothing --generator oracle
 sometimes --schedule train --base model --data reflections --out nothing --schedule sometimes
 abacus --backend train --base model --data reflections --out nothing --backend abacus
 llama --chat-template train --base model --data reflections --out nothing --chat-template llama
-slerp --method merge --base model --vectors v --out nothing --method slerp
+average --method merge --base model --vectors v --out nothing --method average
 heavy --weights merge --base model --vectors v --weights heavy --out nothing
 LIST
 refuses_use "--epochs" "0" -- train --base model --data reflections --out nothing --epochs 0

@@ -39,7 +39,7 @@ static void check(const float *x, size_t count, size_t keep)
 {
     struct ranked *sorted = mem_calloc(count, sizeof(*sorted));
     bool *expected = mem_calloc(count, sizeof(*expected));
-    struct magnitude_cut cut = magnitude_select(x, count, keep);
+    const struct magnitude_cut cut = magnitude_select(x, count, keep);
     size_t kept = 0;
     for (size_t i = 0; i < count; i++)
         sorted[i] = (struct ranked){magnitude(x[i]), i};
@@ -47,9 +47,7 @@ static void check(const float *x, size_t count, size_t keep)
     for (size_t i = 0; i < keep && i < count; i++)
         expected[sorted[i].index] = true;
     for (size_t i = 0; i < count; i++) {
-        const bool tie = magnitude(x[i]) == cut.bits && cut.ties > 0;
-        cut.ties -= tie;
-        const bool survives = tie || magnitude(x[i]) > cut.bits;
+        const bool survives = magnitude_survives(x[i], i, cut);
         if (survives != expected[i])
             fail_msg("element %zu of %zu, keep %zu: %d", i, count, keep, survives);
         kept += survives;

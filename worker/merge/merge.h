@@ -1,59 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
-// Merging: theta_out = f(theta_base, tau_1 .. tau_K), tau_k = theta_k - theta_base, tensor by
-// tensor. With weights w_k, computed in float64 and rounded once:
+// Merging models: task vectors or model directories, by one recipe or several at once, into model
+// directories.
 //
-//     linear           theta_base + sum_k w_k tau_k / sum_k w_k
-//     task arithmetic  theta_base + lambda sum_k w_k tau_k             (Ilharco et al. 2023)
-//     TIES             theta_base + lambda merged                     (Yadav et al. 2023)
-//                      trim: per tensor keep the density * n largest |tau_k|, ties by lowest index;
-//                      elect: s = sign(sum_k w_k tau_k) over what was kept; merged = sum of the
-//                      kept w_k tau_k with sign s, divided by the sum of their w_k; 0 where s is
-//
-// Inputs are mapped and the output is streamed tensor by tensor: memory holds the largest tensor,
-// not the model. The order in which vectors are named does not matter: they are summed in digest
-// order.
+// Inputs are mapped and read tile by tile; the outputs are written behind. Memory holds tiles, not
+// tensors. Models are summed in the order of their digests, so the order in which they are named
+// does not matter (but memo-ref, whose first model is the base). Ranks divide the tensors by bytes
+// and write into the same files. A merge that was killed continues in its directory.
 #ifndef MEMO_WORKER_MERGE_MERGE_H
 #define MEMO_WORKER_MERGE_MERGE_H
 
 #include "base/error.h"
 #include "base/fs.h"
-#include "base/hash.h"
+#include "collectives/group.h"
+#include "worker/merge/recipe.h"
+#include "worker/merge/weights.h"
 
-#include <stddef.h>
-#include <stdint.h>
+#define MERGE_MEMORY_DEFAULT "2" // GB
 
-enum merge_method { MERGE_LINEAR, MERGE_TASK_ARITHMETIC, MERGE_TIES };
-
-#define MERGE_METHOD_CHOICES "linear|task_arithmetic|ties"
-
-int merge_parse_method(const char *text, enum merge_method *out, struct error *err);
-
-struct merge_options {
-    enum merge_method method;
-    const double *weights; // [vectors]
-    double lambda;
-    double density; // TIES; in (0, 1]
+struct merge_request {
+    struct fs *fs;
+    struct group *group;
+    const char *base; // model directory; NULL for methods that need none
+    const char *const *sources;
+    size_t count;
+    const struct merge_recipe *recipes; // [outputs]
+    const char *const *outs;            // [outputs] directories to write
+    size_t outputs;
+    int threads;
+    uint64_t memory_bytes; // of this process
+    // Called on rank 0 when the inputs are known to fit, before anything is written, with the
+    // identity of inputs, recipes and dtypes; sets *done when there is nothing to do. May be NULL.
+    int (*begin)(void *context, const char *identity, bool *done, struct error *err);
+    void *context;
 };
 
-// One tensor: base, taus[k] and out are [count] f32; out may be base.
-void merge_tensor(const struct merge_options *options, float *out, const float *base,
-                  const float *const *taus, size_t vectors, size_t count);
-
-// What reading and writing a model directory or a vector came to.
-struct merge_stats {
+struct merge_report {
+    struct differences differences; // between the inputs, when they do not fit
+    bool done;                      // as request->begin said
     size_t tensors;
+    size_t continued; // tensors that stood there from an earlier attempt, all outputs
     uint64_t parameters;
-    uint64_t bytes_read;
+    uint64_t bytes_read; // of all inputs, once
     uint64_t bytes_written;
+    size_t tile;   // elements
+    double change; // of the first output: Euclidean distance to the base (0 without)
 };
 
-// Merges task vector files into a copy of the model directory `base`, in base's dtypes. A vector
-// that was taken from another base, or differs in names or shapes, is an error that says how; NaN
-// or infinity in a vector or in the result, which may be too large for the base's dtype, is an
-// error that names the tensor. out must be another directory than base; nothing stands under
-// out/model.safetensors until it is complete.
-int merge_models(struct fs *fs, const char *base, const char *const *vectors, size_t count,
-                 const struct merge_options *options, const char *out, struct merge_stats *stats,
+// Collective. Checks everything before anything is written. Shapes, dtypes, tokenizers and the
+// vectors' bases must agree; values that are not finite, in the inputs or in a result, are errors
+// that name the tensor. Each directory then holds a whole model and README.md, its card. An output
+// of another merge in a directory is replaced; out must not be one of the inputs.
+int merge_models(const struct merge_request *request, struct merge_report *report,
                  struct error *err);
+// What a later attempt would need is removed from a directory whose merge is complete.
+int merge_seal(struct fs *fs, const char *directory, struct error *err);
+void merge_report_release(struct merge_report *report);
 
 #endif

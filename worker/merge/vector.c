@@ -1,157 +1,158 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/merge/vector.h"
 
+#include "base/arena.h"
+#include "base/json.h"
 #include "base/mem.h"
+#include "worker/merge/vector_format.h"
 #include "worker/merge/weights.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define VECTOR_FORMAT "memo task vector"
-#define VECTOR_VERSION "1"
-
-static size_t largest_count(const struct safetensors *tensors)
-{
-    size_t largest = 0;
-    for (size_t i = 0; i < tensors->count; i++) {
-        const size_t count = weights_count(&tensors->entries[i]);
-        largest = count > largest ? count : largest;
-    }
-    return largest;
-}
-
-static void add_statistics(struct vector_stats *stats, double *squares, const float *x,
-                           size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        *squares += (double)x[i] * (double)x[i];
-        stats->zeros += x[i] == 0;
-        stats->largest = fabs((double)x[i]) > stats->largest ? fabs((double)x[i]) : stats->largest;
-    }
-}
-
-static int write_tensor(struct safetensors_writer *writer, const struct safetensors_entry *base,
-                        const struct safetensors_entry *tuned, float *scratch[2],
-                        struct vector_stats *stats, double *squares, struct error *err)
-{
-    enum dtype base_dtype, tuned_dtype;
-    if (weights_dtype(base, &base_dtype, err) || weights_dtype(tuned, &tuned_dtype, err))
-        return -1;
-    const size_t count = weights_count(base);
-    const float *from = weights_f32(base, base_dtype, scratch[0]);
-    const float *to = weights_f32(tuned, tuned_dtype, scratch[1]);
-    float *difference = scratch[0];
-    for (size_t i = 0; i < count; i++) {
-        difference[i] = to[i] - from[i];
-        if (!isfinite(difference[i]))
-            return error_set(err, "tensor '%s' is not finite at element %zu of '%s' or '%s'",
-                             base->name, i, base->file, tuned->file);
-    }
-    add_statistics(stats, squares, difference, count);
-    stats->io.tensors++;
-    stats->io.parameters += count;
-    stats->io.bytes_read += base->bytes + tuned->bytes;
-    stats->io.bytes_written += count * sizeof(float);
-    return safetensors_writer_write(writer, difference, count * sizeof(float), err);
-}
-
-static int create_writer(struct fs *fs, const char *out, const struct safetensors *base,
-                         const struct safetensors *tuned, struct safetensors_writer **writer,
-                         struct error *err)
-{
-    char base_digest[DIGEST_TEXT_BYTES], tuned_digest[DIGEST_TEXT_BYTES];
-    digest_format(weights_digest(base), base_digest);
-    digest_format(weights_digest(tuned), tuned_digest);
-    const char *const metadata[] = {"format",       VECTOR_FORMAT, "version",
-                                    VECTOR_VERSION, "base",        base_digest,
-                                    "tuned",        tuned_digest,  NULL};
-    struct safetensors_entry *entries = mem_calloc(base->count + 1, sizeof(*entries));
-    for (size_t i = 0; i < base->count; i++) {
-        entries[i] = base->entries[i];
-        entries[i].dtype = ST_F32;
-        entries[i].bytes = weights_count(&base->entries[i]) * sizeof(float);
-    }
-    const int rc = safetensors_writer_create(fs, out, entries, base->count, metadata, writer, err);
-    free(entries);
-    return rc;
-}
-
-static int write_difference(struct fs *fs, const struct safetensors *base,
-                            const struct safetensors *tuned, const char *out,
-                            struct vector_stats *stats, struct error *err)
-{
-    struct safetensors_writer *writer = NULL;
-    double squares = 0;
-    const size_t largest = largest_count(base);
-    float *scratch[2] = {mem_alloc(largest * sizeof(float) + 1),
-                         mem_alloc(largest * sizeof(float) + 1)};
-    int rc = create_writer(fs, out, base, tuned, &writer, err);
-    for (size_t i = 0; rc == 0 && i < base->count; i++)
-        rc = write_tensor(writer, &base->entries[i], safetensors_find(tuned, base->entries[i].name),
-                          scratch, stats, &squares, err);
-    if (rc == 0)
-        rc = safetensors_writer_finish(writer, err);
-    safetensors_writer_destroy(writer);
-    stats->norm = sqrt(squares);
-    free(scratch[0]);
-    free(scratch[1]);
-    return rc;
-}
-
-int vector_write(struct fs *fs, const char *base_directory, const char *tuned_directory,
-                 const char *out, struct vector_stats *stats, struct error *err)
-{
-    struct safetensors base = {0}, tuned = {0};
-    *stats = (struct vector_stats){0};
-    int rc = safetensors_open(base_directory, &base, err) ||
-                     safetensors_open(tuned_directory, &tuned, err) ||
-                     weights_match(&base, base_directory, &tuned, tuned_directory, err) ||
-                     write_difference(fs, &base, &tuned, out, stats, err)
-                 ? -1
-                 : 0;
-    safetensors_close(&base);
-    safetensors_close(&tuned);
-    return rc;
-}
 
 static int metadata_digest(const struct vector *vector, const char *key, struct digest *out,
                            struct error *err)
 {
-    const char *text = safetensors_metadata(&vector->tensors, key);
+    const char *text = safetensors_metadata(&vector->file, key);
     if (!text || !digest_parse(text, out))
         return error_set(err, "its metadata has no digest '%s'", key);
     return 0;
 }
 
-static int check_vector(struct vector *vector, struct error *err)
+static int check_format(struct vector *vector, struct error *err)
 {
-    const char *format = safetensors_metadata(&vector->tensors, "format");
-    const char *version = safetensors_metadata(&vector->tensors, "version");
+    const char *format = safetensors_metadata(&vector->file, "format");
+    const char *version = safetensors_metadata(&vector->file, "version");
+    const char *layout = safetensors_metadata(&vector->file, "layout");
     if (!format || strcmp(format, VECTOR_FORMAT) != 0)
         return error_set(err,
                          "not a task vector: make one with `memo vector --base ... --tuned ...`");
     if (!version || strcmp(version, VECTOR_VERSION) != 0)
-        return error_set(err, "version '%s', this build reads '%s'", version ? version : "none",
-                         VECTOR_VERSION);
-    for (size_t i = 0; i < vector->tensors.count; i++) {
-        if (vector->tensors.entries[i].dtype != ST_F32)
-            return error_set(err, "tensor '%s' is %s, expected F32",
-                             vector->tensors.entries[i].name,
-                             safetensors_dtype_name(vector->tensors.entries[i].dtype));
-    }
+        return error_set(err, "version '%s', this build reads '%s': make it again",
+                         version ? version : "none", VECTOR_VERSION);
+    if (!layout || (strcmp(layout, "dense") != 0 && strcmp(layout, "trimmed") != 0))
+        return error_set(err, "layout '%s' is neither dense nor trimmed", layout ? layout : "none");
+    vector->trimmed = strcmp(layout, "trimmed") == 0;
+    vector->source = safetensors_metadata(&vector->file, "source");
     return metadata_digest(vector, "base", &vector->base, err) ||
                    metadata_digest(vector, "tuned", &vector->tuned, err)
                ? -1
                : 0;
 }
 
+static int parse_shape(struct arena *arena, const char *text, struct safetensors_entry *out,
+                       struct error *err)
+{
+    const struct json *shape;
+    if (json_parse(arena, text, strlen(text), &shape, err))
+        return -1;
+    if (shape->type != JSON_ARRAY || shape->length > SAFETENSORS_MAX_RANK)
+        return error_set(err, "not an array of at most %d sizes", SAFETENSORS_MAX_RANK);
+    out->rank = (int)shape->length;
+    out->bytes = sizeof(float);
+    for (size_t i = 0; i < shape->length; i++) {
+        if (!shape->items[i].is_integer || shape->items[i].integer < 0 ||
+            __builtin_mul_overflow(out->bytes, (uint64_t)shape->items[i].integer, &out->bytes))
+            return error_set(err, "size %zu is not valid", i);
+        out->shape[i] = (uint64_t)shape->items[i].integer;
+    }
+    return 0;
+}
+
+static int open_shape(struct vector *vector, struct vector_tensor *tensor, struct error *err)
+{
+    char *key = mem_printf("shape %s", tensor->values->name);
+    const char *text = safetensors_metadata(&vector->file, key);
+    int rc =
+        text ? parse_shape(vector->memory, text, &tensor->entry, err) : error_set(err, "missing");
+    if (rc != 0)
+        error_prefix(err, "metadata '%s'", key);
+    free(key);
+    return rc;
+}
+
+static size_t count_bits(const uint8_t *mask, size_t bytes)
+{
+    size_t bits = 0, at = 0;
+    for (; at + 8 <= bytes; at += 8) {
+        uint64_t word;
+        memcpy(&word, mask + at, sizeof(word));
+        bits += (size_t)__builtin_popcountll(word);
+    }
+    for (; at < bytes; at++)
+        bits += (size_t)__builtin_popcount(mask[at]);
+    return bits;
+}
+
+// The mask must be as long as the shape says, hold nothing beyond its end, and have as many bits as
+// there are values.
+static int open_mask(struct vector *vector, struct vector_tensor *tensor, struct error *err)
+{
+    char *name = mem_printf("%s" VECTOR_MASK_SUFFIX, tensor->values->name);
+    const struct safetensors_entry *mask = safetensors_find(&vector->file, name);
+    const size_t count = tensor->entry.bytes / sizeof(float), bytes = (count + 7) / 8;
+    free(name);
+    if (!mask || mask->dtype != ST_U8 || mask->bytes != bytes)
+        return error_set(err, "tensor '%s' has no mask of %zu bytes", tensor->values->name, bytes);
+    tensor->mask = mask->data;
+    tensor->values_before = mem_calloc(count / VECTOR_STRIDE + 1, sizeof(uint64_t));
+    uint64_t seen = 0;
+    for (size_t at = 0; at < bytes; at += VECTOR_STRIDE / 8) {
+        const size_t length = bytes - at < VECTOR_STRIDE / 8 ? bytes - at : VECTOR_STRIDE / 8;
+        tensor->values_before[at / (VECTOR_STRIDE / 8)] = seen;
+        seen += count_bits(tensor->mask + at, length);
+    }
+    const bool overhang = count % 8 != 0 && tensor->mask[bytes - 1] >> count % 8 != 0;
+    if (overhang || seen != weights_count(tensor->values))
+        return error_set(err, "the mask of tensor '%s' has %llu bits%s for %zu values",
+                         tensor->values->name, (unsigned long long)seen,
+                         overhang ? ", some beyond its end," : "", weights_count(tensor->values));
+    return 0;
+}
+
+static bool is_mask(const char *name)
+{
+    const size_t length = strlen(name), suffix = strlen(VECTOR_MASK_SUFFIX);
+    return length > suffix && strcmp(name + length - suffix, VECTOR_MASK_SUFFIX) == 0;
+}
+
+static int open_tensor(struct vector *vector, const struct safetensors_entry *values,
+                       struct error *err)
+{
+    struct vector_tensor *tensor = &vector->tensors[vector->count++];
+    *tensor = (struct vector_tensor){.entry = *values, .values = values};
+    if (values->dtype != ST_F32 && values->dtype != ST_BF16)
+        return error_set(err, "tensor '%s' is %s, expected F32 or BF16", values->name,
+                         safetensors_dtype_name(values->dtype));
+    if (!vector->trimmed)
+        return 0;
+    return open_shape(vector, tensor, err) || open_mask(vector, tensor, err) ? -1 : 0;
+}
+
+static int open_tensors(struct vector *vector, struct error *err)
+{
+    size_t masks = 0;
+    vector->tensors = mem_calloc(vector->file.count + 1, sizeof(*vector->tensors));
+    for (size_t i = 0; i < vector->file.count; i++) {
+        if (vector->trimmed && is_mask(vector->file.entries[i].name)) {
+            masks++;
+            continue;
+        }
+        if (open_tensor(vector, &vector->file.entries[i], err))
+            return -1;
+    }
+    if (vector->trimmed && masks != vector->count)
+        return error_set(err, "%zu masks for %zu tensors", masks, vector->count);
+    return 0;
+}
+
 int vector_open(const char *path, struct vector *out, struct error *err)
 {
-    memset(out, 0, sizeof(*out));
-    if (safetensors_open(path, &out->tensors, err))
+    *out = (struct vector){0};
+    if (safetensors_open(path, &out->file, err))
         return -1;
-    if (check_vector(out, err)) {
+    out->memory = mem_calloc(1, sizeof(struct arena));
+    if (check_format(out, err) || open_tensors(out, err)) {
         vector_close(out);
         return error_prefix(err, "'%s'", path);
     }
@@ -160,5 +161,88 @@ int vector_open(const char *path, struct vector *out, struct error *err)
 
 void vector_close(struct vector *vector)
 {
-    safetensors_close(&vector->tensors);
+    for (size_t i = 0; i < vector->count; i++)
+        free(vector->tensors[i].values_before);
+    free(vector->tensors);
+    if (vector->memory)
+        arena_release(vector->memory);
+    free(vector->memory);
+    safetensors_close(&vector->file);
+    *vector = (struct vector){0};
+}
+
+const struct vector_tensor *vector_find(const struct vector *vector, const char *name)
+{
+    size_t low = 0, high = vector->count;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        const int order = strcmp(name, vector->tensors[middle].entry.name);
+        if (order == 0)
+            return &vector->tensors[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+size_t vector_count(const struct vector_tensor *tensor)
+{
+    return tensor->mask ? tensor->entry.bytes / sizeof(float) : weights_count(&tensor->entry);
+}
+
+// The tensors with their own shapes; entries are the caller's to free.
+static struct safetensors dense_view(const struct vector *vector)
+{
+    struct safetensors view = {.entries = mem_calloc(vector->count + 1, sizeof(*view.entries)),
+                               .count = vector->count};
+    for (size_t i = 0; i < vector->count; i++)
+        view.entries[i] = vector->tensors[i].entry;
+    return view;
+}
+
+int vectors_match(const struct vector *a, const char *a_name, const struct vector *b,
+                  const char *b_name, struct error *err)
+{
+    struct differences differences = {0};
+    struct safetensors x = dense_view(a), y = dense_view(b);
+    if (!digest_equal(a->base, b->base))
+        differences_add(&differences, "'%s' and '%s' were taken from different bases", a_name,
+                        b_name);
+    weights_compare(&x, a_name, &y, b_name, false, &differences);
+    const int rc = differences_report(&differences, "differences", err);
+    differences_release(&differences);
+    free(x.entries);
+    free(y.entries);
+    return rc;
+}
+
+static float value_at(const struct safetensors_entry *values, size_t index)
+{
+    float value;
+    weights_read(values, index, 1, &value);
+    return value;
+}
+
+static void read_trimmed(const struct vector_tensor *tensor, size_t begin, size_t count, float *out)
+{
+    const size_t stride = begin / VECTOR_STRIDE;
+    size_t next = (size_t)tensor->values_before[stride];
+    for (size_t i = stride * VECTOR_STRIDE; i < begin; i += 8) {
+        uint8_t byte = tensor->mask[i / 8];
+        if (begin - i < 8)
+            byte &= (uint8_t)((1u << (begin - i)) - 1);
+        next += (size_t)__builtin_popcount(byte);
+    }
+    for (size_t i = begin; i < begin + count; i++)
+        out[i - begin] = tensor->mask[i / 8] >> i % 8 & 1 ? value_at(tensor->values, next++) : 0;
+}
+
+void vector_read(const struct vector_tensor *tensor, size_t begin, size_t count, float *out)
+{
+    if (tensor->mask)
+        read_trimmed(tensor, begin, count, out);
+    else
+        weights_read(tensor->values, begin, count, out);
 }

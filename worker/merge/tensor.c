@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/merge/tensor_private.h"
+
+#include "base/mem.h"
+#include "worker/merge/clones.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+size_t merge_engine_block(enum merge_method method, enum merge_groups groups, size_t columns)
+{
+    const struct merge_traits *traits = merge_traits(method);
+    const bool by_row = traits->sparsify == SPARSIFY_RANKED ||
+                        (traits->family == FAMILY_SPAN && groups == GROUP_ROW);
+    if (!by_row || columns == 0)
+        return BLOCK;
+    return columns >= BLOCK ? columns : BLOCK / columns * columns;
+}
+
+static size_t block_capacity(size_t widest)
+{
+    return widest > BLOCK ? widest : BLOCK;
+}
+
+uint64_t merge_engine_bytes(int threads, size_t vectors, size_t widest)
+{
+    const uint64_t block = block_capacity(widest);
+    const uint64_t elements = block * (4 + 4 * vectors + 8 * vectors + 3 * 8 + 2 * 8);
+    return (uint64_t)threads * (elements + SELECT_BINS * 4) + SELECT_BINS * 8;
+}
+
+static void scratch_init(struct scratch *s, size_t vectors, size_t block)
+{
+    s->base = mem_calloc(block, sizeof(*s->base));
+    s->x = mem_calloc(vectors * block, sizeof(*s->x));
+    s->kept = mem_calloc(vectors * block, sizeof(*s->kept));
+    s->out = mem_calloc(block, sizeof(*s->out));
+    s->total = mem_calloc(block, sizeof(*s->total));
+    s->divisor = mem_calloc(block, sizeof(*s->divisor));
+    s->bins = mem_calloc(SELECT_BINS, sizeof(*s->bins));
+    s->keys[0] = mem_calloc(block, sizeof(*s->keys[0]));
+    s->keys[1] = mem_calloc(block, sizeof(*s->keys[1]));
+}
+
+static void scratch_release(struct scratch *s)
+{
+    free(s->base);
+    free(s->x);
+    free(s->kept);
+    free(s->out);
+    free(s->total);
+    free(s->divisor);
+    free(s->bins);
+    free(s->keys[0]);
+    free(s->keys[1]);
+}
+
+int merge_engine_create(int threads, size_t vectors, size_t tile, size_t widest,
+                        struct merge_engine **out, struct error *err)
+{
+    struct merge_engine *engine = mem_calloc(1, sizeof(*engine));
+    *engine = (struct merge_engine){.threads = threads,
+                                    .vectors = vectors,
+                                    .tile = tile,
+                                    .block_capacity = block_capacity(widest)};
+    engine->scratch = mem_calloc((size_t)threads, sizeof(*engine->scratch));
+    engine->bins = mem_calloc(SELECT_BINS, sizeof(*engine->bins));
+    for (int i = 0; i < threads; i++)
+        scratch_init(&engine->scratch[i], vectors, engine->block_capacity);
+    if (pool_create(threads, &engine->pool, err)) {
+        merge_engine_destroy(engine);
+        return -1;
+    }
+    *out = engine;
+    return 0;
+}
+
+void merge_engine_destroy(struct merge_engine *engine)
+{
+    if (!engine)
+        return;
+    pool_destroy(engine->pool);
+    for (int i = 0; i < engine->threads; i++)
+        scratch_release(&engine->scratch[i]);
+    free(engine->scratch);
+    free(engine->bins);
+    free(engine);
+}
+
+struct extent pass_extent(const struct pass *pass, size_t task)
+{
+    const size_t begin = pass->first + task * pass->block;
+    const size_t left = pass->last - begin;
+    return (struct extent){begin, left < pass->block ? left : pass->block, begin / pass->block};
+}
+
+size_t pass_blocks(const struct pass *pass)
+{
+    return (pass->count + pass->block - 1) / pass->block;
+}
+
+void pass_run(struct pass *pass, void (*run)(void *pass, size_t task, int thread))
+{
+    const struct merge_tensor *tensor = pass->tensor;
+    size_t tile = pass->engine->tile / pass->block * pass->block;
+    tile = tile > 0 ? tile : pass->block;
+    for (size_t begin = 0; begin < pass->count; begin += tile) {
+        pass->first = begin;
+        pass->last = pass->count - begin < tile ? pass->count : begin + tile;
+        const size_t blocks = (pass->last - begin + pass->block - 1) / pass->block;
+        pool_run(pass->engine->pool, blocks, run, pass);
+        if (tensor->release)
+            tensor->release(tensor->context, begin, pass->last - begin);
+    }
+}
+
+float *pass_vector(const struct pass *pass, struct scratch *s, size_t k)
+{
+    return s->x + k * pass->engine->block_capacity;
+}
+
+void pass_load_base(const struct pass *pass, struct scratch *s, struct extent e)
+{
+    if (pass->tensor->has_base)
+        pass->tensor->read(pass->tensor->context, 0, e.begin, e.count, s->base);
+}
+
+MERGE_CLONES static void subtract(float *x, const float *base, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        x[i] -= base[i];
+}
+
+MERGE_CLONES static void add(float *x, const float *base, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        x[i] += base[i];
+}
+
+void pass_load(const struct pass *pass, struct scratch *s, size_t k, struct extent e)
+{
+    const struct merge_tensor *tensor = pass->tensor;
+    float *x = pass_vector(pass, s, k);
+    tensor->read(tensor->context, k + 1, e.begin, e.count, x);
+    if (!tensor->has_base)
+        return;
+    if (pass->traits->on_models && tensor->is_delta[k])
+        add(x, s->base, e.count);
+    if (!pass->traits->on_models && !tensor->is_delta[k])
+        subtract(x, s->base, e.count);
+}
+
+void pass_load_all(const struct pass *pass, struct scratch *s, struct extent e)
+{
+    pass_load_base(pass, s, e);
+    for (size_t k = 0; k < pass->p->vectors; k++)
+        pass_load(pass, s, k, e);
+}
+
+void pass_reduce(const struct pass *pass, double *out)
+{
+    const size_t blocks = pass_blocks(pass);
+    memset(out, 0, pass->sums * sizeof(*out));
+    for (size_t b = 0; b < blocks; b++)
+        for (size_t i = 0; i < pass->sums; i++)
+            out[i] += pass->partial[b * pass->sums + i];
+}
+
+MERGE_CLONES static void add_weighted(double *total, const double *kept, double weight,
+                                      size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        total[i] += weight * kept[i];
+}
+
+// out and divisor take the parts of one vector whose vote has the sign of total.
+MERGE_CLONES static void add_agreeing(double *out, double *divisor, const double *total,
+                                      const double *kept, double weight, double vote_weight,
+                                      size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const double vote = vote_weight * kept[i];
+        const bool agrees = (vote > 0 && total[i] > 0) || (vote < 0 && total[i] < 0);
+        out[i] += agrees ? weight * kept[i] : 0;
+        divisor[i] += agrees ? weight : 0;
+    }
+}
+
+MERGE_CLONES static void divide(double *out, const double *divisor, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] /= divisor[i] != 0 ? divisor[i] : 1;
+}
+
+// sce elects without weights: its own follow from the vectors and are never negative.
+static double vote_weight(const struct pass *pass, size_t k)
+{
+    return pass->traits->family == FAMILY_SCE ? 1 : pass->weight[k];
+}
+
+static void elect(const struct pass *pass, struct scratch *s, size_t count)
+{
+    const size_t capacity = pass->engine->block_capacity;
+    memset(s->total, 0, count * sizeof(*s->total));
+    memset(s->divisor, 0, count * sizeof(*s->divisor));
+    for (size_t k = 0; k < pass->p->vectors; k++)
+        add_weighted(s->total, s->kept + k * capacity, vote_weight(pass, k), count);
+    for (size_t k = 0; k < pass->p->vectors; k++)
+        add_agreeing(s->out, s->divisor, s->total, s->kept + k * capacity, pass->weight[k],
+                     vote_weight(pass, k), count);
+    if (pass->p->normalize)
+        divide(s->out, s->divisor, count);
+}
+
+static void sum_up(const struct pass *pass, struct scratch *s, size_t count)
+{
+    double total = 0;
+    for (size_t k = 0; k < pass->p->vectors; k++) {
+        add_weighted(s->out, s->kept + k * pass->engine->block_capacity, pass->weight[k], count);
+        total += pass->weight[k];
+    }
+    if (!pass->p->normalize || total == 0)
+        return;
+    for (size_t i = 0; i < count; i++)
+        s->out[i] /= total;
+}
+
+static void combine_block(const struct pass *pass, struct scratch *s, struct extent e)
+{
+    const double lambda = pass->p->method == MERGE_LINEAR ? 1 : pass->p->lambda;
+    memset(s->out, 0, e.count * sizeof(*s->out));
+    for (size_t k = 0; k < pass->p->vectors; k++)
+        thin_block(pass, s, k, e, s->kept + k * pass->engine->block_capacity);
+    if (pass->traits->elects)
+        elect(pass, s, e.count);
+    else
+        sum_up(pass, s, e.count);
+    for (size_t i = 0; lambda != 1 && i < e.count; i++)
+        s->out[i] *= lambda;
+}
+
+MERGE_CLONES static double add_change(double *out, const float *base, bool has_base, bool on_top,
+                                      size_t count)
+{
+    double change = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double from = has_base ? (double)base[i] : 0;
+        const double moved = on_top ? out[i] : out[i] - from;
+        change += moved * moved;
+        out[i] = on_top ? from + out[i] : out[i];
+    }
+    return change;
+}
+
+MERGE_CLONES static void narrow(float *out, const double *in, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = (float)in[i];
+}
+
+// As stored: what is finite in float64 may be too large for the dtype.
+static uint64_t count_infinite(const void *stored, enum dtype dtype, size_t count)
+{
+    static const uint32_t exponents[] = {
+        [DTYPE_F32] = 0x7f800000u, [DTYPE_BF16] = 0x7f80u, [DTYPE_F16] = 0x7c00u};
+    const uint32_t mask = exponents[dtype];
+    uint64_t infinite = 0;
+    if (dtype == DTYPE_F32) {
+        const uint32_t *bits = stored;
+        for (size_t i = 0; i < count; i++)
+            infinite += (bits[i] & mask) == mask;
+    } else {
+        const uint16_t *bits = stored;
+        for (size_t i = 0; i < count; i++)
+            infinite += (bits[i] & mask) == mask;
+    }
+    return infinite;
+}
+
+static void result_block(void *argument, size_t task, int thread)
+{
+    struct pass *pass = argument;
+    struct scratch *s = &pass->engine->scratch[thread];
+    const struct extent e = pass_extent(pass, task);
+    const enum dtype dtype = pass->sink->dtype;
+    float *values = (float *)s->total;
+    pass_load_all(pass, s, e);
+    if (pass->traits->family == FAMILY_SPAN)
+        span_block(pass, s, e);
+    else
+        combine_block(pass, s, e);
+    pass->block_change[e.index] =
+        add_change(s->out, s->base, pass->tensor->has_base, !pass->traits->on_models, e.count);
+    char *to = pass->tile_out + (e.begin - pass->first) * dtype_bytes(dtype);
+    narrow(values, s->out, e.count);
+    convert_from_f32(to, dtype, values, e.count);
+    pass->block_counts[e.index] = count_infinite(to, dtype, e.count);
+}
+
+static int write_result(struct pass *pass, struct error *err)
+{
+    const struct merge_tensor *tensor = pass->tensor;
+    size_t tile = pass->engine->tile / pass->block * pass->block;
+    tile = tile > 0 ? tile : pass->block;
+    for (size_t begin = 0; begin < pass->count; begin += tile) {
+        pass->first = begin;
+        pass->last = pass->count - begin < tile ? pass->count : begin + tile;
+        pass->tile_out = pass->sink->buffer(pass->sink->context);
+        pool_run(pass->engine->pool, (pass->last - begin + pass->block - 1) / pass->block,
+                 result_block, pass);
+        if (tensor->release)
+            tensor->release(tensor->context, begin, pass->last - begin);
+        if (pass->sink->submit(pass->sink->context, pass->tile_out, pass->last - begin, err))
+            return -1;
+    }
+    return 0;
+}
+
+static void collect_stats(const struct pass *pass, size_t blocks, struct merge_tensor_stats *stats)
+{
+    *stats = (struct merge_tensor_stats){0};
+    for (size_t b = 0; b < blocks; b++) {
+        stats->change += pass->block_change[b];
+        if (pass->block_counts[b] > 0 && stats->infinite == 0)
+            stats->first_infinite = b * pass->block;
+        stats->infinite += pass->block_counts[b];
+    }
+}
+
+struct pass pass_begin(struct merge_engine *engine, const struct merge_parameters *parameters,
+                       const struct merge_tensor *tensor)
+{
+    return (struct pass){
+        .engine = engine,
+        .p = parameters,
+        .traits = merge_traits(parameters->method),
+        .tensor = tensor,
+        .count = tensor->rows * tensor->columns,
+        .block = merge_engine_block(parameters->method, parameters->groups, tensor->columns)};
+}
+
+int merge_tensor_run(struct merge_engine *engine, const struct merge_parameters *parameters,
+                     const struct merge_tensor *tensor, const struct magnitude_cut *cuts,
+                     const struct merge_sink *sink, struct merge_tensor_stats *stats,
+                     struct error *err)
+{
+    struct pass pass = pass_begin(engine, parameters, tensor);
+    const size_t blocks = pass_blocks(&pass), n = parameters->vectors;
+    const bool by_column = pass.traits->family == FAMILY_SPAN && parameters->groups == GROUP_COLUMN;
+    pass.sink = sink;
+    pass.sums = 2 * n > n * (n + 1) / 2 ? 2 * n : n * (n + 1) / 2;
+    pass.lower = mem_calloc(n, sizeof(*pass.lower));
+    pass.upper = mem_calloc(n, sizeof(*pass.upper));
+    pass.scale = mem_calloc(n, sizeof(*pass.scale));
+    pass.weight = mem_calloc(n, sizeof(*pass.weight));
+    pass.partial = mem_calloc(blocks * pass.sums + 1, sizeof(*pass.partial));
+    pass.coefficients =
+        mem_calloc(n * (by_column ? tensor->columns : 1) + 1, sizeof(*pass.coefficients));
+    pass.block_change = mem_calloc(blocks + 1, sizeof(*pass.block_change));
+    pass.block_counts = mem_calloc(blocks + 1, sizeof(*pass.block_counts));
+    if (pass.traits->family == FAMILY_SPAN)
+        span_prepare(&pass);
+    else
+        thin_prepare(&pass, cuts);
+    const int rc = write_result(&pass, err);
+    collect_stats(&pass, blocks, stats);
+    free(pass.lower);
+    free(pass.upper);
+    free(pass.scale);
+    free(pass.weight);
+    free(pass.partial);
+    free(pass.coefficients);
+    free(pass.block_change);
+    free(pass.block_counts);
+    return rc;
+}

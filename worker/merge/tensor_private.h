@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared by the files that merge one tensor: tensor.c (passes and result), thin.c (what is kept of
+// each vector), span.c (coefficients from products).
+#ifndef MEMO_WORKER_MERGE_TENSOR_PRIVATE_H
+#define MEMO_WORKER_MERGE_TENSOR_PRIVATE_H
+
+#include "kernels/cpu/pool.h"
+#include "worker/merge/tensor.h"
+
+#define BLOCK 4096 // elements, where no row must stay whole: 32 KiB of float64 a vector
+
+// Of one thread.
+struct scratch {
+    float *base;
+    float *x;     // [vectors * block]
+    double *kept; // [vectors * block]
+    double *out, *total, *divisor;
+    uint32_t *bins; // [SELECT_BINS], all 0 between phases
+    bool counted;   // bins were added to
+    uint64_t *keys[2];
+};
+
+struct merge_engine {
+    struct pool *pool;
+    int threads;
+    size_t vectors, tile, block_capacity;
+    struct scratch *scratch; // [threads]
+    uint64_t *bins;          // [SELECT_BINS]
+};
+
+// One tensor's merge, phase after phase.
+struct pass {
+    struct merge_engine *engine;
+    const struct merge_parameters *p;
+    const struct merge_traits *traits;
+    const struct merge_tensor *tensor;
+    size_t count, block;
+    size_t first, last; // elements of the current tile
+    // thin.c
+    struct magnitude_cut *lower; // [vectors] kept: survives lower and not upper
+    struct magnitude_cut *upper;
+    struct magnitude_cut deviation; // sce
+    double *scale;                  // [vectors]
+    double *weight;                 // [vectors] given, or sce's
+    // phases that count or sum
+    size_t k;
+    uint32_t bits;   // also the high bin
+    double *partial; // [blocks * sums]
+    size_t sums;
+    // span.c
+    double *coefficients; // [vectors], or [columns * vectors]
+    const struct merge_sink *sink;
+    char *tile_out;
+    double *block_change;   // [blocks]
+    uint64_t *block_counts; // [blocks] zeros, ties; then values that are not finite
+};
+
+struct pass pass_begin(struct merge_engine *engine, const struct merge_parameters *parameters,
+                       const struct merge_tensor *tensor);
+size_t pass_blocks(const struct pass *pass);
+
+// Runs `run` for every block of the tensor, tile by tile; task counts from the tile's begin.
+void pass_run(struct pass *pass, void (*run)(void *pass, size_t task, int thread));
+
+struct extent {
+    size_t begin, count, index; // index: which block of the tensor
+};
+struct extent pass_extent(const struct pass *pass, size_t task);
+
+// Element values x_k in the method's space; base is loaded into scratch->base when the tensor has
+// one.
+float *pass_vector(const struct pass *pass, struct scratch *s, size_t k);
+void pass_load_base(const struct pass *pass, struct scratch *s, struct extent e);
+void pass_load(const struct pass *pass, struct scratch *s, size_t k, struct extent e);
+void pass_load_all(const struct pass *pass, struct scratch *s, struct extent e);
+
+// Adds the partial sums [blocks * sums] block by block into out [sums].
+void pass_reduce(const struct pass *pass, double *out);
+
+// thin.c: find cuts, scales and weights; then, per block, kept values without their weight.
+void thin_prepare(struct pass *pass, const struct magnitude_cut *cuts);
+void thin_block(const struct pass *pass, struct scratch *s, size_t k, struct extent e,
+                double *kept);
+
+// span.c: pass->coefficients for the whole tensor or its columns; rows have theirs made per block.
+void span_prepare(struct pass *pass);
+void span_block(struct pass *pass, struct scratch *s, struct extent e);
+
+#endif
