@@ -44,7 +44,7 @@ static inline struct tensor f32(float *data)
 
 // Every variant of the cpu that this machine has, with 1 and 3 threads; each differs from ref only
 // in speed. devices_create prints what is missing.
-enum { DEVICES_LIMIT = 6 };
+enum { DEVICES_LIMIT = 8 };
 
 struct devices {
     struct device *ref;
