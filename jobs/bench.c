@@ -181,13 +181,12 @@ static int measure_training(struct bench *bench, size_t batch, struct error *err
     struct sequence_set set = {0};
     struct group *group = NULL;
     struct trainer *trainer = NULL;
-    const struct trainer_options how = {.plan = {.seed = 1, .per_step = batch, .epochs = 1 << 20},
-                                        .schedule = {.peak = 1e-4},
-                                        .micro_batch_tokens = (size_t)options->micro_batch_tokens,
-                                        .beta1 = 0.9,
-                                        .beta2 = 0.999,
-                                        .epsilon = 1e-8,
-                                        .clip_norm = 1};
+    const struct trainer_options how = {
+        .plan = {.seed = 1, .per_step = batch, .epochs = 1 << 20},
+        .schedule = {.peak = 1e-4},
+        .micro_batch_tokens = (size_t)options->micro_batch_tokens,
+        .optimizer = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
+        .clip_norm = 1};
     make_pairs(&bench->model->config, 4 * batch, &set);
     const int rc = group_open_self(&group, err) ||
                            trainer_create(bench->model, group, &set, &how, &trainer, err) ||

@@ -32,6 +32,10 @@ struct train_options {
     double weight_decay;
     double clip;
     double beta1, beta2, epsilon;
+    const char *dtype;
+    const char *moments;
+    int64_t zero;
+    const char *reduce;
     int64_t seed;
     int64_t checkpoint_steps;
     int64_t keep;
@@ -77,6 +81,14 @@ static const struct option train_option_table[] = {
     {"beta1", OPTION_NUMBER, OPTION_AT(beta1), "X", "0.9", 0, 0.9999, NULL, "of AdamW", false},
     {"beta2", OPTION_NUMBER, OPTION_AT(beta2), "X", "0.999", 0, 0.99999, NULL, "of AdamW", false},
     {"epsilon", OPTION_NUMBER, OPTION_AT(epsilon), "X", "1e-8", 1e-16, 1, NULL, "of AdamW", false},
+    {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", "f32", 0, 0, "f32|bf16",
+     "of the weights that are computed with; the master weights are float32 either way", false},
+    {"moments", OPTION_CHOICE, OPTION_AT(moments), "NAME", "f32", 0, 0, "f32|bf16|8bit",
+     "how AdamW keeps its moments", false},
+    {"zero", OPTION_INT, OPTION_AT(zero), "N", "0", 0, 2, NULL,
+     "what ranks divide: 1 the optimizer's states, 2 the sums of gradients too", false},
+    {"reduce", OPTION_CHOICE, OPTION_AT(reduce), "NAME", "float", 0, 0, "float|exact",
+     "exact: gradients are added as integers, the same bits for any number of ranks", false},
     {"seed", OPTION_INT, OPTION_AT(seed), "N", "1", 0, INT32_MAX, NULL, "of the order of the data",
      false},
     {"checkpoint-steps", OPTION_INT, OPTION_AT(checkpoint_steps), "N", "500", 0, INT32_MAX, NULL,
@@ -169,12 +181,15 @@ static int open_trainer(struct train_job *job, struct error *err)
                                   .schedule = {.peak = options->learning_rate},
                                   .warmup_fraction = options->warmup,
                                   .micro_batch_tokens = micro_batch,
-                                  .beta1 = options->beta1,
-                                  .beta2 = options->beta2,
-                                  .epsilon = options->epsilon,
-                                  .weight_decay = options->weight_decay,
-                                  .clip_norm = options->clip};
-    if (schedule_parse_kind(options->schedule, &how.schedule.kind, err))
+                                  .clip_norm = options->clip,
+                                  .optimizer = {.beta1 = options->beta1,
+                                                .beta2 = options->beta2,
+                                                .epsilon = options->epsilon,
+                                                .weight_decay = options->weight_decay}};
+    how.zero = (enum zero_stage)options->zero;
+    how.exact_sums = strcmp(options->reduce, "exact") == 0;
+    if (schedule_parse_kind(options->schedule, &how.schedule.kind, err) ||
+        state_form_parse(options->dtype, options->moments, &how.optimizer.form, err))
         return -1;
     return trainer_create(job->model, job->group, &job->set, &how, &job->trainer, err);
 }
@@ -200,7 +215,7 @@ static void say_what_will_be_done(const struct train_job *job, int resumed)
              "over %s, %s, %.2f GB per rank",
              (double)job->model->layout.elements / 1e6, job->set.count, tokens, trainer->steps,
              trainer->options.plan.per_step, group_size(job->group), group_transport(job->group),
-             device, (double)trainer_device_bytes(trainer) / 1e9);
+             device, (double)trainer_bytes_total(trainer) / 1e9);
     if (resumed)
         log_info("continuing after step %zu of %zu", trainer->step, trainer->steps);
 }
@@ -290,6 +305,8 @@ static int train_steps(struct train_job *job, struct error *err)
 static int save_model(struct train_job *job, struct error *err)
 {
     int rc = 0;
+    if (trainer_finish(job->trainer, err))
+        return -1;
     if (is_rank0(job))
         rc = model_save(job->model, fs_system(), job->options->out,
                         &(struct model_save_options){.tokenizer_from = job->options->base}, err);

@@ -85,6 +85,8 @@ struct workspace {
     struct tensor grad_gated;     // [T, F]
     struct decoder grads;         // views of grads_bound
     float *grads_bound;
+    void (*complete)(void *context, uint64_t from); // see workspace_watch_gradients
+    void *complete_context;
 
     // host
     int32_t *host_targets, *host_wanted; // [T]

@@ -220,6 +220,13 @@ void workspace_destroy(struct workspace *workspace)
     free(workspace);
 }
 
+void workspace_watch_gradients(struct workspace *workspace,
+                               void (*complete)(void *context, uint64_t from), void *context)
+{
+    workspace->complete = complete;
+    workspace->complete_context = context;
+}
+
 size_t workspace_bytes(const struct workspace *workspace)
 {
     return workspace->block_bytes;

@@ -6,12 +6,14 @@
 
 #include "base/fs.h"
 #include "base/hash.h"
+#include "worker/train/state.h"
 
-#define CHECKPOINT_VERSION 1
+#define CHECKPOINT_VERSION 2
 
 struct manifest {
     uint64_t step;
     struct digest identity;
+    struct state_form form;
     uint64_t elements;
     uint64_t part_elements; // part p holds elements p * part_elements and following
     struct digest *parts;   // [count] of the files
