@@ -283,6 +283,8 @@ void decoder_backward(const struct pass *pass, const struct decoder *grads)
     attention_block_backward(pass, grads, last);
     layer_complete(pass, last);
     for (size_t layer = last; layer-- > 0;) {
+        if (pass->workspace->recomputes)
+            decoder_recompute(pass, layer);
         ffn_backward(pass, grads, layer, pass->workspace->grad_x, pass->tokens);
         attention_block_backward(pass, grads, layer);
         layer_complete(pass, layer);

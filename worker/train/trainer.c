@@ -64,7 +64,10 @@ static int allocate(struct trainer *trainer, struct error *err)
                        err) ||
         device_alloc(model->device, cuts(trainer) * sizeof(*trainer->squares),
                      (void **)&trainer->squares, err) ||
-        workspace_create(model, options->micro_batch_tokens, true, &trainer->workspace, err))
+        (options->recompute ? workspace_create_recomputing(model, options->micro_batch_tokens,
+                                                           &trainer->workspace, err)
+                            : workspace_create(model, options->micro_batch_tokens, true,
+                                               &trainer->workspace, err)))
         return -1;
     point_at_sums(trainer);
     workspace_watch_gradients(trainer->workspace, reducer_advance, trainer->reducer);

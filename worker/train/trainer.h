@@ -30,6 +30,7 @@ struct trainer_options {
     struct optimizer_options optimizer;
     enum zero_stage zero;
     bool exact_sums;
+    bool recompute; // keep layers' inputs only and compute them again for backward
 };
 
 struct step_stats {
