@@ -221,7 +221,8 @@ static void flipped_manifests_are_refused_or_equal(void **state)
     strbuf_release(&file);
 }
 
-#define FORM ",\"weights\":\"f32\",\"moments\":\"f32\""
+#define CONSUMED ",\"tokens\":9,\"consumed\":\"00000000000000000000000000000000\""
+#define FORM CONSUMED ",\"weights\":\"f32\",\"moments\":\"f32\""
 
 static void manifests_that_say_something_else_are_refused(void **state)
 {
@@ -264,9 +265,9 @@ static void manifests_that_say_something_else_are_refused(void **state)
          "other data, options or model"},
         {"{\"version\":2,\"step\":3" FORM,
          ",\"elements\":9360,\"part_elements\":9360,\"parts\":[\"@\"]}", "says step 3"},
-        {"{\"version\":2,\"step\":2", ",\"weights\":\"f16\",\"moments\":\"f32\"}",
+        {"{\"version\":2,\"step\":2" CONSUMED, ",\"weights\":\"f16\",\"moments\":\"f32\"}",
          "weights in 'f16' and moments in 'f32'"},
-        {"{\"version\":2,\"step\":2,\"weights\":\"bf16\",\"moments\":\"f32\"",
+        {"{\"version\":2,\"step\":2" CONSUMED ",\"weights\":\"bf16\",\"moments\":\"f32\"",
          ",\"elements\":9360,\"part_elements\":9360,\"parts\":[\"@\"]}",
          "says bf16 weights and f32 moments"},
     };

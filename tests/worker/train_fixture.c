@@ -106,6 +106,8 @@ static int copy_state(struct rank *rank, struct error *err)
     struct trainer *trainer = rank->trainer;
     const size_t elements = rank->model->layout.elements;
     training->elements = elements;
+    training->tokens = trainer->tokens;
+    training->consumed = trainer->consumed;
     training->state = mem_calloc(3 * elements, sizeof(float));
     for (int part = STATE_MASTER; part <= STATE_MOMENT2; part++) {
         if (optimizer_gather(trainer->optimizer, (enum state_part)part,
@@ -169,6 +171,8 @@ void fixture_set_fill(struct sequence_set *set, size_t count, uint64_t seed)
 void assert_same_state(const struct training *a, const struct training *b)
 {
     assert_int_equal(a->elements, b->elements);
+    assert_int_equal(a->tokens, b->tokens);
+    assert_true(digest_equal(a->consumed, b->consumed));
     assert_memory_equal(a->state, b->state, 3 * a->elements * sizeof(float));
 }
 

@@ -251,6 +251,8 @@ static int save_new(struct trainer *trainer, struct fs *fs, const char *director
     const uint64_t elements = trainer->model->layout.elements;
     struct manifest manifest = {.step = trainer->step,
                                 .identity = trainer->identity,
+                                .tokens = trainer->tokens,
+                                .consumed = trainer->consumed,
                                 .form = trainer->options.optimizer.form,
                                 .elements = elements,
                                 .part_elements = trainer->shards.unit};
@@ -349,8 +351,8 @@ static int load_part(struct trainer *trainer, struct fs *fs, const char *directo
     return rc == 0 ? device_sync(trainer->model->device, err) : -1;
 }
 
-static int check_manifest(const struct trainer *trainer, const struct manifest *manifest,
-                          uint64_t step, const char *path, struct error *err)
+static int check_manifest(struct trainer *trainer, const struct manifest *manifest, uint64_t step,
+                          const char *path, struct error *err)
 {
     if (!digest_equal(manifest->identity, trainer->identity) ||
         manifest->elements != trainer->model->layout.elements)
@@ -366,6 +368,13 @@ static int check_manifest(const struct trainer *trainer, const struct manifest *
     if (manifest->step != step || step > trainer->steps)
         return error_set(err, "checkpoint '%s' says step %" PRIu64 " of %zu", path, manifest->step,
                          trainer->steps);
+    uint64_t tokens;
+    struct digest consumed;
+    trainer_plan_consumed(trainer, (size_t)step, &tokens, &consumed);
+    if (manifest->tokens != tokens || !digest_equal(manifest->consumed, consumed))
+        return error_set(
+            err, "checkpoint '%s' consumed other sequences than the first %" PRIu64 " steps have",
+            path, step);
     return 0;
 }
 
@@ -380,8 +389,11 @@ static int load_step(struct trainer *trainer, struct fs *fs, const char *directo
         rc = check_manifest(trainer, &manifest, step, path, err);
     for (size_t p = 0; rc == 0 && p < manifest.count; p++)
         rc = load_part(trainer, fs, path, &manifest, p, &file, err);
-    if (rc == 0)
+    if (rc == 0) {
         trainer->step = step;
+        trainer->tokens = manifest.tokens;
+        trainer->consumed = manifest.consumed;
+    }
     manifest_release(&manifest);
     strbuf_release(&file);
     free(path);

@@ -5,8 +5,9 @@
 //                     "MEMOCKPT", u32 version, u32 zero, u64 begin, u64 end, u64 step, zeros}, the
 //                     weights (f32 or bfloat16, filled with zeros to 64 bytes), and the block that
 //                     state.h describes
-//     manifest.json   version, step, identity of the run, types of weights and moments, element
-//                     count, elements of a part, and the XXH3-128 of every part's file
+//     manifest.json   version, step, identity of the run, what was consumed, types of weights and
+//                     moments, element count, elements of a part, and the XXH3-128 of every part's
+//                     file
 //
 // A part is a unit of shards.h, cut at multiples of 4,096 elements; rank p % ranks writes part p,
 // and whoever loads reads all parts, on any number of ranks and with any stage of ZeRO.

@@ -46,6 +46,10 @@ int manifest_write(const struct manifest *manifest, struct fs *fs, const char *d
     json_int(&w, (int64_t)manifest->step);
     json_key(&w, "identity");
     write_digest(&w, manifest->identity);
+    json_key(&w, "tokens");
+    json_int(&w, (int64_t)manifest->tokens);
+    json_key(&w, "consumed");
+    write_digest(&w, manifest->consumed);
     json_key(&w, "weights");
     json_text(&w, dtype_name(manifest->form.weights));
     json_key(&w, "moments");
@@ -123,6 +127,8 @@ static int parse(const struct json *root, struct manifest *out, struct error *er
                          CHECKPOINT_VERSION);
     return read_integer(root, "step", 0, &out->step, err) ||
                    read_digest(json_get(root, "identity"), "identity", &out->identity, err) ||
+                   read_integer(root, "tokens", 0, &out->tokens, err) ||
+                   read_digest(json_get(root, "consumed"), "consumed", &out->consumed, err) ||
                    read_form(root, &out->form, err) ||
                    read_integer(root, "elements", 1, &out->elements, err) ||
                    read_integer(root, "part_elements", 1, &out->part_elements, err) ||

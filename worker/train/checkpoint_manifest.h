@@ -13,6 +13,8 @@
 struct manifest {
     uint64_t step;
     struct digest identity;
+    uint64_t tokens;        // consumed by the steps done
+    struct digest consumed; // see trainer_step
     struct state_form form;
     uint64_t elements;
     uint64_t part_elements; // part p holds elements p * part_elements and following

@@ -9,20 +9,49 @@
 
 enum { PIECE_ELEMENTS = 1 << 16 };
 
+// The next unit of this rank after `number`, or the first; false when there is none.
+static bool next_unit(const struct shards *shards, bool divided, size_t *number, bool first,
+                      struct range *range)
+{
+    const size_t ranks = (size_t)shards->ranks;
+    *number = first ? (divided ? (size_t)shards->rank : 0) : *number + (divided ? ranks : 1);
+    if (*number >= shards->buckets * ranks)
+        return false;
+    *range = shards_unit(shards, *number / ranks, (int)(*number % ranks));
+    return range_count(*range) > 0;
+}
+
 static void plan_units(struct optimizer *o)
 {
-    const struct shards *shards = &o->shards;
-    const size_t ranks = (size_t)shards->ranks, count = shards->buckets * ranks;
-    o->units = mem_calloc(count, sizeof(*o->units));
-    for (size_t n = o->divided ? (size_t)shards->rank : 0; n < count; n += o->divided ? ranks : 1) {
-        const struct range range = shards_unit(shards, n / ranks, (int)(n % ranks));
-        if (range_count(range) == 0)
-            break;
+    struct range range;
+    size_t number;
+    o->units = mem_calloc(o->shards.buckets * (size_t)o->shards.ranks, sizeof(*o->units));
+    for (bool more = next_unit(&o->shards, o->divided, &number, true, &range); more;
+         more = next_unit(&o->shards, o->divided, &number, false, &range)) {
         struct optimizer_unit *unit = &o->units[o->unit_count++];
-        unit->number = n;
+        unit->number = number;
         state_plan(&o->model->layout, o->options.form, range, &unit->state);
         o->block_bytes += unit->state.bytes;
     }
+}
+
+struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
+                                              const struct shards *shards, bool divided,
+                                              struct state_form form)
+{
+    struct optimizer_bytes bytes = {.weights = shards->elements * dtype_bytes(form.weights)};
+    struct range range;
+    size_t number;
+    for (bool more = next_unit(shards, divided, &number, true, &range); more;
+         more = next_unit(shards, divided, &number, false, &range)) {
+        struct state state;
+        state_plan(layout, form, range, &state);
+        const size_t remainder = form.weights == DTYPE_BF16 ? range_count(range) * 2 : 0;
+        bytes.remainder += remainder;
+        bytes.moments += state.bytes - remainder;
+        state_release(&state);
+    }
+    return bytes;
 }
 
 // Cuts pieces of master weights in two halves; the remainders of own units go to their blocks.
@@ -127,18 +156,6 @@ void optimizer_destroy(struct optimizer *optimizer)
     free(optimizer->units);
     free(optimizer->exchange);
     free(optimizer);
-}
-
-struct optimizer_bytes optimizer_bytes(const struct optimizer *o)
-{
-    struct optimizer_bytes bytes = {.weights =
-                                        o->shards.elements * dtype_bytes(o->options.form.weights)};
-    for (size_t u = 0; u < o->unit_count; u++) {
-        if (o->options.form.weights == DTYPE_BF16)
-            bytes.remainder += range_count(o->units[u].state.range) * sizeof(int16_t);
-    }
-    bytes.moments = o->block_bytes - bytes.remainder;
-    return bytes;
 }
 
 static struct tensor weights_at(const struct optimizer *o, uint64_t element)
@@ -247,7 +264,7 @@ static int decode_unit(struct optimizer *o, const struct optimizer_unit *unit, e
             ? -1
             : 0;
     if (rc == 0)
-        state_decode(&unit->state, block, weights, part, out + range.begin);
+        state_decode(&unit->state, block, weights, part, out);
     free(block);
     free(weights);
     return rc;
@@ -257,7 +274,7 @@ int optimizer_gather(struct optimizer *o, enum state_part part, float *out, stru
 {
     int rc = 0;
     for (size_t u = 0; rc == 0 && u < o->unit_count; u++)
-        rc = decode_unit(o, &o->units[u], part, out, err);
+        rc = decode_unit(o, &o->units[u], part, out + o->units[u].state.range.begin, err);
     if (!o->divided || o->shards.ranks == 1)
         return rc;
     if (group_agree(o->group, rc, err))
@@ -268,23 +285,44 @@ int optimizer_gather(struct optimizer *o, enum state_part part, float *out, stru
     return rc;
 }
 
-int optimizer_widen(struct optimizer *o, struct error *err)
+static int widen_unit(struct optimizer *o, const struct optimizer_unit *unit, float *weights,
+                      struct error *err)
+{
+    const struct range range = unit->state.range;
+    float *host = mem_alloc(range_count(range) * sizeof(*host));
+    const int rc = decode_unit(o, unit, STATE_MASTER, host, err);
+    if (rc == 0)
+        device_copy_in(o->model->device, weights + range.begin, host,
+                       range_count(range) * sizeof(*host));
+    free(host);
+    return rc;
+}
+
+// The new weights, of which this rank knows its own units; the other ranks' come next.
+static int widen_own(struct optimizer *o, struct tensor *weights, struct error *err)
 {
     struct model *model = o->model;
-    const size_t bytes = model->layout.elements * sizeof(float);
+    int rc =
+        device_alloc(model->device, model->layout.elements * sizeof(float), &weights->data, err);
+    for (size_t u = 0; rc == 0 && u < o->unit_count; u++)
+        rc = widen_unit(o, &o->units[u], weights->data, err);
+    return rc == 0 ? device_sync(model->device, err) : -1;
+}
+
+int optimizer_widen(struct optimizer *o, struct error *err)
+{
     struct tensor weights = {.dtype = DTYPE_F32};
-    if (model->weights.dtype == DTYPE_F32)
+    if (o->model->weights.dtype == DTYPE_F32)
         return 0;
-    float *host = mem_alloc(bytes);
-    int rc = optimizer_gather(o, STATE_MASTER, host, err);
-    if (rc == 0)
-        rc = group_agree(o->group, device_alloc(model->device, bytes, &weights.data, err), err);
-    if (rc == 0) {
-        device_copy_in(model->device, weights.data, host, bytes);
-        model_replace_weights(model, weights);
-    } else {
-        device_free(model->device, weights.data);
+    int rc = group_agree(o->group, widen_own(o, &weights, err), err);
+    if (rc == 0 && o->divided && o->shards.ranks > 1) {
+        float *incomplete = mem_alloc(o->shards.unit * (uint64_t)o->shards.ranks * sizeof(float));
+        rc = exchange(o, weights.data, sizeof(float), incomplete, err);
+        free(incomplete);
     }
-    free(host);
+    if (rc == 0)
+        model_replace_weights(o->model, weights);
+    else
+        device_free(o->model->device, weights.data);
     return rc;
 }

@@ -46,7 +46,9 @@ void optimizer_destroy(struct optimizer *optimizer);
 struct optimizer_bytes {
     size_t weights, remainder, moments;
 };
-struct optimizer_bytes optimizer_bytes(const struct optimizer *optimizer);
+struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
+                                              const struct shards *shards, bool divided,
+                                              struct state_form form);
 
 // Collective. step counts from 1; grads[u] are the sums for units[u].
 int optimizer_step(struct optimizer *optimizer, const float *const *grads, double grad_scale,

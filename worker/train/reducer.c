@@ -241,13 +241,15 @@ void reducer_destroy(struct reducer *r)
     free(r);
 }
 
-size_t reducer_bytes(const struct reducer *r)
+size_t reducer_bytes_needed(const struct shards *shards, struct reducer_options options)
 {
-    const size_t all = (size_t)shards_padded_elements(&r->shards), own = own_elements(r);
+    const size_t all = (size_t)shards_padded_elements(shards);
+    const size_t own = shards->unit * shards->buckets;
+    const size_t bucket = shards->unit * (size_t)shards->ranks;
     size_t bytes = all * sizeof(float);
-    if (r->options.exact)
-        bytes += (r->options.partial ? own + bucket_elements(r) : all) * sizeof(int64_t);
-    return bytes + (r->options.partial ? own * sizeof(float) : 0);
+    if (options.exact)
+        bytes += (options.partial ? own + bucket : all) * sizeof(int64_t);
+    return bytes + (options.partial ? own * sizeof(float) : 0);
 }
 
 float *reducer_grads(const struct reducer *r)

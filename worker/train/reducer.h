@@ -36,7 +36,8 @@ struct reducer;
 int reducer_create(struct device *device, struct group *group, const struct shards *shards,
                    struct reducer_options options, struct reducer **out, struct error *err);
 void reducer_destroy(struct reducer *reducer);
-size_t reducer_bytes(const struct reducer *reducer); // of gradients and sums, at most
+// Of gradients and sums, which a partial reducer touches only in part.
+size_t reducer_bytes_needed(const struct shards *shards, struct reducer_options options);
 
 // Where backward accumulates, [shards' elements].
 float *reducer_grads(const struct reducer *reducer);

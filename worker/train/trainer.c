@@ -48,20 +48,26 @@ static void point_at_sums(struct trainer *trainer)
     }
 }
 
-// Gradients come first: with ZeRO-2 their pages go back before the others are needed. The weights
-// are divided last, when their identity is known.
+static int make_reducer(struct trainer *trainer, struct error *err)
+{
+    return reducer_create(trainer->model->device, trainer->group, &trainer->shards,
+                          trainer_sums(&trainer->options), &trainer->reducer, err);
+}
+
+// For a moment the optimizer has the weights twice, so that it comes before what is large; but
+// gradients of which most goes back to the system are there for a moment only, and come first.
 static int allocate(struct trainer *trainer, struct error *err)
 {
     struct model *model = trainer->model;
     const struct trainer_options *options = &trainer->options;
-    const struct reducer_options sums = {.exact = options->exact_sums,
-                                         .divided = options->zero != ZERO_0,
-                                         .partial = options->zero == ZERO_2};
+    const bool partial = options->zero == ZERO_2;
     trainer->shards =
         shards_make(model->layout.elements, group_rank(trainer->group), group_size(trainer->group));
     trainer->host_squares = mem_calloc(cuts(trainer), sizeof(*trainer->host_squares));
-    if (reducer_create(model->device, trainer->group, &trainer->shards, sums, &trainer->reducer,
-                       err) ||
+    if ((partial && make_reducer(trainer, err)) ||
+        optimizer_create(model, trainer->group, &trainer->shards, options->zero != ZERO_0,
+                         &options->optimizer, &trainer->optimizer, err) ||
+        (!partial && make_reducer(trainer, err)) ||
         device_alloc(model->device, cuts(trainer) * sizeof(*trainer->squares),
                      (void **)&trainer->squares, err) ||
         (options->recompute ? workspace_create_recomputing(model, options->micro_batch_tokens,
@@ -87,10 +93,7 @@ static int prepare(struct trainer *trainer, struct error *err)
     options->schedule.warmup_steps =
         (size_t)ceil(options->warmup_fraction * (double)trainer->steps);
     return identity_compute(trainer->model, set, options, &trainer->identity, err) ||
-                   allocate(trainer, err) ||
-                   optimizer_create(trainer->model, trainer->group, &trainer->shards,
-                                    options->zero != ZERO_0, &options->optimizer,
-                                    &trainer->optimizer, err)
+                   allocate(trainer, err)
                ? -1
                : 0;
 }
@@ -137,25 +140,24 @@ struct digest trainer_identity(const struct trainer *trainer)
     return trainer->identity;
 }
 
+// Gradients and activations go first: the master weights take their place.
 int trainer_finish(struct trainer *trainer, struct error *err)
 {
+    workspace_destroy(trainer->workspace);
+    reducer_destroy(trainer->reducer);
+    trainer->workspace = NULL;
+    trainer->reducer = NULL;
     return optimizer_widen(trainer->optimizer, err);
 }
 
-struct trainer_bytes trainer_bytes(const struct trainer *trainer)
+static struct batch view_batch(const struct packed_batch *packed)
 {
-    const struct optimizer_bytes bytes = optimizer_bytes(trainer->optimizer);
-    return (struct trainer_bytes){.weights = bytes.weights,
-                                  .remainder = bytes.remainder,
-                                  .moments = bytes.moments,
-                                  .gradients = reducer_bytes(trainer->reducer),
-                                  .activations = workspace_bytes(trainer->workspace)};
-}
-
-size_t trainer_bytes_total(const struct trainer *trainer)
-{
-    const struct trainer_bytes bytes = trainer_bytes(trainer);
-    return bytes.weights + bytes.remainder + bytes.moments + bytes.gradients + bytes.activations;
+    return (struct batch){.ids = packed->ids,
+                          .positions = packed->positions,
+                          .targets = packed->targets,
+                          .offsets = packed->offsets,
+                          .tokens = packed->tokens,
+                          .sequences = packed->sequences};
 }
 
 // Forward and backward of one micro-batch of this rank.
@@ -164,12 +166,7 @@ static int compute_bin(struct trainer *trainer, uint32_t bin, float grad_scale, 
 {
     struct packed_batch *packed = &trainer->batch;
     packed_batch_fill(packed, trainer->set, &trainer->layout, bin);
-    const struct batch batch = {.ids = packed->ids,
-                                .positions = packed->positions,
-                                .targets = packed->targets,
-                                .offsets = packed->offsets,
-                                .tokens = packed->tokens,
-                                .sequences = packed->sequences};
+    const struct batch batch = view_batch(packed);
     return model_loss(trainer->model, trainer->workspace, &batch, reducer_grads(trainer->reducer),
                       grad_scale, loss, err);
 }
@@ -307,8 +304,31 @@ static int compute_gradients(struct trainer *trainer, struct step_stats *stats, 
     return 0;
 }
 
+static struct digest extend_consumed(struct digest before, const uint32_t *sequences, size_t count)
+{
+    struct digest_builder builder;
+    digest_begin(&builder);
+    digest_update(&builder, before.bytes, sizeof(before.bytes));
+    digest_update(&builder, sequences, count * sizeof(*sequences));
+    return digest_end(&builder);
+}
+
+void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *tokens,
+                           struct digest *consumed)
+{
+    *tokens = 0;
+    *consumed = (struct digest){{0}};
+    for (size_t step = 0; step < steps; step++) {
+        size_t count;
+        const uint32_t *sequences = step_cursor_sequences(&trainer->cursor, &trainer->options.plan,
+                                                          trainer->set, step, &count);
+        *tokens += sequences_tokens(trainer->set, sequences, count);
+        *consumed = extend_consumed(*consumed, sequences, count);
+    }
+}
+
 // Lays the step out for this rank; *out says what all ranks together will do.
-static void begin_step(struct trainer *trainer, struct step_stats *out)
+static void begin_step(struct trainer *trainer, struct step_stats *out, struct digest *consumed)
 {
     const struct sequence_set *set = trainer->set;
     size_t count;
@@ -320,6 +340,7 @@ static void begin_step(struct trainer *trainer, struct step_stats *out)
                                .sequences = count,
                                .tokens = sequences_tokens(set, sequences, count),
                                .target_tokens = sequences_target_tokens(set, sequences, count)};
+    *consumed = extend_consumed(trainer->consumed, sequences, count);
     step_layout_make(&trainer->layout, set, sequences, count,
                      trainer->options.exact_sums ? DIVIDE_MICRO_BATCHES : DIVIDE_SEQUENCES,
                      group_rank(trainer->group), group_size(trainer->group),
@@ -329,7 +350,8 @@ static void begin_step(struct trainer *trainer, struct step_stats *out)
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err)
 {
     assert(trainer->step < trainer->steps);
-    begin_step(trainer, out);
+    struct digest consumed;
+    begin_step(trainer, out, &consumed);
     if (compute_gradients(trainer, out, err))
         return error_prefix(err, "step %zu", trainer->step);
     // Every rank has the same sums, so that all take the same branch.
@@ -344,5 +366,44 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
                        out->learning_rate, (int64_t)trainer->step + 1, err))
         return error_prefix(err, "step %zu", trainer->step);
     trainer->step++;
+    trainer->tokens += out->tokens;
+    trainer->consumed = consumed;
     return 0;
+}
+
+// Sum of the losses of this rank's part of the set.
+static int evaluate_part(struct trainer *trainer, const struct sequence_set *set,
+                         const struct step_layout *layout, double *sum, struct error *err)
+{
+    struct packed_batch *packed = &trainer->batch;
+    *sum = 0;
+    for (uint32_t bin = 0; bin < layout->bin_count; bin++) {
+        double loss;
+        packed_batch_fill(packed, set, layout, bin);
+        const struct batch batch = view_batch(packed);
+        if (model_loss(trainer->model, trainer->workspace, &batch, NULL, 0, &loss, err))
+            return -1;
+        *sum += loss;
+    }
+    return 0;
+}
+
+int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, double *out,
+                     struct error *err)
+{
+    struct step_layout layout = {0};
+    uint32_t *all = mem_calloc(set->count, sizeof(*all));
+    double sum;
+    for (uint32_t s = 0; s < set->count; s++)
+        all[s] = s;
+    step_layout_make(&layout, set, all, set->count, DIVIDE_SEQUENCES, group_rank(trainer->group),
+                     group_size(trainer->group), trainer->options.micro_batch_tokens);
+    int rc = evaluate_part(trainer, set, &layout, &sum, err);
+    rc = group_agree(trainer->group, rc, err) || group_all_reduce_f64(trainer->group, &sum, 1, err)
+             ? -1
+             : 0;
+    *out = sum / (double)sequences_target_tokens(set, all, set->count);
+    step_layout_release(&layout);
+    free(all);
+    return rc;
 }

@@ -53,6 +53,8 @@ struct trainer {
     struct digest identity;         // of data, options, model shape and initial weights
     size_t steps;                   // in all
     size_t step;                    // next one to do
+    uint64_t tokens;                // of the steps done, whatever run did them
+    struct digest consumed;         // of their sequences in their order: see trainer_step
     struct shards shards;
     struct optimizer *optimizer;
     struct reducer *reducer;
@@ -77,17 +79,39 @@ void trainer_destroy(struct trainer *trainer);
 struct digest trainer_identity(const struct trainer *trainer);
 
 // Collective. A loss or gradient norm that is not finite is an error, and weights, moments and step
-// keep the values that they had before.
+// keep the values that they had before. consumed becomes the digest of itself and the numbers of
+// the step's sequences: runs that end with the same one trained on the same sequences in the same
+// order.
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err);
 
 // Collective, after the last step: the model's weights become the float32 master weights.
 int trainer_finish(struct trainer *trainer, struct error *err);
 
-// Of this rank.
+// Collective: the mean loss over the target tokens of sequences that must fit like those of the
+// training set. Not after trainer_finish.
+int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, double *out,
+                     struct error *err);
+
+// How gradients are summed.
+struct reducer_options trainer_sums(const struct trainer_options *options);
+
+// Of this rank, at most. With ZeRO-2 gradients count where they are before their bucket is summed.
 struct trainer_bytes {
     size_t weights, remainder, moments, gradients, activations;
 };
-struct trainer_bytes trainer_bytes(const struct trainer *trainer);
-size_t trainer_bytes_total(const struct trainer *trainer);
+// What a trainer of this model will allocate, the model's weights among them.
+struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ranks,
+                                          const struct trainer_options *options);
+size_t trainer_bytes_total(struct trainer_bytes bytes);
+
+// What the plan says that tokens and consumed are after so many steps.
+void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *tokens,
+                           struct digest *consumed);
+// What all steps together will have consumed.
+uint64_t trainer_planned_tokens(const struct trainer *trainer);
+
+// Floating-point operations that a step needs: 6 per parameter of a matrix and token, of the head
+// per target token, and causal attention; what is computed twice counts once.
+double trainer_flops(const struct model *model, const struct step_stats *stats);
 
 #endif
