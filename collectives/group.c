@@ -119,14 +119,26 @@ int group_all_reduce_i64(struct group *group, int64_t *data, size_t count, struc
     return all_reduce(group, "all-reduce i64", data, count, &group_i64, err);
 }
 
+static int reduce_scatter(struct group *group, const char *call, void *out, const void *in,
+                          size_t count, const struct group_element *element, struct error *err)
+{
+    int rc = call_begin(group, call, err);
+    if (rc == 0) {
+        rc = group->ops->reduce_scatter(group, out, in, count, element, err);
+    }
+    return call_end(group, rc, err);
+}
+
 int group_reduce_scatter_f32(struct group *group, float *out, const float *in, size_t count,
                              struct error *err)
 {
-    int rc = call_begin(group, "reduce-scatter f32", err);
-    if (rc == 0) {
-        rc = group->ops->reduce_scatter(group, out, in, count, &group_f32, err);
-    }
-    return call_end(group, rc, err);
+    return reduce_scatter(group, "reduce-scatter f32", out, in, count, &group_f32, err);
+}
+
+int group_reduce_scatter_i64(struct group *group, int64_t *out, const int64_t *in, size_t count,
+                             struct error *err)
+{
+    return reduce_scatter(group, "reduce-scatter i64", out, in, count, &group_i64, err);
 }
 
 int group_all_gather(struct group *group, void *out, const void *in, size_t bytes,

@@ -49,6 +49,8 @@ int group_all_reduce_i64(struct group *group, int64_t *data, size_t count, struc
 // rank's part of in, but must not overlap another one's.
 int group_reduce_scatter_f32(struct group *group, float *out, const float *in, size_t count,
                              struct error *err);
+int group_reduce_scatter_i64(struct group *group, int64_t *out, const int64_t *in, size_t count,
+                             struct error *err);
 // in is [bytes], out [size * bytes] in rank order. in may be this rank's place in out.
 int group_all_gather(struct group *group, void *out, const void *in, size_t bytes,
                      struct error *err);

@@ -122,6 +122,8 @@ static void layout_reserve(struct step_layout *layout, size_t count, size_t rank
         layout->sequences = mem_realloc(layout->sequences, count * sizeof(*layout->sequences));
         layout->bins = mem_realloc(layout->bins, count * sizeof(*layout->bins));
         layout->rooms = mem_realloc(layout->rooms, count * sizeof(*layout->rooms));
+        layout->order = mem_realloc(layout->order, count * sizeof(*layout->order));
+        layout->owners = mem_realloc(layout->owners, count * sizeof(*layout->owners));
     }
     if (ranks > layout->ranks_capacity) {
         layout->ranks_capacity = ranks;
@@ -139,24 +141,14 @@ static int compare_longest_first(const void *a, const void *b, void *set)
     return x < y ? -1 : x > y;
 }
 
-// Of all the step's sequences in layout->sequences, longest first, keeps those of `rank`.
-static size_t keep_rank(struct step_layout *layout, const struct sequence_set *set, size_t count,
-                        int rank, int ranks)
+static int lightest_rank(const uint64_t *loads, int ranks)
 {
-    uint64_t *loads = layout->loads;
-    size_t kept = 0;
-    memset(loads, 0, (size_t)ranks * sizeof(*loads));
-    for (size_t i = 0; i < count; i++) {
-        int lightest = 0;
-        for (int r = 1; r < ranks; r++) {
-            if (loads[r] < loads[lightest])
-                lightest = r;
-        }
-        loads[lightest] += sequence_tokens(set, layout->sequences[i]);
-        if (lightest == rank)
-            layout->sequences[kept++] = layout->sequences[i];
+    int lightest = 0;
+    for (int r = 1; r < ranks; r++) {
+        if (loads[r] < loads[lightest])
+            lightest = r;
     }
-    return kept;
+    return lightest;
 }
 
 // Into the bin that it fills best, or a new one.
@@ -176,18 +168,117 @@ static void place_sequence(struct step_layout *layout, size_t place, size_t toke
     layout->bins[place] = (uint32_t)best;
 }
 
-void step_layout_make(struct step_layout *layout, const struct sequence_set *set,
-                      const uint32_t *sequences, size_t count, int rank, int ranks,
-                      size_t max_tokens)
+static void place_sequences(struct step_layout *layout, const struct sequence_set *set,
+                            size_t max_tokens)
 {
-    assert(count > 0 && rank >= 0 && rank < ranks);
-    layout_reserve(layout, count, (size_t)ranks);
-    memcpy(layout->sequences, sequences, count * sizeof(*sequences));
-    qsort_r(layout->sequences, count, sizeof(*sequences), compare_longest_first, (void *)set);
-    layout->count = keep_rank(layout, set, count, rank, ranks);
     layout->bin_count = 0;
     for (size_t i = 0; i < layout->count; i++)
         place_sequence(layout, i, sequence_tokens(set, layout->sequences[i]), max_tokens);
+}
+
+static void choose_owners(struct step_layout *layout, const struct sequence_set *set, size_t count,
+                          int ranks)
+{
+    uint64_t *loads = layout->loads;
+    memset(loads, 0, (size_t)ranks * sizeof(*loads));
+    for (size_t i = 0; i < count; i++) {
+        const int lightest = lightest_rank(loads, ranks);
+        loads[lightest] += sequence_tokens(set, layout->order[i]);
+        layout->owners[i] = (uint32_t)lightest;
+    }
+}
+
+static void take_sequences(struct step_layout *layout, size_t count, int rank)
+{
+    layout->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (layout->owners[i] == (uint32_t)rank)
+            layout->sequences[layout->count++] = layout->order[i];
+    }
+}
+
+static void divide_sequences(struct step_layout *layout, const struct sequence_set *set,
+                             size_t count, int rank, int ranks, size_t max_tokens)
+{
+    choose_owners(layout, set, count, ranks);
+    layout->most_bins = layout->total_bins = 0;
+    for (int i = 1; i <= ranks; i++) { // `rank` comes last: its part stays
+        take_sequences(layout, count, (rank + i) % ranks);
+        place_sequences(layout, set, max_tokens);
+        layout->total_bins += layout->bin_count;
+        if (layout->bin_count > layout->most_bins)
+            layout->most_bins = layout->bin_count;
+    }
+}
+
+// The fullest micro-batch that has no rank yet, the first of equally full ones.
+static size_t fullest_bin(const struct step_layout *layout, const uint32_t *rank_of)
+{
+    size_t best = layout->bin_count;
+    for (size_t b = 0; b < layout->bin_count; b++) {
+        if (rank_of[b] == UINT32_MAX &&
+            (best == layout->bin_count || layout->rooms[b] < layout->rooms[best]))
+            best = b;
+    }
+    return best;
+}
+
+// Keeps the bins of `rank`, numbered anew in their order.
+static void keep_bins(struct step_layout *layout, const uint32_t *rank_of, int rank)
+{
+    size_t kept = 0, bins = 0;
+    size_t *renamed = layout->rooms;
+    for (size_t b = 0; b < layout->bin_count; b++)
+        renamed[b] = rank_of[b] == (uint32_t)rank ? bins++ : 0;
+    for (size_t i = 0; i < layout->count; i++) {
+        const uint32_t bin = layout->bins[i];
+        if (rank_of[bin] != (uint32_t)rank)
+            continue;
+        layout->sequences[kept] = layout->sequences[i];
+        layout->bins[kept++] = (uint32_t)renamed[bin];
+    }
+    layout->count = kept;
+    layout->bin_count = bins;
+}
+
+static void divide_micro_batches(struct step_layout *layout, const struct sequence_set *set,
+                                 size_t count, int rank, int ranks, size_t max_tokens)
+{
+    uint32_t *rank_of = layout->owners; // of a bin
+    uint64_t *loads = layout->loads;
+    memcpy(layout->sequences, layout->order, count * sizeof(*layout->sequences));
+    layout->count = count;
+    place_sequences(layout, set, max_tokens);
+    layout->total_bins = layout->bin_count;
+    layout->most_bins = 0;
+    memset(loads, 0, (size_t)ranks * sizeof(*loads));
+    memset(rank_of, 0xff, layout->bin_count * sizeof(*rank_of));
+    for (size_t i = 0; i < layout->bin_count; i++) {
+        const size_t bin = fullest_bin(layout, rank_of);
+        rank_of[bin] = (uint32_t)lightest_rank(loads, ranks);
+        loads[rank_of[bin]] += max_tokens - layout->rooms[bin];
+    }
+    for (int r = 0; r < ranks; r++) {
+        size_t bins = 0;
+        for (size_t b = 0; b < layout->bin_count; b++)
+            bins += rank_of[b] == (uint32_t)r;
+        layout->most_bins = bins > layout->most_bins ? bins : layout->most_bins;
+    }
+    keep_bins(layout, rank_of, rank);
+}
+
+void step_layout_make(struct step_layout *layout, const struct sequence_set *set,
+                      const uint32_t *sequences, size_t count, enum step_division division,
+                      int rank, int ranks, size_t max_tokens)
+{
+    assert(count > 0 && rank >= 0 && rank < ranks);
+    layout_reserve(layout, count, (size_t)ranks);
+    memcpy(layout->order, sequences, count * sizeof(*sequences));
+    qsort_r(layout->order, count, sizeof(*sequences), compare_longest_first, (void *)set);
+    if (division == DIVIDE_SEQUENCES)
+        divide_sequences(layout, set, count, rank, ranks, max_tokens);
+    else
+        divide_micro_batches(layout, set, count, rank, ranks, max_tokens);
 }
 
 void step_layout_release(struct step_layout *layout)
@@ -196,6 +287,8 @@ void step_layout_release(struct step_layout *layout)
     free(layout->bins);
     free(layout->loads);
     free(layout->rooms);
+    free(layout->order);
+    free(layout->owners);
     *layout = (struct step_layout){0};
 }
 

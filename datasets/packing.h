@@ -60,6 +60,11 @@ size_t sequences_tokens(const struct sequence_set *set, const uint32_t *sequence
 size_t sequences_target_tokens(const struct sequence_set *set, const uint32_t *sequences,
                                size_t count);
 
+// How a step is divided: its sequences over ranks by tokens, each rank then packing its own; or
+// packed first into micro-batches that are the same for any number of ranks, which are then
+// divided.
+enum step_division { DIVIDE_SEQUENCES, DIVIDE_MICRO_BATCHES };
+
 // One rank's part of a step, cut into micro-batches. Arrays are reused from step to step.
 // Zero-initialise.
 struct step_layout {
@@ -67,17 +72,21 @@ struct step_layout {
     uint32_t *bins;      // [count], which micro-batch each is in
     size_t count;        // may be 0
     size_t bin_count;
-    uint64_t *loads; // [ranks] tokens; scratch
-    size_t *rooms;   // [bin_count] tokens left; scratch
+    size_t most_bins;  // of any rank
+    size_t total_bins; // of all ranks
+    uint64_t *loads;   // [ranks] tokens; scratch
+    size_t *rooms;     // [bin_count] tokens left; scratch
+    uint32_t *order;   // [count]; scratch
+    uint32_t *owners;  // [count] ranks; scratch
     size_t capacity, ranks_capacity;
 };
 
-// Divides the step's sequences over ranks by tokens (longest first to the lightest rank, ties to
-// the lowest) and the rank's part into micro-batches of at most max_tokens (best fit decreasing).
-// No sequence may be longer than max_tokens.
+// Sequences or micro-batches go to ranks by tokens, longest first to the lightest rank, ties to the
+// lowest; sequences into micro-batches of at most max_tokens by best fit decreasing. No sequence
+// may be longer than max_tokens.
 void step_layout_make(struct step_layout *layout, const struct sequence_set *set,
-                      const uint32_t *sequences, size_t count, int rank, int ranks,
-                      size_t max_tokens);
+                      const uint32_t *sequences, size_t count, enum step_division division,
+                      int rank, int ranks, size_t max_tokens);
 void step_layout_release(struct step_layout *layout);
 
 // A micro-batch: sequences one after another. Arrays are reused from one to the next.

@@ -152,28 +152,6 @@ static void make_pairs(const struct model_config *config, size_t count, struct s
     }
 }
 
-// Parameters of the matrices inside the layers: each costs 2 FLOP per token forward, 4 backward.
-static double layer_parameters(const struct layout *layout)
-{
-    double count = 0;
-    for (size_t p = 0; p < layout->parameter_count; p++) {
-        if (layout->parameters[p].layer >= 0 && layout->parameters[p].rank == 2)
-            count += (double)layout->parameters[p].count;
-    }
-    return count;
-}
-
-// 6 FLOP per layer parameter and token, 6 per head parameter and target, and causal attention.
-static double training_flops(const struct model *model, const struct step_stats *stats)
-{
-    const struct model_config *config = &model->config;
-    const double mean_length = (double)stats->tokens / (double)stats->sequences;
-    const double attention =
-        6.0 * (double)config->layers * mean_length * (double)(config->heads * config->head_width);
-    return (double)stats->tokens * (6 * layer_parameters(&model->layout) + attention) +
-           (double)stats->target_tokens * 6 * (double)(config->vocabulary * config->hidden);
-}
-
 static int time_training(struct bench *bench, struct trainer *trainer, struct error *err)
 {
     struct step_stats stats;
@@ -184,7 +162,7 @@ static int time_training(struct bench *bench, struct trainer *trainer, struct er
     while (seconds < bench->options->seconds && trainer->step < trainer->steps) {
         if (trainer_step(trainer, &stats, err))
             return -1;
-        flops += training_flops(bench->model, &stats);
+        flops += trainer_flops(bench->model, &stats);
         tokens += (double)stats.tokens;
         seconds = clock_seconds() - start;
     }
@@ -201,13 +179,12 @@ static int measure_training(struct bench *bench, size_t batch, struct error *err
     struct sequence_set set = {0};
     struct group *group = NULL;
     struct trainer *trainer = NULL;
-    const struct trainer_options how = {.plan = {.seed = 1, .per_step = batch, .epochs = 1 << 20},
-                                        .schedule = {.peak = 1e-4},
-                                        .micro_batch_tokens = (size_t)options->micro_batch_tokens,
-                                        .beta1 = 0.9,
-                                        .beta2 = 0.999,
-                                        .epsilon = 1e-8,
-                                        .clip_norm = 1};
+    const struct trainer_options how = {
+        .plan = {.seed = 1, .per_step = batch, .epochs = 1 << 20},
+        .schedule = {.peak = 1e-4},
+        .micro_batch_tokens = (size_t)options->micro_batch_tokens,
+        .optimizer = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
+        .clip_norm = 1};
     make_pairs(&bench->model->config, 4 * batch, &set);
     const int rc = group_open_self(&group, err) ||
                            trainer_create(bench->model, group, &set, &how, &trainer, err) ||

@@ -5,6 +5,8 @@
 #include "base/mem.h"
 #include "jobs/compute.h"
 #include "jobs/run_directory.h"
+#include "jobs/train_plan.h"
+#include "jobs/train_records.h"
 #include "jobs/training_data.h"
 #include "jobs/verbs.h"
 #include "worker/train/checkpoint.h"
@@ -32,8 +34,18 @@ struct train_options {
     double weight_decay;
     double clip;
     double beta1, beta2, epsilon;
+    const char *dtype;
+    const char *moments;
+    int64_t zero;
+    const char *reduce;
     int64_t seed;
+    bool loss_on_header;
+    int64_t held_out;
+    int64_t eval_steps;
+    const char *checkpoint_activations;
+    double memory;
     int64_t checkpoint_steps;
+    double checkpoint_minutes;
     int64_t keep;
     const char *backend;
     int64_t threads;
@@ -77,10 +89,31 @@ static const struct option train_option_table[] = {
     {"beta1", OPTION_NUMBER, OPTION_AT(beta1), "X", "0.9", 0, 0.9999, NULL, "of AdamW", false},
     {"beta2", OPTION_NUMBER, OPTION_AT(beta2), "X", "0.999", 0, 0.99999, NULL, "of AdamW", false},
     {"epsilon", OPTION_NUMBER, OPTION_AT(epsilon), "X", "1e-8", 1e-16, 1, NULL, "of AdamW", false},
+    {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", "f32", 0, 0, "f32|bf16",
+     "of the weights that are computed with; the master weights are float32 either way", false},
+    {"moments", OPTION_CHOICE, OPTION_AT(moments), "NAME", "f32", 0, 0, "f32|bf16|8bit",
+     "how AdamW keeps its moments", false},
+    {"zero", OPTION_INT, OPTION_AT(zero), "N", "0", 0, 2, NULL,
+     "what ranks divide: 1 the optimizer's states, 2 the sums of gradients too", false},
+    {"reduce", OPTION_CHOICE, OPTION_AT(reduce), "NAME", "float", 0, 0, "float|exact",
+     "exact: gradients are added as integers, the same bits for any number of ranks", false},
     {"seed", OPTION_INT, OPTION_AT(seed), "N", "1", 0, INT32_MAX, NULL, "of the order of the data",
      false},
+    {"loss-on-header", OPTION_FLAG, OPTION_AT(loss_on_header), NULL, NULL, 0, 0, NULL,
+     "train also on what the template writes in front of an answer, as the paper does", false},
+    {"held-out", OPTION_INT, OPTION_AT(held_out), "N", "0", 0, INT32_MAX, NULL,
+     "sequences that are not trained on, those with the largest record ids", false},
+    {"eval-steps", OPTION_INT, OPTION_AT(eval_steps), "N", "100", 1, INT32_MAX, NULL,
+     "steps between measurements of the held-out loss", false},
+    {"checkpoint-activations", OPTION_CHOICE, OPTION_AT(checkpoint_activations), "NAME", "auto", 0,
+     0, "auto|on|off",
+     "keep layers' inputs only and compute the rest again; auto: when memory would not do", false},
+    {"memory", OPTION_NUMBER, OPTION_AT(memory), "GB", "0", 0, 1e6, NULL,
+     "that a rank may use (0: what is free, shared among the host's ranks)", false},
     {"checkpoint-steps", OPTION_INT, OPTION_AT(checkpoint_steps), "N", "500", 0, INT32_MAX, NULL,
      "steps between checkpoints (0: none but at a stop request)", false},
+    {"checkpoint-minutes", OPTION_NUMBER, OPTION_AT(checkpoint_minutes), "X", "0", 0, 1e6, NULL,
+     "minutes between checkpoints (0: by steps only)", false},
     {"keep", OPTION_INT, OPTION_AT(keep), "N", "1", 1, 1000, NULL, "checkpoints kept", false},
     {"backend", OPTION_CHOICE, OPTION_AT(backend), "NAME", NULL, 0, 0, BACKEND_CHOICES,
      "default: the fastest that works here", false},
@@ -96,6 +129,8 @@ struct train_job {
     struct text_codec codec;
     struct model *model;
     struct sequence_set set;
+    struct sequence_set held_out;
+    struct train_plan plan;
     struct trainer *trainer;
     struct run_directory run; // rank 0
     char *checkpoints;
@@ -103,7 +138,10 @@ struct train_job {
     uint64_t tokens; // trained on in this run
     uint64_t target_tokens;
     double first_loss, last_loss;
+    double held_out_loss; // negative: not measured
     double training_seconds;
+    double checkpoint_seconds; // since the last step was recorded
+    double checkpoint_due;     // when the next one by the clock is
 };
 
 static bool is_rank0(const struct train_job *job)
@@ -119,8 +157,8 @@ static int load_pairs(struct train_job *job, struct error *err)
                        (size_t)options->sample, &pairs, err))
         return -1;
     job->pairs = pairs.count;
-    const int rc =
-        training_data_from_pairs(&job->codec, &pairs, (size_t)options->max_tokens, &job->set, err);
+    const int rc = training_data_from_pairs(&job->codec, &pairs, (size_t)options->max_tokens,
+                                            options->loss_on_header, &job->set, err);
     pair_list_close(&pairs);
     return rc;
 }
@@ -154,6 +192,11 @@ static int load_data(struct train_job *job, struct error *err)
                  job->set.too_long, job->pairs, job->options->max_tokens, job->set.longest_refused);
     if (job->set.count == 0)
         return error_set(err, "nothing to train on: every sequence is longer than --max-tokens");
+    const size_t held_out = (size_t)job->options->held_out;
+    if (held_out >= job->set.count)
+        return error_set(err, "--held-out %zu of %zu sequences leaves nothing to train on",
+                         held_out, job->set.count);
+    training_data_hold_out(&job->set, held_out, &job->held_out);
     return 0;
 }
 
@@ -169,12 +212,23 @@ static int open_trainer(struct train_job *job, struct error *err)
                                   .schedule = {.peak = options->learning_rate},
                                   .warmup_fraction = options->warmup,
                                   .micro_batch_tokens = micro_batch,
-                                  .beta1 = options->beta1,
-                                  .beta2 = options->beta2,
-                                  .epsilon = options->epsilon,
-                                  .weight_decay = options->weight_decay,
-                                  .clip_norm = options->clip};
-    if (schedule_parse_kind(options->schedule, &how.schedule.kind, err))
+                                  .clip_norm = options->clip,
+                                  .optimizer = {.beta1 = options->beta1,
+                                                .beta2 = options->beta2,
+                                                .epsilon = options->epsilon,
+                                                .weight_decay = options->weight_decay}};
+    how.zero = (enum zero_stage)options->zero;
+    how.exact_sums = strcmp(options->reduce, "exact") == 0;
+    if (schedule_parse_kind(options->schedule, &how.schedule.kind, err) ||
+        state_form_parse(options->dtype, options->moments, &how.optimizer.form, err))
+        return -1;
+    const char *choice = options->checkpoint_activations;
+    const int rc = train_plan_make(job->model, job->group, (size_t)(options->memory * 1e9),
+                                   strcmp(choice, "on") == 0    ? RECOMPUTE_ON
+                                   : strcmp(choice, "off") == 0 ? RECOMPUTE_OFF
+                                                                : RECOMPUTE_AUTO,
+                                   &how, &job->plan, err);
+    if (group_agree(job->group, rc, err))
         return -1;
     return trainer_create(job->model, job->group, &job->set, &how, &job->trainer, err);
 }
@@ -197,38 +251,45 @@ static void say_what_will_be_done(const struct train_job *job, int resumed)
     const size_t tokens = (size_t)job->set.offsets[job->set.count];
     device_describe(job->device, device, sizeof(device));
     log_info("%.2f M parameters, %zu sequences of %zu tokens, %zu steps of %zu sequences, %d ranks "
-             "over %s, %s, %.2f GB per rank",
+             "over %s, %s",
              (double)job->model->layout.elements / 1e6, job->set.count, tokens, trainer->steps,
              trainer->options.plan.per_step, group_size(job->group), group_transport(job->group),
-             device, (double)trainer_device_bytes(trainer) / 1e9);
+             device);
+    train_plan_log(&job->plan, trainer, (size_t)job->options->keep, job->options->out);
     if (resumed)
         log_info("continuing after step %zu of %zu", trainer->step, trainer->steps);
 }
 
 static int record_step(struct train_job *job, const struct step_stats *stats, double seconds,
-                       struct error *err)
+                       bool measured, struct error *err)
 {
     struct strbuf line = {0};
-    struct json_writer w = {.out = &line};
-    json_begin_object(&w);
-    json_key(&w, "step");
-    json_int(&w, (int64_t)stats->step + 1);
-    json_key(&w, "loss");
-    json_number(&w, stats->loss);
-    json_key(&w, "grad_norm");
-    json_number(&w, stats->grad_norm);
-    json_key(&w, "lr");
-    json_number(&w, stats->learning_rate);
-    json_key(&w, "tokens");
-    json_int(&w, (int64_t)stats->tokens);
-    json_key(&w, "target_tokens");
-    json_int(&w, (int64_t)stats->target_tokens);
-    json_key(&w, "seconds");
-    json_number(&w, seconds);
-    json_end_object(&w);
+    const struct step_record record = {.stats = stats,
+                                       .seconds = seconds,
+                                       .flops = trainer_flops(job->model, stats),
+                                       .peak_flops = job->plan.peak_flops,
+                                       .checkpoint_seconds = job->checkpoint_seconds,
+                                       .held_out_loss = measured ? &job->held_out_loss : NULL};
+    train_record_write(&record, &line);
+    job->checkpoint_seconds = 0;
     const int rc = run_directory_metric(&job->run, &line, err);
     strbuf_release(&line);
     return rc;
+}
+
+// Collective, after every --eval-steps steps and the last one.
+static int measure_held_out(struct train_job *job, bool *measured, struct error *err)
+{
+    const struct trainer *trainer = job->trainer;
+    *measured = job->held_out.count > 0 && (trainer->step % (size_t)job->options->eval_steps == 0 ||
+                                            trainer->step == trainer->steps);
+    if (!*measured)
+        return 0;
+    if (trainer_evaluate(job->trainer, &job->held_out, &job->held_out_loss, err))
+        return error_prefix(err, "held-out loss");
+    if (is_rank0(job))
+        log_info("held-out loss after step %zu: %.4f", trainer->step, job->held_out_loss);
+    return 0;
 }
 
 static void show_step(const struct train_job *job, const struct step_stats *stats)
@@ -256,49 +317,109 @@ static int one_step(struct train_job *job, struct error *err)
     job->tokens += stats.tokens;
     job->target_tokens += stats.target_tokens;
     job->training_seconds += seconds;
+    bool measured;
+    if (measure_held_out(job, &measured, err))
+        return -1;
     if (!is_rank0(job))
         return 0;
     show_step(job, &stats);
-    return record_step(job, &stats, seconds, err);
+    return record_step(job, &stats, seconds, measured, err);
 }
 
 static int save_checkpoint(struct train_job *job, struct error *err)
 {
-    return checkpoint_save(job->trainer, fs_system(), job->checkpoints, (size_t)job->options->keep,
-                           err);
+    const double start = clock_seconds();
+    const int rc = checkpoint_save(job->trainer, fs_system(), job->checkpoints,
+                                   (size_t)job->options->keep, err);
+    job->checkpoint_seconds += clock_seconds() - start;
+    job->checkpoint_due = clock_seconds() + 60 * job->options->checkpoint_minutes;
+    return rc;
+}
+
+// Collective: by steps, or by rank 0's clock.
+static int checkpoint_is_due(const struct train_job *job, bool *due, struct error *err)
+{
+    const size_t every = (size_t)job->options->checkpoint_steps;
+    *due = every > 0 && job->trainer->step % every == 0;
+    if (*due || job->options->checkpoint_minutes <= 0)
+        return 0;
+    return group_any(job->group, is_rank0(job) && clock_seconds() >= job->checkpoint_due, due, err);
 }
 
 // 0: all steps done; 1: stopped on request after a checkpoint; -1: failed.
 static int train_steps(struct train_job *job, struct error *err)
 {
     struct trainer *trainer = job->trainer;
-    const size_t every = (size_t)job->options->checkpoint_steps;
+    job->checkpoint_due = clock_seconds() + 60 * job->options->checkpoint_minutes;
     while (trainer->step < trainer->steps) {
-        bool stop;
+        bool stop, due = false;
         const int rc = one_step(job, err);
         if (group_agree(job->group, rc, err) || group_any(job->group, stop_requested(), &stop, err))
             return -1;
         const bool last = trainer->step == trainer->steps;
         if (stop && !last)
             return save_checkpoint(job, err) ? -1 : 1;
-        if (every > 0 && trainer->step % every == 0 && !last && save_checkpoint(job, err))
+        if (!last && checkpoint_is_due(job, &due, err))
+            return -1;
+        if (due && save_checkpoint(job, err))
             return -1;
     }
     return 0;
 }
 
+static int write_card(struct train_job *job, struct error *err)
+{
+    const struct train_options *options = job->options;
+    struct strbuf echo = {0};
+    options_echo(&verb_train, options, &echo);
+    const struct model_card card = {.base = options->base,
+                                    .data = options->data.items,
+                                    .data_count = options->data.count,
+                                    .pairs = job->pairs,
+                                    .sequences = job->set.count,
+                                    .too_long = job->set.too_long,
+                                    .objective = options->objective,
+                                    .data_digest = sequence_set_digest(&job->set),
+                                    .trainer = job->trainer,
+                                    .first_loss = job->first_loss,
+                                    .last_loss = job->last_loss,
+                                    .held_out_loss = job->held_out_loss,
+                                    .options = echo.bytes};
+    const int rc = model_card_write(&card, fs_system(), options->out, err);
+    strbuf_release(&echo);
+    return rc;
+}
+
+// Only what was planned makes a model.
+static int check_tokens(const struct train_job *job, struct error *err)
+{
+    const uint64_t planned = trainer_planned_tokens(job->trainer);
+    if (job->trainer->tokens == planned)
+        return 0;
+    return error_set(err,
+                     "%" PRIu64 " tokens were trained on, but %" PRIu64 " were planned: no model "
+                     "was written",
+                     job->trainer->tokens, planned);
+}
+
 static int save_model(struct train_job *job, struct error *err)
 {
     int rc = 0;
+    if (check_tokens(job, err) || trainer_finish(job->trainer, err))
+        return -1;
     if (is_rank0(job))
-        rc = model_save(job->model, fs_system(), job->options->out,
-                        &(struct model_save_options){.tokenizer_from = job->options->base}, err);
+        rc = write_card(job, err) ||
+                     model_save(job->model, fs_system(), job->options->out,
+                                &(struct model_save_options){.tokenizer_from = job->options->base},
+                                err)
+                 ? -1
+                 : 0;
     return group_agree(job->group, rc, err);
 }
 
 static void record_summary(struct train_job *job)
 {
-    char identity[DIGEST_TEXT_BYTES];
+    char identity[DIGEST_TEXT_BYTES], consumed[DIGEST_TEXT_BYTES];
     digest_format(trainer_identity(job->trainer), identity);
     run_directory_text(&job->run, "identity", identity);
     run_directory_int(&job->run, "pairs", (int64_t)job->pairs);
@@ -307,10 +428,16 @@ static void record_summary(struct train_job *job)
     run_directory_int(&job->run, "steps", (int64_t)job->trainer->steps);
     run_directory_int(&job->run, "steps_done", (int64_t)job->trainer->step);
     run_directory_int(&job->run, "tokens", (int64_t)job->tokens);
+    run_directory_int(&job->run, "tokens_planned", (int64_t)trainer_planned_tokens(job->trainer));
+    run_directory_int(&job->run, "tokens_consumed", (int64_t)job->trainer->tokens);
+    digest_format(job->trainer->consumed, consumed);
+    run_directory_text(&job->run, "consumed", consumed);
     run_directory_int(&job->run, "target_tokens", (int64_t)job->target_tokens);
     run_directory_number(&job->run, "training_seconds", job->training_seconds);
     run_directory_number(&job->run, "first_loss", job->first_loss);
     run_directory_number(&job->run, "last_loss", job->last_loss);
+    if (job->held_out_loss >= 0)
+        run_directory_number(&job->run, "held_out_loss", job->held_out_loss);
 }
 
 static int run_training(struct train_job *job, struct error *err)
@@ -380,6 +507,7 @@ static void close_everything(struct train_job *job)
 {
     trainer_destroy(job->trainer);
     sequence_set_release(&job->set);
+    sequence_set_release(&job->held_out);
     model_destroy(job->model);
     text_codec_close(&job->codec);
     device_destroy(job->device);
@@ -389,7 +517,7 @@ static void close_everything(struct train_job *job)
 
 static int run_train(const void *parsed, const struct option_list *positional, struct error *err)
 {
-    struct train_job job = {.options = parsed};
+    struct train_job job = {.options = parsed, .held_out_loss = -1};
     struct corpus_part part;
     (void)positional;
     if (corpus_part_parse(job.options->part, &part, err))

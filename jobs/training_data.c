@@ -3,10 +3,12 @@
 
 #include "base/mem.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 static int add_pair(const struct text_codec *codec, const struct pair *pair, size_t max_tokens,
-                    struct token_list *ids, struct sequence_set *out, struct error *err)
+                    bool loss_on_header, struct token_list *ids, struct sequence_set *out,
+                    struct error *err)
 {
     const struct chat_message messages[] = {
         {.role = "user", .content = pair->question, .length = pair->question_bytes},
@@ -17,19 +19,31 @@ static int add_pair(const struct text_codec *codec, const struct pair *pair, siz
                         spans, err))
         return -1;
     // What the template writes behind the answer is never read by anybody: it is left out.
-    sequence_set_add(out, ids->ids, spans[1].end, spans[1].begin, spans[1].end, max_tokens);
+    sequence_set_add(out, ids->ids, spans[1].end, loss_on_header ? spans[0].end : spans[1].begin,
+                     spans[1].end, max_tokens);
     return 0;
 }
 
 int training_data_from_pairs(const struct text_codec *codec, const struct pair_list *pairs,
-                             size_t max_tokens, struct sequence_set *out, struct error *err)
+                             size_t max_tokens, bool loss_on_header, struct sequence_set *out,
+                             struct error *err)
 {
     struct token_list ids = {0};
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < pairs->count; i++)
-        rc = add_pair(codec, &pairs->pairs[i], max_tokens, &ids, out, err);
+        rc = add_pair(codec, &pairs->pairs[i], max_tokens, loss_on_header, &ids, out, err);
     token_list_release(&ids);
     return rc;
+}
+
+void training_data_hold_out(struct sequence_set *set, size_t count, struct sequence_set *held_out)
+{
+    assert(count < set->count);
+    for (size_t s = set->count - count; s < set->count; s++)
+        sequence_set_add(held_out, set->ids + set->offsets[s],
+                         (size_t)(set->offsets[s + 1] - set->offsets[s]), set->target_begin[s],
+                         set->target_end[s], SIZE_MAX);
+    set->count -= count;
 }
 
 static int add_document(const struct text_codec *codec, const char *text, size_t length,

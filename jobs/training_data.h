@@ -9,9 +9,13 @@
 #include "jobs/task_plan.h"
 
 // One conversation per pair, user = question, assistant = answer; the answer and its <|im_end|> are
-// the targets.
+// the targets, with loss_on_header also what the template writes in front of the answer.
 int training_data_from_pairs(const struct text_codec *codec, const struct pair_list *pairs,
-                             size_t max_tokens, struct sequence_set *out, struct error *err);
+                             size_t max_tokens, bool loss_on_header, struct sequence_set *out,
+                             struct error *err);
+
+// Moves the last `count` sequences into a set of their own.
+void training_data_hold_out(struct sequence_set *set, size_t count, struct sequence_set *held_out);
 
 // Documents of one part of a corpus, cut into pieces of at most max_tokens; every token but the
 // first of a piece is a target. A document ends with the end-of-text token.

@@ -10,6 +10,7 @@ struct memory {
     int (*alloc)(struct device *, size_t bytes, void **out, struct error *);
     void (*free)(struct device *, void *block);
     void (*zero)(struct device *, void *block, size_t bytes);
+    void (*discard)(struct device *, void *block, size_t bytes); // NULL: as zero
     void (*copy)(struct device *, void *out, const void *in, size_t bytes);
     void (*copy_in)(struct device *, void *out, const void *host, size_t bytes);
     int (*copy_out)(struct device *, void *host, const void *in, size_t bytes, struct error *);

@@ -88,6 +88,12 @@ void device_zero(struct device *device, void *block, size_t bytes)
     device->backend->memory->zero(device, block, bytes);
 }
 
+void device_discard(struct device *device, void *block, size_t bytes)
+{
+    const struct memory *memory = device->backend->memory;
+    (memory->discard ? memory->discard : memory->zero)(device, block, bytes);
+}
+
 void device_copy(struct device *device, void *out, const void *in, size_t bytes)
 {
     device->backend->memory->copy(device, out, in, bytes);

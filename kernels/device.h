@@ -59,6 +59,9 @@ void device_describe(const struct device *device, char *out, size_t out_bytes);
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);
 void device_free(struct device *device, void *block);
 void device_zero(struct device *device, void *block, size_t bytes);
+// Like device_zero, for memory that may not be used again soon: where the system takes back pages
+// it gets them.
+void device_discard(struct device *device, void *block, size_t bytes);
 void device_copy(struct device *device, void *out, const void *in, size_t bytes); // on the device
 // The host memory is the caller's again when copy_in returns.
 void device_copy_in(struct device *device, void *out, const void *host, size_t bytes);

@@ -45,6 +45,21 @@ static void host_zero(struct device *device, void *block, size_t bytes)
         memset(block, 0, bytes);
 }
 
+// Whole pages go back to the system, which gives zeroed ones when they are touched again.
+static void host_discard(struct device *device, void *block, size_t bytes)
+{
+    enum { PAGE_BYTES = 4096 };
+    const size_t before = (PAGE_BYTES - (uintptr_t)block % PAGE_BYTES) % PAGE_BYTES;
+    const size_t pages = bytes > before ? (bytes - before) / PAGE_BYTES * PAGE_BYTES : 0;
+    char *first = (char *)block + before;
+    if (pages == 0 || madvise(first, pages, MADV_DONTNEED) != 0) {
+        host_zero(device, block, bytes);
+        return;
+    }
+    memset(block, 0, before);
+    memset(first + pages, 0, bytes - before - pages);
+}
+
 static void host_copy(struct device *device, void *out, const void *in, size_t bytes)
 {
     (void)device;
@@ -71,6 +86,7 @@ const struct memory memory_host = {
     .alloc = host_alloc,
     .free = host_free,
     .zero = host_zero,
+    .discard = host_discard,
     .copy = host_copy,
     .copy_in = host_copy,
     .copy_out = host_copy_out,

@@ -342,6 +342,53 @@ struct adamw {
     int64_t step; // from 1
 };
 
+// A master weight in 32 bits of which the upper half is the bfloat16 that the products read:
+// bits = (bfloat16 << 16) + remainder, the bfloat16 rounded to nearest, ties away from zero.
+static inline uint16_t master_upper(uint32_t bits)
+{
+    return (uint16_t)((bits + 0x8000u) >> 16);
+}
+
+static inline int16_t master_remainder(uint32_t bits)
+{
+    return (int16_t)(bits - ((uint32_t)master_upper(bits) << 16));
+}
+
+static inline uint32_t master_bits(uint16_t upper, int16_t remainder)
+{
+    return ((uint32_t)upper << 16) + (uint32_t)(int32_t)remainder;
+}
+
+// How AdamW keeps its moments. bf16: the first rounded to nearest, ties to even, the second
+// stochastically, because a decay of 0.1% is less than half a unit in its last place. 8 bits: the
+// dynamic codes of moment_code.h times the largest of the block.
+enum moment_kind { MOMENTS_F32, MOMENTS_BF16, MOMENTS_8BIT };
+
+// Elements that share a scale. Blocks begin at multiples of it in the whole model's numbering, so
+// that no division of the model among ranks cuts one.
+enum { MOMENT_BLOCK = 256 };
+
+// AdamW on a master weight kept in two halves, on small moments, or both; in float32 throughout.
+struct adamw_compact {
+    struct tensor parameter; // [count], f32, or bf16 beside its remainder; in place, as all others
+    int16_t *remainder;      // [count]; NULL with f32
+    enum moment_kind moments;
+    void *moment1;          // [count] float, bfloat16 or uint8_t
+    void *moment2;          // the same
+    float *scale1, *scale2; // [moment_blocks(first, count)], 8 bits only
+    uint64_t first;         // element 0's number in the model: places blocks, seeds rounding
+    const float *grad;
+    size_t count;
+    float grad_scale;
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    int64_t step; // from 1
+};
+
+static inline size_t moment_blocks(uint64_t first, size_t count)
+{
+    return count ? (size_t)((first % MOMENT_BLOCK + count + MOMENT_BLOCK - 1) / MOMENT_BLOCK) : 0;
+}
+
 struct kernels {
     const char *name;
 
@@ -368,6 +415,7 @@ struct kernels {
     void (*rows_gather)(struct device *, const struct rows_gather *);
     void (*rows_scatter_add)(struct device *, const struct rows_scatter_add *);
     void (*adamw)(struct device *, const struct adamw *);
+    void (*adamw_compact)(struct device *, const struct adamw_compact *); // NULL: not there
 
     // out[r] = index of the largest of logits[r, 0..width), the lowest index on ties.
     void (*argmax)(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);

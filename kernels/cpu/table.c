@@ -30,6 +30,7 @@ const struct kernels TABLE_EXPAND(ISA_SUFFIX) = {
     .rows_gather = ISA(rows_gather),
     .rows_scatter_add = ISA(rows_scatter_add),
     .adamw = ISA(adamw),
+    .adamw_compact = ISA(adamw_compact),
     .argmax = ISA(argmax),
     .sum_squares = ISA(sum_squares),
 };

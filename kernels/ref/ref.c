@@ -30,6 +30,7 @@ const struct kernels kernels_ref = {
     .rows_gather = ref_rows_gather,
     .rows_scatter_add = ref_rows_scatter_add,
     .adamw = ref_adamw,
+    .adamw_compact = ref_adamw_compact,
     .argmax = ref_argmax,
     .sum_squares = ref_sum_squares,
 };

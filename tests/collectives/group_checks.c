@@ -177,6 +177,24 @@ static int scatter_once(struct group *group, size_t count, bool in_place, struct
     return rc;
 }
 
+static int check_reduce_scatter_i64(struct group *group, void *context, struct error *err)
+{
+    (void)context;
+    enum { COUNT = 33 };
+    const size_t rank = (size_t)group_rank(group), size = (size_t)group_size(group);
+    int64_t *data = mem_calloc(size * COUNT, sizeof(*data));
+    for (size_t i = 0; i < size * COUNT; i++) {
+        data[i] = (int64_t)((i + 1) << 40) * (int64_t)(rank + 1); // more than a float holds
+    }
+    int rc = group_reduce_scatter_i64(group, data + rank * COUNT, data, COUNT, err);
+    for (size_t i = 0; rc == 0 && i < COUNT; i++) {
+        const int64_t want = (int64_t)((rank * COUNT + i + 1) << 40) * (int64_t)(size * (size + 1));
+        expect(2 * data[rank * COUNT + i] == want, &rc, err, "reduce-scatter i64", COUNT, i);
+    }
+    free(data);
+    return rc;
+}
+
 static int check_reduce_scatter(struct group *group, void *context, struct error *err)
 {
     (void)context;
@@ -329,6 +347,7 @@ const struct group_check group_checks[] = {
     {"f64 sums are in rank order bit for bit", check_order_f64},
     {"i64 sums wrap", check_i64},
     {"reduce-scatter gives each rank its part", check_reduce_scatter},
+    {"reduce-scatter adds integers exactly", check_reduce_scatter_i64},
     {"all-gather is in rank order", check_all_gather},
     {"broadcast from every root", check_broadcast},
     {"agree tells everybody of the lowest failure", check_agree},

@@ -166,7 +166,7 @@ static void ranks_divide_a_step_without_changing_it(void **state)
             bool seen[1000] = {false};
             size_t total = 0, targets = 0, lightest = SIZE_MAX, heaviest = 0;
             for (int rank = 0; rank < ranks; rank++) {
-                step_layout_make(&layout, &set, step, n, rank, ranks, 200);
+                step_layout_make(&layout, &set, step, n, DIVIDE_SEQUENCES, rank, ranks, 200);
                 for (size_t k = 0; k < layout.count; k++) {
                     assert_false(seen[layout.sequences[k]]);
                     seen[layout.sequences[k]] = true;
@@ -189,6 +189,76 @@ static void ranks_divide_a_step_without_changing_it(void **state)
     sequence_set_release(&set);
 }
 
+// One number for what a micro-batch holds, in its order.
+static uint64_t micro_batch_digest(const struct sequence_set *set, const struct step_layout *layout,
+                                   uint32_t bin)
+{
+    struct packed_batch batch = {0};
+    packed_batch_fill(&batch, set, layout, bin);
+    const struct digest digest = digest_bytes(batch.ids, batch.tokens * sizeof(*batch.ids));
+    uint64_t number;
+    memcpy(&number, digest.bytes, sizeof(number));
+    packed_batch_release(&batch);
+    return number;
+}
+
+static void micro_batches_are_the_same_for_any_number_of_ranks(void **state)
+{
+    (void)state;
+    struct sequence_set set = make_set(300);
+    struct step_layout one = {0}, layout = {0};
+    uint32_t all[300];
+    for (uint32_t i = 0; i < 300; i++)
+        all[i] = i;
+    step_layout_make(&one, &set, all, 300, DIVIDE_MICRO_BATCHES, 0, 1, 200);
+    assert_int_equal(one.count, 300);
+    assert_int_equal(one.total_bins, one.bin_count);
+    uint64_t sum = 0; // of the digests: ranks may take them in any order
+    for (uint32_t b = 0; b < one.bin_count; b++)
+        sum += micro_batch_digest(&set, &one, b);
+    for (int ranks = 1; ranks <= 7; ranks++) {
+        uint64_t other = 0;
+        size_t bins = 0, most = 0;
+        for (int rank = 0; rank < ranks; rank++) {
+            step_layout_make(&layout, &set, all, 300, DIVIDE_MICRO_BATCHES, rank, ranks, 200);
+            for (uint32_t b = 0; b < layout.bin_count; b++)
+                other += micro_batch_digest(&set, &layout, b);
+            bins += layout.bin_count;
+            most = layout.bin_count > most ? layout.bin_count : most;
+            assert_int_equal(layout.total_bins, one.bin_count);
+        }
+        assert_int_equal(bins, one.bin_count);
+        assert_int_equal(layout.most_bins, most);
+        assert_true(other == sum);
+    }
+    step_layout_release(&one);
+    step_layout_release(&layout);
+    sequence_set_release(&set);
+}
+
+static void every_rank_knows_how_many_micro_batches_the_others_have(void **state)
+{
+    (void)state;
+    struct sequence_set set = make_set(97);
+    struct step_layout layout = {0};
+    uint32_t all[97];
+    for (uint32_t i = 0; i < 97; i++)
+        all[i] = i;
+    size_t total = 0, most = 0;
+    for (int rank = 0; rank < 5; rank++) {
+        step_layout_make(&layout, &set, all, 97, DIVIDE_SEQUENCES, rank, 5, MAX_TOKENS);
+        total += layout.bin_count;
+        most = layout.bin_count > most ? layout.bin_count : most;
+    }
+    for (int rank = 0; rank < 5; rank++) {
+        step_layout_make(&layout, &set, all, 97, DIVIDE_SEQUENCES, rank, 5, MAX_TOKENS);
+        assert_int_equal(layout.total_bins, total);
+        assert_int_equal(layout.most_bins, most);
+    }
+    step_layout_release(&layout);
+    sequence_set_release(&set);
+}
+
 static void layout_does_not_depend_on_the_order_given(void **state)
 {
     (void)state;
@@ -199,8 +269,8 @@ static void layout_does_not_depend_on_the_order_given(void **state)
         forward[i] = i;
         backward[i] = 99 - i;
     }
-    step_layout_make(&a, &set, forward, 100, 1, 3, MAX_TOKENS);
-    step_layout_make(&b, &set, backward, 100, 1, 3, MAX_TOKENS);
+    step_layout_make(&a, &set, forward, 100, DIVIDE_SEQUENCES, 1, 3, MAX_TOKENS);
+    step_layout_make(&b, &set, backward, 100, DIVIDE_SEQUENCES, 1, 3, MAX_TOKENS);
     assert_int_equal(a.count, b.count);
     assert_int_equal(a.bin_count, b.bin_count);
     assert_memory_equal(a.sequences, b.sequences, a.count * sizeof(*a.sequences));
@@ -218,7 +288,7 @@ static void ranks_beyond_the_sequences_get_nothing(void **state)
     const uint32_t sequences[3] = {0, 1, 2};
     size_t total = 0;
     for (int rank = 0; rank < 8; rank++) {
-        step_layout_make(&layout, &set, sequences, 3, rank, 8, MAX_TOKENS);
+        step_layout_make(&layout, &set, sequences, 3, DIVIDE_SEQUENCES, rank, 8, MAX_TOKENS);
         assert_int_equal(layout.count, rank < 3);
         assert_int_equal(layout.bin_count, rank < 3);
         total += layout.count;
@@ -272,7 +342,7 @@ static void micro_batches_hold_every_sequence_once(void **state)
         size_t limit = limits[i % 4], targets = 0, held = 0;
         struct sequence_set set = make_set(sizes[i / 4]);
         uint32_t *sequences = all_of(&set);
-        step_layout_make(&layout, &set, sequences, set.count, 0, 1, limit);
+        step_layout_make(&layout, &set, sequences, set.count, DIVIDE_SEQUENCES, 0, 1, limit);
         assert_int_equal(layout.count, set.count);
         for (uint32_t bin = 0; bin < layout.bin_count; bin++) {
             packed_batch_fill(&batch, &set, &layout, bin);
@@ -299,7 +369,7 @@ static void packing_is_tight(void **state)
         struct sequence_set set = make_set(sizes[i]);
         uint32_t *sequences = all_of(&set);
         const size_t tokens = (size_t)set.offsets[set.count];
-        step_layout_make(&layout, &set, sequences, set.count, 0, 1, 500);
+        step_layout_make(&layout, &set, sequences, set.count, DIVIDE_SEQUENCES, 0, 1, 500);
         assert_true(layout.bin_count >= (tokens + 499) / 500);
         assert_true(layout.bin_count <= (tokens + 499) / 500 * 11 / 9 + 1);
         free(sequences);
@@ -319,9 +389,9 @@ static void packing_fills_gaps_exactly(void **state)
     for (uint32_t s = 0; s < 99; s++)
         sequence_set_add(&set, ids, lengths[s % 3], 1, 2, 20);
     uint32_t *sequences = all_of(&set);
-    step_layout_make(&layout, &set, sequences, 99, 0, 1, 20);
+    step_layout_make(&layout, &set, sequences, 99, DIVIDE_SEQUENCES, 0, 1, 20);
     assert_int_equal(layout.bin_count, 33);
-    step_layout_make(&layout, &set, sequences, 99, 0, 1, 660);
+    step_layout_make(&layout, &set, sequences, 99, DIVIDE_SEQUENCES, 0, 1, 660);
     assert_int_equal(layout.bin_count, 1);
     step_layout_release(&layout);
     free(sequences);
@@ -359,6 +429,8 @@ int main(void)
         cmocka_unit_test(a_cursor_may_jump),
         cmocka_unit_test(steps_of_an_epoch_share_its_order),
         cmocka_unit_test(ranks_divide_a_step_without_changing_it),
+        cmocka_unit_test(micro_batches_are_the_same_for_any_number_of_ranks),
+        cmocka_unit_test(every_rank_knows_how_many_micro_batches_the_others_have),
         cmocka_unit_test(layout_does_not_depend_on_the_order_given),
         cmocka_unit_test(ranks_beyond_the_sequences_get_nothing),
         cmocka_unit_test(micro_batches_hold_every_sequence_once),

@@ -76,6 +76,22 @@ for victim in 0 1 all; do
     same_model "killed-$victim" 2
 done
 
+# With exact sums ranks and stage change no byte, and neither do stops between them.
+exact=("${train[@]}" --reduce exact --dtype bf16 --moments 8bit)
+run 0 "${exact[@]}" --out undisturbed-exact
+start "${mpi[@]}" -np 3 "${exact[@]}" --zero 2 --out exact
+until_true has_lines exact/run/metrics.jsonl 20
+kill -USR2 "$pid"
+ends 75
+start "${exact[@]}" --zero 1 --out exact
+until_true has_lines exact/run/metrics.jsonl 60
+kill -TERM "$pid"
+ends 75
+run 0 "${mpi[@]}" -np 2 "${exact[@]}" --zero 1 --out exact
+says "continuing after step"
+cmp exact/model.safetensors undisturbed-exact/model.safetensors ||
+    fail "exact sums gave other bytes on other ranks"
+
 # Other ranks than before may continue, exact to rounding.
 start "${mpi[@]}" -np 2 "${train[@]}" --out fewer
 until_true has_lines fewer/run/metrics.jsonl 20

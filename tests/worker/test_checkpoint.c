@@ -307,16 +307,16 @@ static void checkpoints_of_other_options_are_refused(void **state)
             options->warmup_fraction = 0;
             break;
         case 6:
-            options->beta2 = 0.99;
+            options->optimizer.beta2 = 0.99;
             break;
         case 7:
-            options->weight_decay = 0;
+            options->optimizer.weight_decay = 0;
             break;
         case 8:
             options->clip_norm = 0;
             break;
         case 9:
-            options->epsilon = 1e-7;
+            options->optimizer.epsilon = 1e-7;
             break;
         }
         assert_int_equal(training_run(&other), -1);

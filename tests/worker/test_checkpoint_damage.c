@@ -221,6 +221,9 @@ static void flipped_manifests_are_refused_or_equal(void **state)
     strbuf_release(&file);
 }
 
+#define CONSUMED ",\"tokens\":9,\"consumed\":\"00000000000000000000000000000000\""
+#define FORM CONSUMED ",\"weights\":\"f32\",\"moments\":\"f32\""
+
 static void manifests_that_say_something_else_are_refused(void **state)
 {
     static const char zero[] = "00000000000000000000000000000000";
@@ -236,30 +239,37 @@ static void manifests_that_say_something_else_are_refused(void **state)
         const char *tail;
         const char *why;
     } cases[] = {
-        {"{\"version\":2,\"step\":2", "}", "version 2, this program reads version 1"},
+        {"{\"version\":1,\"step\":2", "}", "version 1, this program reads version 2"},
         {"{\"step\":2", "}", "'version' is missing"},
-        {"{\"version\":1", "}", "'step' is missing"},
-        {"{\"version\":1,\"step\":-2", "}", "'step'"},
-        {"{\"version\":1,\"step\":2.5", "}", "'step'"},
-        {"{\"version\":1,\"step\":2", "}", "'elements' is missing"},
-        {"{\"version\":1,\"step\":2", ",\"elements\":0}", "'elements'"},
-        {"{\"version\":1,\"step\":2", ",\"elements\":9360}", "'part_elements' is missing"},
-        {"{\"version\":1,\"step\":2", ",\"elements\":9360,\"part_elements\":0}", "'part_elements'"},
-        {"{\"version\":1,\"step\":2", ",\"elements\":9360,\"part_elements\":4096}", "not a list"},
-        {"{\"version\":1,\"step\":2", ",\"elements\":9360,\"part_elements\":4096,\"parts\":{}}",
+        {"{\"version\":2", "}", "'step' is missing"},
+        {"{\"version\":2,\"step\":-2", "}", "'step'"},
+        {"{\"version\":2,\"step\":2.5", "}", "'step'"},
+        {"{\"version\":2,\"step\":2" FORM, "}", "'elements' is missing"},
+        {"{\"version\":2,\"step\":2" FORM, ",\"elements\":0}", "'elements'"},
+        {"{\"version\":2,\"step\":2" FORM, ",\"elements\":9360}", "'part_elements' is missing"},
+        {"{\"version\":2,\"step\":2" FORM, ",\"elements\":9360,\"part_elements\":0}",
+         "'part_elements'"},
+        {"{\"version\":2,\"step\":2" FORM, ",\"elements\":9360,\"part_elements\":4096}",
          "not a list"},
-        {"{\"version\":1,\"step\":2", ",\"elements\":9360,\"part_elements\":4096,\"parts\":[1]}",
-         "1 parts, expected 3"},
-        {"{\"version\":1,\"step\":2",
+        {"{\"version\":2,\"step\":2" FORM,
+         ",\"elements\":9360,\"part_elements\":4096,\"parts\":{}}", "not a list"},
+        {"{\"version\":2,\"step\":2" FORM,
+         ",\"elements\":9360,\"part_elements\":4096,\"parts\":[1]}", "1 parts, expected 3"},
+        {"{\"version\":2,\"step\":2" FORM,
          ",\"elements\":9223372036854775807,\"part_elements\":1,\"parts\":[]}",
          "0 parts, expected"},
-        {"{\"version\":1,\"step\":2",
+        {"{\"version\":2,\"step\":2" FORM,
          ",\"elements\":9360,\"part_elements\":9223372036854775807,\"parts\":[\"q\"]}",
          "not a digest"},
-        {"{\"version\":1,\"step\":2", ",\"elements\":7,\"part_elements\":9,\"parts\":[\"@\"]}",
+        {"{\"version\":2,\"step\":2" FORM, ",\"elements\":7,\"part_elements\":9,\"parts\":[\"@\"]}",
          "other data, options or model"},
-        {"{\"version\":1,\"step\":3",
+        {"{\"version\":2,\"step\":3" FORM,
          ",\"elements\":9360,\"part_elements\":9360,\"parts\":[\"@\"]}", "says step 3"},
+        {"{\"version\":2,\"step\":2" CONSUMED, ",\"weights\":\"f16\",\"moments\":\"f32\"}",
+         "weights in 'f16' and moments in 'f32'"},
+        {"{\"version\":2,\"step\":2" CONSUMED ",\"weights\":\"bf16\",\"moments\":\"f32\"",
+         ",\"elements\":9360,\"part_elements\":9360,\"parts\":[\"@\"]}",
+         "says bf16 weights and f32 moments"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct strbuf text = {0};

@@ -177,6 +177,80 @@ static void loss_is_the_same_with_and_without_gradients(void **state)
     check_without_gradients(fixture_config_lfm2());
 }
 
+static void check_recomputing(struct model_config config)
+{
+    struct rig rig;
+    struct error err;
+    rig_create(&rig, config);
+    const double loss = loss_of(&rig, rig.grads, 1.0f);
+    float *kept_grads = fixture_copy_out(rig.device, rig.grads, rig.elements);
+    struct workspace *kept = rig.workspace;
+    if (workspace_create_recomputing(rig.model, 64, &rig.workspace, &err))
+        fail_msg("%s", err.text);
+    assert_true(workspace_bytes(rig.workspace) < workspace_bytes(kept));
+    assert_int_equal(workspace_bytes_needed(rig.model, 64, true), workspace_bytes(rig.workspace));
+    assert_int_equal(workspace_bytes_needed(rig.model, 64, false), workspace_bytes(kept));
+    device_zero(rig.device, rig.grads, rig.elements * sizeof(float));
+    assert_true(loss_of(&rig, rig.grads, 1.0f) == loss);
+    float *grads = fixture_copy_out(rig.device, rig.grads, rig.elements);
+    assert_memory_equal(grads, kept_grads, rig.elements * sizeof(float));
+    assert_true(loss_of(&rig, NULL, 0) == loss);
+    free(grads);
+    free(kept_grads);
+    workspace_destroy(kept);
+    rig_destroy(&rig);
+}
+
+static void layers_computed_again_give_the_same_bits(void **state)
+{
+    (void)state;
+    check_recomputing(fixture_config());
+    check_recomputing(fixture_config_gemma3());
+    check_recomputing(fixture_config_lfm2());
+}
+
+struct watched {
+    struct rig *rig;
+    float *before; // gradients when the last call came
+    uint64_t from;
+    int calls;
+};
+
+static void watch(void *context, uint64_t from)
+{
+    struct watched *watched = context;
+    struct rig *rig = watched->rig;
+    assert_true(watched->calls == 0 || from < watched->from);
+    float *now = fixture_copy_out(rig->device, rig->grads, rig->elements);
+    for (uint64_t i = watched->from; i < rig->elements; i++) // what was complete has not changed
+        assert_true(now[i] == watched->before[i]);
+    free(watched->before);
+    watched->before = now;
+    watched->from = from;
+    watched->calls++;
+}
+
+static void gradients_are_complete_when_it_is_said(void **state)
+{
+    (void)state;
+    struct model_config configs[] = {fixture_config(), fixture_config_untied(),
+                                     fixture_config_gemma3(), fixture_config_lfm2()};
+    for (size_t c = 0; c < 4; c++) {
+        struct rig rig;
+        rig_create(&rig, configs[c]);
+        struct watched watched = {.rig = &rig, .from = rig.elements};
+        workspace_watch_gradients(rig.workspace, watch, &watched);
+        loss_of(&rig, rig.grads, 1.0f);
+        assert_int_equal(watched.calls, configs[c].layers + 1);
+        assert_int_equal(watched.from, 0);
+        float *last = fixture_copy_out(rig.device, rig.grads, rig.elements);
+        assert_memory_equal(last, watched.before, rig.elements * sizeof(float));
+        free(last);
+        free(watched.before);
+        rig_destroy(&rig);
+    }
+}
+
 // One sequence of a packed batch, which keeps pointing into it; offsets is storage for its two.
 static struct batch sequence_of(const struct batch *whole, size_t s, int32_t offsets[2])
 {
@@ -401,6 +475,8 @@ int main(void)
         cmocka_unit_test(gradients_agree_with_convolutions),
         cmocka_unit_test(gradients_accumulate_and_scale),
         cmocka_unit_test(loss_is_the_same_with_and_without_gradients),
+        cmocka_unit_test(layers_computed_again_give_the_same_bits),
+        cmocka_unit_test(gradients_are_complete_when_it_is_said),
         cmocka_unit_test(packed_sequences_do_not_see_each_other),
         cmocka_unit_test(slices_of_the_head_join_without_a_seam),
         cmocka_unit_test(loss_follows_from_logits),

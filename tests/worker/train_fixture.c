@@ -25,15 +25,13 @@ struct training training_default(const struct sequence_set *set)
         .ranks = 1,
         .set = set,
         .keep = 2,
-        .options = {.plan = {.seed = 3, .per_step = 8, .epochs = 6},
-                    .schedule = {.kind = SCHEDULE_CONSTANT, .peak = 1e-2},
-                    .warmup_fraction = 0.1,
-                    .micro_batch_tokens = 48,
-                    .beta1 = 0.9,
-                    .beta2 = 0.999,
-                    .epsilon = 1e-8,
-                    .weight_decay = 0.01,
-                    .clip_norm = 1.0},
+        .options =
+            {.plan = {.seed = 3, .per_step = 8, .epochs = 6},
+             .schedule = {.kind = SCHEDULE_CONSTANT, .peak = 1e-2},
+             .warmup_fraction = 0.1,
+             .micro_batch_tokens = 48,
+             .clip_norm = 1.0,
+             .optimizer = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01}},
     };
 }
 
@@ -101,17 +99,19 @@ static int run_steps(struct rank *rank, struct error *err)
     return 0;
 }
 
+// Collective.
 static int copy_state(struct rank *rank, struct error *err)
 {
     struct training *training = rank->training;
-    const struct trainer *trainer = rank->trainer;
-    const float *tensors[] = {rank->model->weights.data, trainer->moment1, trainer->moment2};
+    struct trainer *trainer = rank->trainer;
     const size_t elements = rank->model->layout.elements;
     training->elements = elements;
-    training->state = mem_alloc(3 * elements * sizeof(float));
-    for (size_t t = 0; t < 3; t++) {
-        if (device_copy_out(rank->device, training->state + t * elements, tensors[t],
-                            elements * sizeof(float), err))
+    training->tokens = trainer->tokens;
+    training->consumed = trainer->consumed;
+    training->state = mem_calloc(3 * elements, sizeof(float));
+    for (int part = STATE_MASTER; part <= STATE_MOMENT2; part++) {
+        if (optimizer_gather(trainer->optimizer, (enum state_part)part,
+                             training->state + (size_t)part * elements, err))
             return -1;
     }
     return 0;
@@ -123,7 +123,8 @@ static int run_rank(struct group *group, void *context, struct error *err)
     int rc = begin(&rank, err);
     if (rc == 0)
         rc = run_steps(&rank, err);
-    if (group_rank(group) == 0 && rank.trainer && copy_state(&rank, rc == 0 ? err : NULL))
+    struct error failure; // all ranks fail alike, or the group is broken and copies nothing
+    if (rank.trainer && copy_state(&rank, rc == 0 ? err : &failure))
         rc = -1;
     trainer_destroy(rank.trainer);
     model_destroy(rank.model);
@@ -170,6 +171,8 @@ void fixture_set_fill(struct sequence_set *set, size_t count, uint64_t seed)
 void assert_same_state(const struct training *a, const struct training *b)
 {
     assert_int_equal(a->elements, b->elements);
+    assert_int_equal(a->tokens, b->tokens);
+    assert_true(digest_equal(a->consumed, b->consumed));
     assert_memory_equal(a->state, b->state, 3 * a->elements * sizeof(float));
 }
 

@@ -32,6 +32,8 @@ struct training {
     size_t first_step;
     size_t steps; // done in this run
     struct step_stats stats[FIXTURE_MAX_STEPS];
+    uint64_t tokens; // of all runs up to here
+    struct digest consumed;
     size_t elements;
     float *state; // weights, first and second moments, [3 * elements]
 };

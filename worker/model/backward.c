@@ -263,6 +263,16 @@ static void final_norm_backward(const struct pass *pass, const struct decoder *g
                   pass->model->decoder->final_norm, pass->wanted);
 }
 
+// Layers stand in ascending order in memory, and backward visits them in descending order.
+static void layer_complete(const struct pass *pass, size_t layer)
+{
+    const struct workspace *workspace = pass->workspace;
+    if (workspace->complete)
+        workspace->complete(
+            workspace->complete_context,
+            layout_find(&pass->model->layout, PARAM_INPUT_NORM, (int64_t)layer)->offset);
+}
+
 void decoder_backward(const struct pass *pass, const struct decoder *grads)
 {
     struct device *device = pass->model->device;
@@ -271,9 +281,13 @@ void decoder_backward(const struct pass *pass, const struct decoder *grads)
     ffn_backward(pass, grads, last, pass->workspace->grad_top, pass->wanted);
     scatter_top(pass);
     attention_block_backward(pass, grads, last);
+    layer_complete(pass, last);
     for (size_t layer = last; layer-- > 0;) {
+        if (pass->workspace->recomputes)
+            decoder_recompute(pass, layer);
         ffn_backward(pass, grads, layer, pass->workspace->grad_x, pass->tokens);
         attention_block_backward(pass, grads, layer);
+        layer_complete(pass, layer);
     }
     device->ops->embedding_backward(device,
                                     &(struct embedding_backward){
@@ -285,4 +299,6 @@ void decoder_backward(const struct pass *pass, const struct decoder *grads)
                                         .width = (size_t)pass->model->config.hidden,
                                         .scale = decoder_embedding_scale(pass->model),
                                     });
+    if (pass->workspace->complete)
+        pass->workspace->complete(pass->workspace->complete_context, 0);
 }

@@ -328,22 +328,46 @@ static void attention_block(const struct pass *pass, size_t layer)
               a->attention_out, a->attention_out_rstd, pass->tokens);
 }
 
-static void ffn_block(const struct pass *pass, size_t layer, size_t rows)
+static void ffn_gates(const struct pass *pass, size_t layer, size_t rows)
 {
-    struct device *device = pass->model->device;
     const struct decoder_layer *weights = &pass->model->decoder->layers[layer];
     const struct activations *a = &pass->workspace->layers[layer];
     norm(pass, a->ffn_x, weights->post_norm, a->ffn_rstd, rows);
     dense(pass, &weights->gate_up, a->gate_up, pass->workspace->normed, rows, false);
+}
+
+static void ffn_gated(const struct pass *pass, size_t layer, size_t rows)
+{
+    struct device *device = pass->model->device;
     device->ops->gated_forward(device, &(struct gated_forward){
                                            .out = pass->workspace->gated,
-                                           .gate_up = a->gate_up,
+                                           .gate_up = pass->workspace->layers[layer].gate_up,
                                            .activation = pass->model->config.activation,
                                            .rows = rows,
                                            .width = (size_t)pass->model->config.ffn,
                                        });
+}
+
+static void ffn_block(const struct pass *pass, size_t layer, size_t rows)
+{
+    const struct decoder_layer *weights = &pass->model->decoder->layers[layer];
+    const struct activations *a = &pass->workspace->layers[layer];
+    ffn_gates(pass, layer, rows);
+    ffn_gated(pass, layer, rows);
     add_block(pass, &weights->down, weights->ffn_out_norm, a->ffn_out, a->ffn_x,
               pass->workspace->gated, a->down, a->ffn_out_rstd, rows);
+}
+
+// The layer's output is the next one's x, which is there: only with a norm in front of the + does
+// backward read what the last product gave.
+void decoder_recompute(const struct pass *pass, size_t layer)
+{
+    const struct decoder_layer *weights = &pass->model->decoder->layers[layer];
+    attention_block(pass, layer);
+    if (weights->ffn_out_norm.data)
+        ffn_block(pass, layer, pass->tokens);
+    else
+        ffn_gates(pass, layer, pass->tokens);
 }
 
 // transformers keeps the factor in the weights' type: in bfloat16 the root of 1,152 is 34.

@@ -60,6 +60,7 @@ struct workspace {
     size_t max_tokens;
     size_t slice_rows; // of the head, see loss.c
     bool with_backward;
+    bool recomputes;        // layers share all activations but x, see decoder_recompute
     enum dtype activations; // type of every tensor below
     void *block;            // everything below that lives on the device
     size_t block_bytes;
@@ -85,6 +86,8 @@ struct workspace {
     struct tensor grad_gated;     // [T, F]
     struct decoder grads;         // views of grads_bound
     float *grads_bound;
+    void (*complete)(void *context, uint64_t from); // see workspace_watch_gradients
+    void *complete_context;
 
     // host
     int32_t *host_targets, *host_wanted; // [T]
@@ -120,6 +123,9 @@ void decoder_forward(const struct pass *pass); // leaves workspace->top
 // From workspace->grad_normed (of the final norm's output) to the gradients of everything below the
 // head. Overwrites the kept gate_up.
 void decoder_backward(const struct pass *pass, const struct decoder *grads);
+
+// Everything that backward of a layer below the last reads, from its kept x.
+void decoder_recompute(const struct pass *pass, size_t layer);
 
 // Through one dense layer: grads += , grad_x = .
 void linear_backward(const struct pass *pass, const struct linear *linear,

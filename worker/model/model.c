@@ -65,6 +65,14 @@ void model_destroy(struct model *model)
     free(model);
 }
 
+void model_replace_weights(struct model *model, struct tensor weights)
+{
+    assert(model->pack_count == 0);
+    device_free(model->device, model->weights.data);
+    model->weights = weights;
+    decoder_bind(model->decoder, &model->config, &model->layout, weights);
+}
+
 static void for_each_linear(struct model *model,
                             void (*operation)(struct device *, struct linear *))
 {

@@ -24,6 +24,10 @@ int model_create(struct device *device, const struct model_config *config, enum 
                  struct model **out, struct error *err);
 void model_destroy(struct model *model);
 
+// The same weights in another type: takes over the device's memory [layout.elements] and frees that
+// of before. Not while they are packed.
+void model_replace_weights(struct model *model, struct tensor weights);
+
 // Normal initialisation, deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms 1 (0
 // where they are stored less 1),
 // biases 0. Element i of a tensor depends on seed, tensor name and i only.
@@ -47,11 +51,23 @@ struct batch {
 };
 
 // Activations and workspace for batches of at most max_tokens, with or without gradients.
+// A recomputing one has gradients but keeps only each layer's input and computes the rest of a
+// layer again when backward comes to it (Chen et al. 2016): the same bits for about a third more
+// time.
 struct workspace;
 int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
                      struct workspace **out, struct error *err);
+int workspace_create_recomputing(struct model *model, size_t max_tokens, struct workspace **out,
+                                 struct error *err);
+// What workspace_create with backward, or workspace_create_recomputing, will allocate.
+size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing);
 void workspace_destroy(struct workspace *workspace);
 size_t workspace_bytes(const struct workspace *workspace);
+// During backward `complete` is called, at last with 0, whenever this pass adds nothing more to the
+// gradients of the elements from `from` on: the device has been told to compute them. NULL: nobody
+// is.
+void workspace_watch_gradients(struct workspace *workspace,
+                               void (*complete)(void *context, uint64_t from), void *context);
 
 // Sum of the losses over the batch's targets (not the mean). With grads not NULL
 // ([layout.elements], f32, device) accumulates d(sum of losses * grad_scale)/d weights. The head

@@ -9,7 +9,8 @@
 //     2 D + (H + 2 H_kv) d + H d + 2 F      and H + 2 float32 statistics
 // (a convolution has 3 D and D in place of the heads' widths; head norms keep (H + 2 H_kv) d more,
 // block norms 2 D),
-// once 6 D + (H + 2 H_kv) d + H d + 2 F more; without backward one layer's share serves all. The
+// once 6 D + (H + 2 H_kv) d + H d + 2 F more; without backward one layer's share serves all, and
+// when layers are computed again for backward, one share serves all and each has D besides. The
 // tiny shape takes 11 KiB a token and layer, Qwen2.5-0.5B 53 KiB (f32). The slice of logits adds 64
 // MiB at most.
 #include "worker/model/decoder.h"
@@ -50,13 +51,18 @@ static int32_t *plan_indices(struct planner *planner, size_t count)
     return plan(planner, count, sizeof(int32_t));
 }
 
-// Without backward, layers of every kind share one row.
+// Without backward, or when layers are computed again, layers of every kind share one row.
+static bool shares_layers(const struct workspace *w)
+{
+    return !w->with_backward || w->recomputes;
+}
+
 static size_t widest(const struct workspace *w, size_t layer,
                      size_t (*width)(const struct model_config *, enum layer_kind))
 {
     const struct model_config *config = &w->model->config;
     size_t result = width(config, (enum layer_kind)config->layer_kinds[layer]);
-    for (int64_t i = 0; i < config->layers && !w->with_backward; i++) {
+    for (int64_t i = 0; i < config->layers && shares_layers(w); i++) {
         size_t other = width(config, (enum layer_kind)config->layer_kinds[i]);
         result = other > result ? other : result;
     }
@@ -84,12 +90,21 @@ static void plan_statistics(struct planner *planner, const struct workspace *w,
     }
 }
 
+static bool attends_between(const struct model_config *config, size_t begin, size_t end)
+{
+    for (size_t i = begin; i < end; i++) {
+        if (config->layer_kinds[i] != LAYER_CONV)
+            return true;
+    }
+    return false;
+}
+
 static void plan_layer(struct planner *planner, const struct workspace *w, struct activations *a,
                        size_t layer)
 {
     const struct model_config *config = &w->model->config;
     enum dtype dtype = w->activations;
-    size_t rows = w->max_tokens, hidden = (size_t)config->hidden;
+    size_t rows = w->max_tokens, hidden = (size_t)config->hidden, layers = (size_t)config->layers;
     a->x = plan_tensor(planner, dtype, rows, hidden);
     a->qkv = plan_tensor(planner, dtype, rows, widest(w, layer, mixer_in_width));
     a->attention = plan_tensor(planner, dtype, rows, widest(w, layer, mixer_out_width));
@@ -101,17 +116,21 @@ static void plan_layer(struct planner *planner, const struct workspace *w, struc
         a->down = plan_tensor(planner, dtype, rows, hidden);
     }
     if (w->with_backward)
-        plan_statistics(planner, w, a, config->layer_kinds[layer] == LAYER_CONV);
+        plan_statistics(planner, w, a,
+                        !attends_between(config, layer, shares_layers(w) ? layers : layer + 1));
 }
 
 static void plan_layers(struct planner *planner, struct workspace *w)
 {
     size_t layers = (size_t)w->model->config.layers;
     for (size_t i = 0; i < layers; i++) {
-        if (i == 0 || w->with_backward)
+        if (i == 0 || !shares_layers(w))
             plan_layer(planner, w, &w->layers[i], i);
         else
             w->layers[i] = w->layers[0];
+        if (i > 0 && w->recomputes)
+            w->layers[i].x = plan_tensor(planner, w->activations, w->max_tokens,
+                                         (size_t)w->model->config.hidden);
     }
     for (size_t i = 0; i + 1 < layers; i++)
         w->layers[i].ffn_out = w->layers[i + 1].x;
@@ -175,27 +194,35 @@ static size_t choose_slice_rows(const struct model_config *config, size_t max_to
     return rows ? rows : 1;
 }
 
-int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
-                     struct workspace **out, struct error *err)
+// Everything but the block; destroy it either way.
+static struct workspace *workspace_prepare(struct model *model, size_t max_tokens,
+                                           bool with_backward, bool recomputes)
 {
-    *out = NULL;
-    if (max_tokens < 1 || max_tokens > INT32_MAX)
-        return error_set(err, "a workspace for %zu tokens: give 1 to %d", max_tokens, INT32_MAX);
     struct workspace *w = mem_calloc(1, sizeof *w);
     w->model = model;
     w->max_tokens = max_tokens;
     w->slice_rows = choose_slice_rows(&model->config, max_tokens);
     w->with_backward = with_backward;
+    w->recomputes = recomputes;
     w->activations = DTYPE_F32;
     w->layers = mem_calloc((size_t)model->config.layers, sizeof *w->layers);
     w->host_targets = mem_calloc(max_tokens, sizeof *w->host_targets);
     w->host_wanted = mem_calloc(max_tokens, sizeof *w->host_wanted);
     w->host_losses = mem_calloc(max_tokens, sizeof *w->host_losses);
     decoder_create(&model->config, &w->grads);
-
     struct planner measure = {0};
     plan_workspace(&measure, w);
     w->block_bytes = measure.used_bytes;
+    return w;
+}
+
+static int create(struct model *model, size_t max_tokens, bool with_backward, bool recomputes,
+                  struct workspace **out, struct error *err)
+{
+    *out = NULL;
+    if (max_tokens < 1 || max_tokens > INT32_MAX)
+        return error_set(err, "a workspace for %zu tokens: give 1 to %d", max_tokens, INT32_MAX);
+    struct workspace *w = workspace_prepare(model, max_tokens, with_backward, recomputes);
     if (device_alloc(model->device, w->block_bytes, &w->block, err)) {
         error_prefix(err, "workspace of %zu tokens", max_tokens);
         workspace_destroy(w);
@@ -205,6 +232,26 @@ int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
     plan_workspace(&place, w);
     *out = w;
     return 0;
+}
+
+int workspace_create(struct model *model, size_t max_tokens, bool with_backward,
+                     struct workspace **out, struct error *err)
+{
+    return create(model, max_tokens, with_backward, false, out, err);
+}
+
+int workspace_create_recomputing(struct model *model, size_t max_tokens, struct workspace **out,
+                                 struct error *err)
+{
+    return create(model, max_tokens, true, true, out, err);
+}
+
+size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing)
+{
+    struct workspace *w = workspace_prepare(model, max_tokens, true, recomputing);
+    const size_t bytes = w->block_bytes;
+    workspace_destroy(w);
+    return bytes;
 }
 
 void workspace_destroy(struct workspace *workspace)
@@ -218,6 +265,13 @@ void workspace_destroy(struct workspace *workspace)
     free(workspace->host_wanted);
     free(workspace->host_losses);
     free(workspace);
+}
+
+void workspace_watch_gradients(struct workspace *workspace,
+                               void (*complete)(void *context, uint64_t from), void *context)
+{
+    workspace->complete = complete;
+    workspace->complete_context = context;
 }
 
 size_t workspace_bytes(const struct workspace *workspace)

@@ -10,9 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CUT_ELEMENTS 4096             // ranges begin at multiples of it
-#define PART_ELEMENTS_LIMIT (1 << 22) // 48 MiB of host memory while a part is written or read
-#define TENSORS 3                     // parameters, first and second moments
 static const char part_magic[8] = {'M', 'E', 'M', 'O', 'C', 'K', 'P', 'T'};
 
 struct part_header {
@@ -25,14 +22,6 @@ struct part_header {
     uint8_t zeros[24];
 };
 _Static_assert(sizeof(struct part_header) == 64, "the header is 64 bytes on disk");
-
-// One part for each rank, or more when they would be large.
-static uint64_t choose_part_elements(uint64_t elements, int ranks)
-{
-    const uint64_t share = (elements + (uint64_t)ranks - 1) / (uint64_t)ranks;
-    const uint64_t rounded = (share + CUT_ELEMENTS - 1) / CUT_ELEMENTS * CUT_ELEMENTS;
-    return rounded < PART_ELEMENTS_LIMIT ? rounded : PART_ELEMENTS_LIMIT;
-}
 
 static struct part_header part_header(const struct manifest *manifest, size_t part)
 {
@@ -54,11 +43,10 @@ static char *step_path(const char *directory, uint64_t step)
     return mem_printf("%s/step-%08" PRIu64, directory, step);
 }
 
-static void trainer_tensors(const struct trainer *trainer, float *out[TENSORS])
+static size_t weights_bytes(const struct manifest *manifest, const struct part_header *header)
 {
-    out[0] = trainer->model->weights.data;
-    out[1] = trainer->moment1;
-    out[2] = trainer->moment2;
+    const size_t bytes = (header->end - header->begin) * dtype_bytes(manifest->form.weights);
+    return (bytes + 63) / 64 * 64;
 }
 
 // --- the directory of checkpoints ---
@@ -144,30 +132,45 @@ static int find_newest(struct fs *fs, const char *directory, int64_t *step, stru
 
 // --- saving ---
 
-// Copies the range to `host` and writes it; *digest is that of the file.
+// Copies weights and states of a unit to host memory, one behind the other.
+static int copy_unit(const struct trainer *trainer, const struct optimizer_unit *unit,
+                     unsigned char *host, size_t state_at, struct error *err)
+{
+    const struct model *model = trainer->model;
+    const size_t element = dtype_bytes(model->weights.dtype);
+    const size_t bytes = range_count(unit->state.range) * element;
+    const char *weights = (const char *)model->weights.data + unit->state.range.begin * element;
+    memset(host + bytes, 0, state_at - bytes);
+    return device_copy_out(model->device, host, weights, bytes, err) ||
+                   device_copy_out(model->device, host + state_at, unit->block, unit->state.bytes,
+                                   err)
+               ? -1
+               : 0;
+}
+
+// *digest is that of the file.
 static int write_part(const struct trainer *trainer, struct fs *fs, const char *directory,
-                      const struct manifest *manifest, size_t part, float *host,
+                      const struct manifest *manifest, const struct optimizer_unit *unit,
                       struct digest *digest, struct error *err)
 {
-    const struct part_header header = part_header(manifest, part);
-    const size_t count = header.end - header.begin;
-    float *tensors[TENSORS];
-    trainer_tensors(trainer, tensors);
-    for (size_t t = 0; t < TENSORS; t++) {
-        if (device_copy_out(trainer->model->device, host + t * count, tensors[t] + header.begin,
-                            count * sizeof(float), err))
-            return -1;
+    const struct part_header header = part_header(manifest, unit->number);
+    const size_t state_at = weights_bytes(manifest, &header);
+    const size_t bytes = state_at + unit->state.bytes;
+    unsigned char *host = mem_alloc(bytes);
+    if (copy_unit(trainer, unit, host, state_at, err)) {
+        free(host);
+        return -1;
     }
-    const struct fs_part pieces[] = {{&header, sizeof(header)},
-                                     {host, TENSORS * count * sizeof(float)}};
+    const struct fs_part pieces[] = {{&header, sizeof(header)}, {host, bytes}};
     struct digest_builder builder;
     digest_begin(&builder);
     for (size_t i = 0; i < 2; i++)
         digest_update(&builder, pieces[i].bytes, pieces[i].length);
     *digest = digest_end(&builder);
-    char *path = part_path(directory, part);
+    char *path = part_path(directory, unit->number);
     const int rc = fs_write_atomic(fs, path, pieces, 2, true, err);
     free(path);
+    free(host);
     return rc;
 }
 
@@ -175,12 +178,15 @@ static int write_own_parts(const struct trainer *trainer, struct fs *fs, const c
                            const struct manifest *manifest, struct digest *digests,
                            struct error *err)
 {
+    const struct optimizer *optimizer = trainer->optimizer;
     const size_t ranks = (size_t)group_size(trainer->group);
-    float *host = mem_alloc(TENSORS * manifest->part_elements * sizeof(float));
+    const size_t rank = (size_t)group_rank(trainer->group);
     int rc = 0;
-    for (size_t p = (size_t)group_rank(trainer->group); rc == 0 && p < manifest->count; p += ranks)
-        rc = write_part(trainer, fs, directory, manifest, p, host, &digests[p], err);
-    free(host);
+    for (size_t u = 0; rc == 0 && u < optimizer->unit_count; u++) {
+        const struct optimizer_unit *unit = &optimizer->units[u];
+        if (unit->number % ranks == rank)
+            rc = write_part(trainer, fs, directory, manifest, unit, &digests[unit->number], err);
+    }
     return rc;
 }
 
@@ -241,12 +247,15 @@ static int finish_save(const struct manifest *manifest, struct fs *fs, const cha
 static int save_new(struct trainer *trainer, struct fs *fs, const char *directory, const char *path,
                     size_t keep, struct error *err)
 {
-    const int rank = group_rank(trainer->group), ranks = group_size(trainer->group);
+    const int rank = group_rank(trainer->group);
     const uint64_t elements = trainer->model->layout.elements;
     struct manifest manifest = {.step = trainer->step,
                                 .identity = trainer->identity,
+                                .tokens = trainer->tokens,
+                                .consumed = trainer->consumed,
+                                .form = trainer->options.optimizer.form,
                                 .elements = elements,
-                                .part_elements = choose_part_elements(elements, ranks)};
+                                .part_elements = trainer->shards.unit};
     manifest.count = manifest_part_count(elements, manifest.part_elements);
     manifest.parts = mem_calloc(manifest.count, sizeof(*manifest.parts));
     int rc = write_parts(trainer, fs, path, &manifest, err);
@@ -283,46 +292,67 @@ int checkpoint_save(struct trainer *trainer, struct fs *fs, const char *director
 
 // --- loading ---
 
-static int check_part(const struct strbuf *file, const struct manifest *manifest, size_t part,
-                      struct error *err)
+static int check_content(const struct strbuf *file, const struct manifest *manifest, size_t part,
+                         struct error *err)
 {
     const struct part_header expected = part_header(manifest, part);
-    const uint64_t bytes =
-        sizeof(expected) + TENSORS * (expected.end - expected.begin) * sizeof(float);
-    if (file->length != bytes)
-        return error_set(err, "%zu bytes, expected %" PRIu64, file->length, bytes);
     if (!digest_equal(digest_bytes(file->bytes, file->length), manifest->parts[part]))
         return error_set(err, "the content does not match its digest");
-    if (memcmp(file->bytes, &expected, sizeof(expected)) != 0)
+    if (file->length < sizeof(expected) || memcmp(file->bytes, &expected, sizeof(expected)) != 0)
         return error_set(err, "the header does not match the manifest");
     return 0;
+}
+
+static int check_length(const struct strbuf *file, const struct manifest *manifest, size_t part,
+                        size_t state_bytes, struct error *err)
+{
+    const struct part_header header = part_header(manifest, part);
+    const size_t bytes = sizeof(header) + weights_bytes(manifest, &header) + state_bytes;
+    return file->length == bytes ? 0
+                                 : error_set(err, "%zu bytes, expected %zu", file->length, bytes);
+}
+
+// All weights, and the states that this rank keeps.
+static void take_part(struct trainer *trainer, const struct manifest *manifest,
+                      const struct state *state, const char *content)
+{
+    struct model *model = trainer->model;
+    struct optimizer *optimizer = trainer->optimizer;
+    const struct range range = state->range;
+    const size_t element = dtype_bytes(manifest->form.weights);
+    const struct part_header header = {.begin = range.begin, .end = range.end};
+    const unsigned char *block = (const unsigned char *)content + weights_bytes(manifest, &header);
+    device_copy_in(model->device, (char *)model->weights.data + range.begin * element, content,
+                   range_count(range) * element);
+    for (size_t u = 0; u < optimizer->unit_count; u++)
+        state_copy_in(model->device, &optimizer->units[u].state, optimizer->units[u].block, state,
+                      block);
 }
 
 static int load_part(struct trainer *trainer, struct fs *fs, const char *directory,
                      const struct manifest *manifest, size_t part, struct strbuf *file,
                      struct error *err)
 {
-    struct device *device = trainer->model->device;
-    const uint64_t begin = manifest_part_begin(manifest, part);
-    const size_t bytes = (manifest_part_end(manifest, part) - begin) * sizeof(float);
+    struct state state;
     char *path = part_path(directory, part);
-    float *tensors[TENSORS];
-    trainer_tensors(trainer, tensors);
+    state_plan(
+        &trainer->model->layout, manifest->form,
+        (struct range){manifest_part_begin(manifest, part), manifest_part_end(manifest, part)},
+        &state);
     strbuf_reset(file);
     int rc = fs_read(fs, path, file, err);
-    if (rc == 0 && check_part(file, manifest, part, err))
+    if (rc == 0 && (check_length(file, manifest, part, state.bytes, err) ||
+                    check_content(file, manifest, part, err)))
         rc = error_prefix(err, "'%s'", path);
     free(path);
-    if (rc != 0)
-        return -1;
-    const char *content = file->bytes + sizeof(struct part_header);
-    for (size_t t = 0; t < TENSORS; t++)
-        device_copy_in(device, tensors[t] + begin, content + t * bytes, bytes);
-    return device_sync(device, err);
+    if (rc == 0)
+        take_part(trainer, manifest, &state, file->bytes + sizeof(struct part_header));
+    state_release(&state);
+    return rc == 0 ? device_sync(trainer->model->device, err) : -1;
 }
 
-static int check_manifest(const struct trainer *trainer, const struct manifest *manifest,
-                          uint64_t step, const char *path, struct error *err)
+static int check_manifest(struct trainer *trainer, const struct manifest *manifest, uint64_t step,
+                          const char *path, struct error *err)
 {
     if (!digest_equal(manifest->identity, trainer->identity) ||
         manifest->elements != trainer->model->layout.elements)
@@ -330,9 +360,21 @@ static int check_manifest(const struct trainer *trainer, const struct manifest *
                          "checkpoint '%s' was made with other data, options or model; use another "
                          "--out, or remove it to start over",
                          path);
+    if (manifest->form.weights != trainer->options.optimizer.form.weights ||
+        manifest->form.moments != trainer->options.optimizer.form.moments)
+        return error_set(err, "checkpoint '%s' says %s weights and %s moments", path,
+                         dtype_name(manifest->form.weights),
+                         moment_kind_name(manifest->form.moments));
     if (manifest->step != step || step > trainer->steps)
         return error_set(err, "checkpoint '%s' says step %" PRIu64 " of %zu", path, manifest->step,
                          trainer->steps);
+    uint64_t tokens;
+    struct digest consumed;
+    trainer_plan_consumed(trainer, (size_t)step, &tokens, &consumed);
+    if (manifest->tokens != tokens || !digest_equal(manifest->consumed, consumed))
+        return error_set(
+            err, "checkpoint '%s' consumed other sequences than the first %" PRIu64 " steps have",
+            path, step);
     return 0;
 }
 
@@ -347,8 +389,11 @@ static int load_step(struct trainer *trainer, struct fs *fs, const char *directo
         rc = check_manifest(trainer, &manifest, step, path, err);
     for (size_t p = 0; rc == 0 && p < manifest.count; p++)
         rc = load_part(trainer, fs, path, &manifest, p, &file, err);
-    if (rc == 0)
+    if (rc == 0) {
         trainer->step = step;
+        trainer->tokens = manifest.tokens;
+        trainer->consumed = manifest.consumed;
+    }
     manifest_release(&manifest);
     strbuf_release(&file);
     free(path);
@@ -369,4 +414,51 @@ int checkpoint_load(struct trainer *trainer, struct fs *fs, const char *director
         return 0;
     rc = load_step(trainer, fs, directory, (uint64_t)step, err);
     return group_agree(group, rc, err) ? -1 : 1;
+}
+
+// --- reading without a trainer ---
+
+static int read_master_part(struct fs *fs, const char *directory, const struct manifest *manifest,
+                            size_t part, float *out, struct error *err)
+{
+    const struct part_header header = part_header(manifest, part);
+    const struct state state = {.range = {header.begin, header.end},
+                                .weights = manifest->form.weights};
+    const size_t weights = weights_bytes(manifest, &header);
+    const size_t remainder =
+        state.weights == DTYPE_BF16 ? (header.end - header.begin) * sizeof(int16_t) : 0;
+    struct strbuf file = {0};
+    char *path = part_path(directory, part);
+    int rc = fs_read(fs, path, &file, err);
+    if (rc == 0 && check_content(&file, manifest, part, err))
+        rc = error_prefix(err, "'%s'", path);
+    if (rc == 0 && file.length < sizeof(header) + weights + remainder)
+        rc = error_set(err, "'%s': %zu bytes are too few", path, file.length);
+    const unsigned char *content = (const unsigned char *)file.bytes + sizeof(header);
+    if (rc == 0)
+        state_decode(&state, content + weights, content, STATE_MASTER, out + header.begin);
+    strbuf_release(&file);
+    free(path);
+    return rc;
+}
+
+int checkpoint_read_master(struct fs *fs, const char *directory, uint64_t elements, float *out,
+                           struct error *err)
+{
+    struct manifest manifest;
+    int64_t step;
+    if (find_newest(fs, directory, &step, err))
+        return -1;
+    if (step < 0)
+        return error_set(err, "'%s' has no checkpoint", directory);
+    char *path = step_path(directory, (uint64_t)step);
+    int rc = manifest_read(fs, path, &manifest, err);
+    if (rc == 0 && manifest.elements != elements)
+        rc = error_set(err, "checkpoint '%s' has %" PRIu64 " elements, the model %" PRIu64, path,
+                       manifest.elements, elements);
+    for (size_t p = 0; rc == 0 && p < manifest.count; p++)
+        rc = read_master_part(fs, path, &manifest, p, out, err);
+    manifest_release(&manifest);
+    free(path);
+    return rc;
 }

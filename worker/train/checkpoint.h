@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training checkpoints. A checkpoint is a directory DIR/step-NNNNNNNN:
 //
-//     part-PPPPP.bin  parameters, first and second moments of one range of elements, f32: 64-byte
-//                     header {magic "MEMOCKPT", u32 version, u32 zero, u64 begin, u64 end,
-//                     u64 step, zeros}, then 3 x (end - begin) floats
-//     manifest.json   version, step, identity of the run, element count, elements of a part, and
-//                     the XXH3-128 of every part's file
+//     part-PPPPP.bin  weights and optimizer states of one range of elements: 64-byte header {magic
+//                     "MEMOCKPT", u32 version, u32 zero, u64 begin, u64 end, u64 step, zeros}, the
+//                     weights (f32 or bfloat16, filled with zeros to 64 bytes), and the block that
+//                     state.h describes
+//     manifest.json   version, step, identity of the run, what was consumed, types of weights and
+//                     moments, element count, elements of a part, and the XXH3-128 of every part's
+//                     file
 //
-// Ranges are equal and cut at multiples of 4,096 elements; rank p % ranks writes part p, and
-// whoever loads reads all parts, on any number of ranks. A part is what is staged in host memory.
+// A part is a unit of shards.h, cut at multiples of 4,096 elements; rank p % ranks writes part p,
+// and whoever loads reads all parts, on any number of ranks and with any stage of ZeRO.
 //
 // The manifest is written last: a directory with a manifest is whole; one without is the rest of a
 // write that was interrupted, and is removed. The directory belongs to one run.
@@ -29,5 +31,10 @@ int checkpoint_save(struct trainer *trainer, struct fs *fs, const char *director
 // use.
 int checkpoint_load(struct trainer *trainer, struct fs *fs, const char *directory,
                     struct error *err);
+
+// The float32 master weights of the newest whole checkpoint in the directory, in the order of the
+// model's layout: out [elements]. For readers that are no trainer.
+int checkpoint_read_master(struct fs *fs, const char *directory, uint64_t elements, float *out,
+                           struct error *err);
 
 #endif

@@ -46,6 +46,14 @@ int manifest_write(const struct manifest *manifest, struct fs *fs, const char *d
     json_int(&w, (int64_t)manifest->step);
     json_key(&w, "identity");
     write_digest(&w, manifest->identity);
+    json_key(&w, "tokens");
+    json_int(&w, (int64_t)manifest->tokens);
+    json_key(&w, "consumed");
+    write_digest(&w, manifest->consumed);
+    json_key(&w, "weights");
+    json_text(&w, dtype_name(manifest->form.weights));
+    json_key(&w, "moments");
+    json_text(&w, moment_kind_name(manifest->form.moments));
     json_key(&w, "elements");
     json_int(&w, (int64_t)manifest->elements);
     json_key(&w, "part_elements");
@@ -98,6 +106,15 @@ static int read_parts(const struct json *parts, struct manifest *out, struct err
     return 0;
 }
 
+static int read_form(const struct json *root, struct state_form *out, struct error *err)
+{
+    const char *weights = "", *moments = "";
+    if (json_get_string(root, "weights", &weights, err) ||
+        json_get_string(root, "moments", &moments, err))
+        return -1;
+    return state_form_parse(weights, moments, out, err);
+}
+
 static int parse(const struct json *root, struct manifest *out, struct error *err)
 {
     uint64_t version = 0;
@@ -110,6 +127,9 @@ static int parse(const struct json *root, struct manifest *out, struct error *er
                          CHECKPOINT_VERSION);
     return read_integer(root, "step", 0, &out->step, err) ||
                    read_digest(json_get(root, "identity"), "identity", &out->identity, err) ||
+                   read_integer(root, "tokens", 0, &out->tokens, err) ||
+                   read_digest(json_get(root, "consumed"), "consumed", &out->consumed, err) ||
+                   read_form(root, &out->form, err) ||
                    read_integer(root, "elements", 1, &out->elements, err) ||
                    read_integer(root, "part_elements", 1, &out->part_elements, err) ||
                    read_parts(json_get(root, "parts"), out, err)

@@ -6,12 +6,16 @@
 
 #include "base/fs.h"
 #include "base/hash.h"
+#include "worker/train/state.h"
 
-#define CHECKPOINT_VERSION 1
+#define CHECKPOINT_VERSION 2
 
 struct manifest {
     uint64_t step;
     struct digest identity;
+    uint64_t tokens;        // consumed by the steps done
+    struct digest consumed; // see trainer_step
+    struct state_form form;
     uint64_t elements;
     uint64_t part_elements; // part p holds elements p * part_elements and following
     struct digest *parts;   // [count] of the files

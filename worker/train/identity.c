@@ -45,9 +45,13 @@ int identity_compute(const struct model *model, const struct sequence_set *set,
     digest_field_u64(&builder, options->plan.per_step);
     digest_field_u64(&builder, options->plan.epochs);
     digest_field_u64(&builder, (uint64_t)options->schedule.kind);
-    const double numbers[] = {
-        options->schedule.peak, options->warmup_fraction, options->beta1,    options->beta2,
-        options->epsilon,       options->weight_decay,    options->clip_norm};
+    digest_field_u64(&builder, (uint64_t)options->optimizer.form.weights);
+    digest_field_u64(&builder, (uint64_t)options->optimizer.form.moments);
+    digest_field_u64(&builder, options->exact_sums);
+    const double numbers[] = {options->schedule.peak,     options->warmup_fraction,
+                              options->optimizer.beta1,   options->optimizer.beta2,
+                              options->optimizer.epsilon, options->optimizer.weight_decay,
+                              options->clip_norm};
     digest_field(&builder, numbers, sizeof(numbers));
     strbuf_release(&config);
     *out = digest_end(&builder);

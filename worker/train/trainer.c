@@ -29,18 +29,55 @@ static int check_sequences(const struct model_config *config, const struct seque
     return 0;
 }
 
+static size_t cuts(const struct trainer *trainer)
+{
+    return (size_t)(shards_padded_elements(&trainer->shards) / trainer->shards.cut);
+}
+
+// The sums that each unit of the optimizer reads.
+static void point_at_sums(struct trainer *trainer)
+{
+    const struct shards *shards = &trainer->shards;
+    const bool divided = trainer->options.zero != ZERO_0;
+    const size_t units = shards->buckets * (divided ? 1 : (size_t)shards->ranks);
+    trainer->sums = mem_calloc(units, sizeof(*trainer->sums));
+    for (size_t u = 0; u < units; u++) {
+        const size_t ranks = divided ? 1 : (size_t)shards->ranks;
+        trainer->sums[u] =
+            reducer_sums(trainer->reducer, u / ranks) + u % ranks * (size_t)shards->unit;
+    }
+}
+
+static int make_reducer(struct trainer *trainer, struct error *err)
+{
+    return reducer_create(trainer->model->device, trainer->group, &trainer->shards,
+                          trainer_sums(&trainer->options), &trainer->reducer, err);
+}
+
+// For a moment the optimizer has the weights twice, so that it comes before what is large; but
+// gradients of which most goes back to the system are there for a moment only, and come first.
 static int allocate(struct trainer *trainer, struct error *err)
 {
-    struct device *device = trainer->model->device;
-    const size_t bytes = trainer->model->layout.elements * sizeof(float);
-    return device_alloc(device, bytes, (void **)&trainer->grads, err) ||
-                   device_alloc(device, bytes, (void **)&trainer->moment1, err) ||
-                   device_alloc(device, bytes, (void **)&trainer->moment2, err) ||
-                   device_alloc(device, sizeof(double), (void **)&trainer->norm_squared, err) ||
-                   workspace_create(trainer->model, trainer->options.micro_batch_tokens, true,
-                                    &trainer->workspace, err)
-               ? -1
-               : 0;
+    struct model *model = trainer->model;
+    const struct trainer_options *options = &trainer->options;
+    const bool partial = options->zero == ZERO_2;
+    trainer->shards =
+        shards_make(model->layout.elements, group_rank(trainer->group), group_size(trainer->group));
+    trainer->host_squares = mem_calloc(cuts(trainer), sizeof(*trainer->host_squares));
+    if ((partial && make_reducer(trainer, err)) ||
+        optimizer_create(model, trainer->group, &trainer->shards, options->zero != ZERO_0,
+                         &options->optimizer, &trainer->optimizer, err) ||
+        (!partial && make_reducer(trainer, err)) ||
+        device_alloc(model->device, cuts(trainer) * sizeof(*trainer->squares),
+                     (void **)&trainer->squares, err) ||
+        (options->recompute ? workspace_create_recomputing(model, options->micro_batch_tokens,
+                                                           &trainer->workspace, err)
+                            : workspace_create(model, options->micro_batch_tokens, true,
+                                               &trainer->workspace, err)))
+        return -1;
+    point_at_sums(trainer);
+    workspace_watch_gradients(trainer->workspace, reducer_advance, trainer->reducer);
+    return 0;
 }
 
 static int prepare(struct trainer *trainer, struct error *err)
@@ -55,8 +92,8 @@ static int prepare(struct trainer *trainer, struct error *err)
     options->schedule.total_steps = trainer->steps;
     options->schedule.warmup_steps =
         (size_t)ceil(options->warmup_fraction * (double)trainer->steps);
-    return allocate(trainer, err) ||
-                   identity_compute(trainer->model, set, options, &trainer->identity, err)
+    return identity_compute(trainer->model, set, options, &trainer->identity, err) ||
+                   allocate(trainer, err)
                ? -1
                : 0;
 }
@@ -90,10 +127,11 @@ void trainer_destroy(struct trainer *trainer)
     packed_batch_release(&trainer->batch);
     step_layout_release(&trainer->layout);
     step_cursor_release(&trainer->cursor);
-    device_free(device, trainer->grads);
-    device_free(device, trainer->moment1);
-    device_free(device, trainer->moment2);
-    device_free(device, trainer->norm_squared);
+    optimizer_destroy(trainer->optimizer);
+    reducer_destroy(trainer->reducer);
+    device_free(device, trainer->squares);
+    free(trainer->host_squares);
+    free(trainer->sums);
     free(trainer);
 }
 
@@ -102,47 +140,147 @@ struct digest trainer_identity(const struct trainer *trainer)
     return trainer->identity;
 }
 
-size_t trainer_device_bytes(const struct trainer *trainer)
+// Gradients and activations go first: the master weights take their place.
+int trainer_finish(struct trainer *trainer, struct error *err)
 {
-    const size_t flat = trainer->model->layout.elements * sizeof(float);
-    return 4 * flat + workspace_bytes(trainer->workspace);
+    workspace_destroy(trainer->workspace);
+    reducer_destroy(trainer->reducer);
+    trainer->workspace = NULL;
+    trainer->reducer = NULL;
+    return optimizer_widen(trainer->optimizer, err);
 }
 
-// Forward and backward of this rank's part, after which the gradients are complete on the device;
-// *loss_sum over its target tokens.
-static int accumulate(struct trainer *trainer, float grad_scale, double *loss_sum,
+static struct batch view_batch(const struct packed_batch *packed)
+{
+    return (struct batch){.ids = packed->ids,
+                          .positions = packed->positions,
+                          .targets = packed->targets,
+                          .offsets = packed->offsets,
+                          .tokens = packed->tokens,
+                          .sequences = packed->sequences};
+}
+
+// Forward and backward of one micro-batch of this rank.
+static int compute_bin(struct trainer *trainer, uint32_t bin, float grad_scale, double *loss,
+                       struct error *err)
+{
+    struct packed_batch *packed = &trainer->batch;
+    packed_batch_fill(packed, trainer->set, &trainer->layout, bin);
+    const struct batch batch = view_batch(packed);
+    return model_loss(trainer->model, trainer->workspace, &batch, reducer_grads(trainer->reducer),
+                      grad_scale, loss, err);
+}
+
+// A sum of losses over ranks, which exact sums make an integer of.
+struct loss_sum {
+    double plain;
+    int64_t fixed; // 2^-32
+};
+
+#define LOSS_SCALE 0x1p32
+
+static int add_loss(struct loss_sum *sum, double loss, struct error *err)
+{
+    if (!(loss < 0x1p28)) // NaN too
+        return error_set(err, "loss %g: training diverged; lower --lr or raise --warmup", loss);
+    sum->plain += loss;
+    sum->fixed += (int64_t)rint(loss * LOSS_SCALE);
+    return 0;
+}
+
+// All micro-batches of this rank. Whatever fails here, all buckets of every round are summed, so
+// that the other ranks are not left waiting.
+static int accumulate(struct trainer *trainer, float grad_scale, struct loss_sum *loss_sum,
                       struct error *err)
 {
-    struct device *device = trainer->model->device;
-    struct packed_batch *packed = &trainer->batch;
-    device_zero(device, trainer->grads, trainer->model->layout.elements * sizeof(float));
-    *loss_sum = 0;
-    for (uint32_t bin = 0; bin < trainer->layout.bin_count; bin++) {
-        packed_batch_fill(packed, trainer->set, &trainer->layout, bin);
-        const struct batch batch = {.ids = packed->ids,
-                                    .positions = packed->positions,
-                                    .targets = packed->targets,
-                                    .offsets = packed->offsets,
-                                    .tokens = packed->tokens,
-                                    .sequences = packed->sequences};
-        double loss;
-        if (model_loss(trainer->model, trainer->workspace, &batch, trainer->grads, grad_scale,
-                       &loss, err))
-            return -1;
-        *loss_sum += loss;
+    const struct step_layout *layout = &trainer->layout;
+    struct reducer *reducer = trainer->reducer;
+    const size_t rounds = trainer->options.zero == ZERO_2 ? layout->most_bins
+                          : layout->bin_count > 0         ? layout->bin_count
+                                                          : 1;
+    int rc = 0;
+    *loss_sum = (struct loss_sum){0};
+    reducer_begin_step(reducer, layout->total_bins);
+    for (size_t round = 0; round < rounds; round++) {
+        struct error failure;
+        double loss = 0;
+        reducer_begin(reducer, round + 1 == rounds);
+        if (rc == 0 && round < layout->bin_count)
+            rc = compute_bin(trainer, (uint32_t)round, grad_scale, &loss, err) ||
+                         add_loss(loss_sum, loss, err)
+                     ? -1
+                     : 0;
+        if (device_sync(trainer->model->device, &failure) && rc == 0) {
+            *err = failure;
+            rc = -1;
+        }
+        reducer_advance(reducer, 0);
+        if (reducer_wait(reducer, &failure) && rc == 0) {
+            *err = failure;
+            rc = -1;
+        }
     }
-    return device_sync(device, err);
+    return rc;
 }
 
-static int gradient_norm(struct trainer *trainer, double *norm, struct error *err)
+// Of `range`, whose first sum belongs to cut `cut` of this rank.
+static void square_sums(struct trainer *trainer, const float *sums, struct range range, size_t cut)
 {
     struct device *device = trainer->model->device;
-    double squared;
-    device->ops->sum_squares(device, trainer->norm_squared, trainer->grads,
-                             trainer->model->layout.elements);
-    if (device_copy_out(device, &squared, trainer->norm_squared, sizeof(squared), err))
+    const size_t step = (size_t)trainer->shards.cut, count = (size_t)range_count(range);
+    for (size_t at = 0; at < count; at += step) {
+        const size_t left = count - at;
+        device->ops->sum_squares(device, trainer->squares + cut++, sums + at,
+                                 left < step ? left : step);
+    }
+}
+
+// The sums of squares of this rank's unit of every bucket, or of all units.
+static void square_buckets(struct trainer *trainer)
+{
+    const struct shards *shards = &trainer->shards;
+    const size_t per_unit = (size_t)(shards->unit / shards->cut);
+    const bool divided = trainer->options.zero != ZERO_0;
+    for (size_t b = 0; b < shards->buckets; b++) {
+        const size_t units = divided ? 1 : (size_t)shards->ranks;
+        square_sums(trainer, reducer_sums(trainer->reducer, b),
+                    divided ? shards_unit(shards, b, shards->rank) : shards_bucket(shards, b),
+                    b * units * per_unit);
+    }
+}
+
+// Added in the order of the cuts, whoever computed them.
+static double add_squares(const struct trainer *trainer)
+{
+    const struct shards *shards = &trainer->shards;
+    const size_t per_unit = (size_t)(shards->unit / shards->cut), count = cuts(trainer);
+    const size_t ranks = (size_t)shards->ranks;
+    double sum = 0;
+    for (size_t cut = 0; cut < count; cut++) {
+        const size_t unit = cut / per_unit, bucket = unit / ranks, rank = unit % ranks;
+        const size_t divided = (rank * shards->buckets + bucket) * per_unit + cut % per_unit;
+        sum += trainer->host_squares[trainer->options.zero == ZERO_0 ? cut : divided];
+    }
+    return sum;
+}
+
+// Collective with ZeRO-1 and 2.
+static int gradient_norm(struct trainer *trainer, double *norm, struct error *err)
+{
+    const size_t ranks = (size_t)trainer->shards.ranks;
+    const bool divided = trainer->options.zero != ZERO_0;
+    const size_t own = divided ? cuts(trainer) / ranks : cuts(trainer);
+    double *mine = trainer->host_squares + (divided ? (size_t)trainer->shards.rank * own : 0);
+    square_buckets(trainer);
+    if (group_agree(trainer->group,
+                    device_copy_out(trainer->model->device, mine, trainer->squares,
+                                    own * sizeof(*mine), err),
+                    err))
         return -1;
-    *norm = sqrt(squared);
+    if (divided &&
+        group_all_gather(trainer->group, trainer->host_squares, mine, own * sizeof(*mine), err))
+        return -1;
+    *norm = sqrt(add_squares(trainer));
     return 0;
 }
 
@@ -152,50 +290,45 @@ static int compute_gradients(struct trainer *trainer, struct step_stats *stats, 
 {
     struct group *group = trainer->group;
     const float grad_scale = 1.0f / (float)stats->target_tokens;
-    double loss_sum;
-    if (group_agree(group, accumulate(trainer, grad_scale, &loss_sum, err), err) ||
-        group_all_reduce_f32(group, trainer->grads, trainer->model->layout.elements, err) ||
-        group_all_reduce_f64(group, &loss_sum, 1, err) ||
-        group_agree(group, gradient_norm(trainer, &stats->grad_norm, err), err))
+    struct loss_sum sum;
+    if (group_agree(group, accumulate(trainer, grad_scale, &sum, err), err) ||
+        group_all_reduce_f64(group, &sum.plain, 1, err) ||
+        group_all_reduce_i64(group, &sum.fixed, 1, err) ||
+        gradient_norm(trainer, &stats->grad_norm, err))
         return -1;
-    stats->loss = loss_sum / (double)stats->target_tokens;
+    const double loss = trainer->options.exact_sums ? (double)sum.fixed / LOSS_SCALE : sum.plain;
+    const struct reducer_times times = reducer_times(trainer->reducer);
+    stats->loss = loss / (double)stats->target_tokens;
+    stats->communication_seconds = times.busy_seconds;
+    stats->exposed_seconds = times.exposed_seconds;
     return 0;
 }
 
-// Neighbours in the layout that decay alike are updated as one: six calls a layer instead of
-// twelve.
-static void update(struct trainer *trainer, double norm, double rate)
+static struct digest extend_consumed(struct digest before, const uint32_t *sequences, size_t count)
 {
-    const struct trainer_options *options = &trainer->options;
-    const struct layout *layout = &trainer->model->layout;
-    const struct parameter *parameter = layout->parameters;
-    const struct parameter *end = parameter + layout->parameter_count;
-    struct device *device = trainer->model->device;
-    const bool clip = options->clip_norm > 0 && norm > options->clip_norm;
-    while (parameter < end) {
-        const uint64_t offset = parameter->offset;
-        const bool decays = parameter->decays;
-        uint64_t count = 0;
-        for (; parameter < end && parameter->decays == decays; parameter++)
-            count += parameter->count;
-        const struct adamw step = {.parameter = (float *)trainer->model->weights.data + offset,
-                                   .moment1 = trainer->moment1 + offset,
-                                   .moment2 = trainer->moment2 + offset,
-                                   .grad = trainer->grads + offset,
-                                   .count = count,
-                                   .grad_scale = clip ? (float)(options->clip_norm / norm) : 1,
-                                   .learning_rate = (float)rate,
-                                   .beta1 = (float)options->beta1,
-                                   .beta2 = (float)options->beta2,
-                                   .epsilon = (float)options->epsilon,
-                                   .weight_decay = decays ? (float)options->weight_decay : 0,
-                                   .step = (int64_t)trainer->step + 1};
-        device->ops->adamw(device, &step);
+    struct digest_builder builder;
+    digest_begin(&builder);
+    digest_update(&builder, before.bytes, sizeof(before.bytes));
+    digest_update(&builder, sequences, count * sizeof(*sequences));
+    return digest_end(&builder);
+}
+
+void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *tokens,
+                           struct digest *consumed)
+{
+    *tokens = 0;
+    *consumed = (struct digest){{0}};
+    for (size_t step = 0; step < steps; step++) {
+        size_t count;
+        const uint32_t *sequences = step_cursor_sequences(&trainer->cursor, &trainer->options.plan,
+                                                          trainer->set, step, &count);
+        *tokens += sequences_tokens(trainer->set, sequences, count);
+        *consumed = extend_consumed(*consumed, sequences, count);
     }
 }
 
 // Lays the step out for this rank; *out says what all ranks together will do.
-static void begin_step(struct trainer *trainer, struct step_stats *out)
+static void begin_step(struct trainer *trainer, struct step_stats *out, struct digest *consumed)
 {
     const struct sequence_set *set = trainer->set;
     size_t count;
@@ -207,14 +340,18 @@ static void begin_step(struct trainer *trainer, struct step_stats *out)
                                .sequences = count,
                                .tokens = sequences_tokens(set, sequences, count),
                                .target_tokens = sequences_target_tokens(set, sequences, count)};
-    step_layout_make(&trainer->layout, set, sequences, count, group_rank(trainer->group),
-                     group_size(trainer->group), trainer->options.micro_batch_tokens);
+    *consumed = extend_consumed(trainer->consumed, sequences, count);
+    step_layout_make(&trainer->layout, set, sequences, count,
+                     trainer->options.exact_sums ? DIVIDE_MICRO_BATCHES : DIVIDE_SEQUENCES,
+                     group_rank(trainer->group), group_size(trainer->group),
+                     trainer->options.micro_batch_tokens);
 }
 
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err)
 {
     assert(trainer->step < trainer->steps);
-    begin_step(trainer, out);
+    struct digest consumed;
+    begin_step(trainer, out, &consumed);
     if (compute_gradients(trainer, out, err))
         return error_prefix(err, "step %zu", trainer->step);
     // Every rank has the same sums, so that all take the same branch.
@@ -223,7 +360,50 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
                          "step %zu: loss %g, gradient norm %g: training diverged; lower --lr or "
                          "raise --warmup",
                          trainer->step, out->loss, out->grad_norm);
-    update(trainer, out->grad_norm, out->learning_rate);
+    const double clip = trainer->options.clip_norm;
+    if (optimizer_step(trainer->optimizer, trainer->sums,
+                       clip > 0 && out->grad_norm > clip ? clip / out->grad_norm : 1,
+                       out->learning_rate, (int64_t)trainer->step + 1, err))
+        return error_prefix(err, "step %zu", trainer->step);
     trainer->step++;
+    trainer->tokens += out->tokens;
+    trainer->consumed = consumed;
     return 0;
+}
+
+// Sum of the losses of this rank's part of the set.
+static int evaluate_part(struct trainer *trainer, const struct sequence_set *set,
+                         const struct step_layout *layout, double *sum, struct error *err)
+{
+    struct packed_batch *packed = &trainer->batch;
+    *sum = 0;
+    for (uint32_t bin = 0; bin < layout->bin_count; bin++) {
+        double loss;
+        packed_batch_fill(packed, set, layout, bin);
+        const struct batch batch = view_batch(packed);
+        if (model_loss(trainer->model, trainer->workspace, &batch, NULL, 0, &loss, err))
+            return -1;
+        *sum += loss;
+    }
+    return 0;
+}
+
+int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, double *out,
+                     struct error *err)
+{
+    struct step_layout layout = {0};
+    uint32_t *all = mem_calloc(set->count, sizeof(*all));
+    double sum;
+    for (uint32_t s = 0; s < set->count; s++)
+        all[s] = s;
+    step_layout_make(&layout, set, all, set->count, DIVIDE_SEQUENCES, group_rank(trainer->group),
+                     group_size(trainer->group), trainer->options.micro_batch_tokens);
+    int rc = evaluate_part(trainer, set, &layout, &sum, err);
+    rc = group_agree(trainer->group, rc, err) || group_all_reduce_f64(trainer->group, &sum, 1, err)
+             ? -1
+             : 0;
+    *out = sum / (double)sequences_target_tokens(set, all, set->count);
+    step_layout_release(&layout);
+    free(all);
+    return rc;
 }

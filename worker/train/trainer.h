@@ -1,26 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 // Data-parallel full-parameter training: every rank holds the weights, computes its part of a
-// step's sequences, and the gradients are summed over the group before the same AdamW step
-// everywhere.
+// step's sequences, and the gradients are summed over the group while backward still computes
+// (reducer.h) before the AdamW step (optimizer.h).
 //
 // The loss of a step is the mean over all its target tokens, whatever rank or micro-batch they fall
-// into; so ranks, packing and micro-batch size change the result by rounding only.
+// into; so ranks, packing and micro-batch size change the result by rounding only. With exact_sums
+// micro-batches do not depend on the ranks and gradients are added as integers: then ranks and
+// stage change nothing at all.
 #ifndef MEMO_WORKER_TRAIN_TRAINER_H
 #define MEMO_WORKER_TRAIN_TRAINER_H
 
 #include "collectives/group.h"
 #include "datasets/packing.h"
 #include "worker/model/model.h"
+#include "worker/train/optimizer.h"
+#include "worker/train/reducer.h"
 #include "worker/train/schedule.h"
+
+// What ranks divide among themselves (Rajbhandari et al. 2020): nothing, the optimizer's states, or
+// the sums of gradients too.
+enum zero_stage { ZERO_0, ZERO_1, ZERO_2 };
 
 struct trainer_options {
     struct step_plan plan;
     struct schedule schedule;  // total_steps is set by trainer_create
     double warmup_fraction;    // of all steps
     size_t micro_batch_tokens; // most tokens computed at once on a rank
-    double beta1, beta2, epsilon;
-    double weight_decay;
-    double clip_norm; // 0: no clipping
+    double clip_norm;          // 0: no clipping
+    struct optimizer_options optimizer;
+    enum zero_stage zero;
+    bool exact_sums;
+    bool recompute; // keep layers' inputs only and compute them again for backward
 };
 
 struct step_stats {
@@ -29,8 +39,10 @@ struct step_stats {
     double grad_norm; // before clipping
     double learning_rate;
     size_t sequences;
-    size_t tokens;        // of all ranks
-    size_t target_tokens; // of all ranks
+    size_t tokens;                // of all ranks
+    size_t target_tokens;         // of all ranks
+    double communication_seconds; // of this rank's sums of gradients
+    double exposed_seconds;       // of them, while nothing was computed
 };
 
 struct trainer {
@@ -41,20 +53,24 @@ struct trainer {
     struct digest identity;         // of data, options, model shape and initial weights
     size_t steps;                   // in all
     size_t step;                    // next one to do
-    float *grads;                   // [layout.elements], device; so are the moments
-    float *moment1;
-    float *moment2;
-    double *norm_squared; // [1], device
+    uint64_t tokens;                // of the steps done, whatever run did them
+    struct digest consumed;         // of their sequences in their order: see trainer_step
+    struct shards shards;
+    struct optimizer *optimizer;
+    struct reducer *reducer;
+    const float **sums;   // [units of the optimizer], of the reducer
+    double *squares;      // [shards' padded elements / cut], device: sums of squares of this rank
+    double *host_squares; // [of all ranks]
     struct workspace *workspace;
     struct step_cursor cursor;
     struct step_layout layout;
     struct packed_batch batch;
 };
 
-// Collective. The model's weights must be f32; model, group and set stay the caller's and outlive
-// the trainer. An error when there is no sequence, when one has more tokens than a micro-batch or
-// than the model has positions, or ids outside its vocabulary, and when a rank has other data,
-// options or weights than the others.
+// Collective. The model's weights must be f32, and become bfloat16 when the optimizer's form says
+// so; model, group and set stay the caller's and outlive the trainer. An error when there is no
+// sequence, when one has more tokens than a micro-batch or than the model has positions, or ids
+// outside its vocabulary, and when a rank has other data, options or weights than the others.
 int trainer_create(struct model *model, struct group *group, const struct sequence_set *set,
                    const struct trainer_options *options, struct trainer **out, struct error *err);
 void trainer_destroy(struct trainer *trainer);
@@ -63,10 +79,39 @@ void trainer_destroy(struct trainer *trainer);
 struct digest trainer_identity(const struct trainer *trainer);
 
 // Collective. A loss or gradient norm that is not finite is an error, and weights, moments and step
-// keep the values that they had before.
+// keep the values that they had before. consumed becomes the digest of itself and the numbers of
+// the step's sequences: runs that end with the same one trained on the same sequences in the same
+// order.
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err);
 
-// Bytes of parameters, gradients, moments and activations on this rank's device.
-size_t trainer_device_bytes(const struct trainer *trainer);
+// Collective, after the last step: the model's weights become the float32 master weights.
+int trainer_finish(struct trainer *trainer, struct error *err);
+
+// Collective: the mean loss over the target tokens of sequences that must fit like those of the
+// training set. Not after trainer_finish.
+int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, double *out,
+                     struct error *err);
+
+// How gradients are summed.
+struct reducer_options trainer_sums(const struct trainer_options *options);
+
+// Of this rank, at most. With ZeRO-2 gradients count where they are before their bucket is summed.
+struct trainer_bytes {
+    size_t weights, remainder, moments, gradients, activations;
+};
+// What a trainer of this model will allocate, the model's weights among them.
+struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ranks,
+                                          const struct trainer_options *options);
+size_t trainer_bytes_total(struct trainer_bytes bytes);
+
+// What the plan says that tokens and consumed are after so many steps.
+void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *tokens,
+                           struct digest *consumed);
+// What all steps together will have consumed.
+uint64_t trainer_planned_tokens(const struct trainer *trainer);
+
+// Floating-point operations that a step needs: 6 per parameter of a matrix and token, of the head
+// per target token, and causal attention; what is computed twice counts once.
+double trainer_flops(const struct model *model, const struct step_stats *stats);
 
 #endif

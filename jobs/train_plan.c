@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "jobs/train_plan.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "kernels/bench.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define GB 1e9
+#define USUAL_SHARE_OF_PEAK 0.5 // of the multiply-add rate, for the first estimate of time
+
+size_t process_resident_bytes(void)
+{
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file)
+        return 0;
+    if (fscanf(file, "%*u %llu", &pages) != 1)
+        pages = 0;
+    fclose(file);
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+// Without swapping; SIZE_MAX when the system does not tell.
+static size_t free_bytes(void)
+{
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    bool found = false;
+    while (file && !found && fgets(line, sizeof(line), file))
+        found = sscanf(line, "MemAvailable: %llu", &kib) == 1;
+    if (file)
+        fclose(file);
+    return found ? (size_t)kib * 1024 : SIZE_MAX;
+}
+
+static size_t needed_with(struct model *model, const struct group *group,
+                          const struct train_plan *plan, const struct trainer_options *options)
+{
+    return plan->program_bytes + trainer_bytes_total(trainer_bytes_needed(
+                                     model, group_rank(group), group_size(group), options));
+}
+
+static void apply_recompute(struct trainer_options *options)
+{
+    options->recompute = true;
+}
+
+static void apply_micro_batch(struct trainer_options *options)
+{
+    options->micro_batch_tokens = (options->micro_batch_tokens + 3) / 4;
+}
+
+static void apply_zero(struct trainer_options *options)
+{
+    options->zero = ZERO_2;
+}
+
+static void apply_halves(struct trainer_options *options)
+{
+    options->optimizer.form.moments = MOMENTS_8BIT;
+}
+
+// What costs least comes first.
+static const struct remedy {
+    const char *option;
+    void (*apply)(struct trainer_options *options);
+} remedies[] = {
+    {"--checkpoint-activations on", apply_recompute},
+    {"a quarter of --micro-batch-tokens", apply_micro_batch},
+    {"--zero 2", apply_zero},
+    {"--moments 8bit", apply_halves},
+};
+
+enum { REMEDIES = sizeof(remedies) / sizeof(*remedies) };
+
+// The first option that alone makes it fit, or the first few together, into `said`.
+static bool find_remedy(struct model *model, const struct group *group,
+                        const struct train_plan *plan, const struct trainer_options *options,
+                        struct strbuf *said, size_t *bytes)
+{
+    for (size_t i = 0; i < REMEDIES; i++) {
+        struct trainer_options one = *options;
+        remedies[i].apply(&one);
+        *bytes = needed_with(model, group, plan, &one);
+        if (*bytes <= plan->available_bytes) {
+            strbuf_adds(said, remedies[i].option);
+            return true;
+        }
+    }
+    struct trainer_options several = *options;
+    for (size_t i = 0; i < REMEDIES; i++) {
+        remedies[i].apply(&several);
+        strbuf_addf(said, "%s%s", i == 0 ? "" : " and ", remedies[i].option);
+        *bytes = needed_with(model, group, plan, &several);
+        if (*bytes <= plan->available_bytes)
+            return true;
+    }
+    return false;
+}
+
+static int refuse(struct model *model, const struct group *group, const struct train_plan *plan,
+                  const struct trainer_options *options, struct error *err)
+{
+    struct strbuf said = {0};
+    size_t bytes = 0;
+    const bool found = find_remedy(model, group, plan, options, &said, &bytes);
+    error_set(err, "training needs %.3f GB per rank, %.3f GB more than there are; %s%s (%.3f GB)",
+              (double)plan->total_bytes / GB,
+              (double)(plan->total_bytes - plan->available_bytes) / GB, said.bytes,
+              found ? " would make it fit"
+                    : " would not be enough: use more ranks or a smaller model",
+              (double)bytes / GB);
+    strbuf_release(&said);
+    return -1;
+}
+
+static size_t state_bytes(struct model *model, const struct trainer_options *options)
+{
+    const struct shards shards = shards_make(model->layout.elements, 0, 1);
+    const struct optimizer_bytes bytes =
+        optimizer_bytes_needed(&model->layout, &shards, false, options->optimizer.form);
+    return bytes.weights + bytes.remainder + bytes.moments;
+}
+
+static double measure_peak(const struct model *model, const struct group *group)
+{
+    struct bench_limits limits;
+    struct error unknown; // a backend without such loops has no peak
+    return bench_limits(model->device, &limits, &unknown) ? 0 : limits.flops * group_size(group);
+}
+
+int train_plan_make(struct model *model, const struct group *group, size_t limit_bytes,
+                    enum recompute_choice choice, struct trainer_options *options,
+                    struct train_plan *out, struct error *err)
+{
+    const size_t resident = process_resident_bytes();
+    const size_t weights = model->layout.elements * sizeof(float);
+    const size_t share = free_bytes() / (size_t)group_local_size(group);
+    *out = (struct train_plan){.program_bytes = resident > weights ? resident - weights : 0};
+    out->available_bytes = limit_bytes > 0               ? limit_bytes
+                           : share < SIZE_MAX - resident ? share + resident
+                                                         : SIZE_MAX;
+    options->recompute = choice == RECOMPUTE_ON;
+    if (choice == RECOMPUTE_AUTO && needed_with(model, group, out, options) > out->available_bytes)
+        options->recompute = true;
+    out->bytes = trainer_bytes_needed(model, group_rank(group), group_size(group), options);
+    out->total_bytes = out->program_bytes + trainer_bytes_total(out->bytes);
+    out->checkpoint_bytes = state_bytes(model, options);
+    out->peak_flops = measure_peak(model, group);
+    return out->total_bytes > out->available_bytes ? refuse(model, group, out, options, err) : 0;
+}
+
+static double mean_step_flops(const struct trainer *trainer)
+{
+    const struct sequence_set *set = trainer->set;
+    uint32_t targets = 0;
+    for (size_t s = 0; s < set->count; s++)
+        targets += set->target_end[s] - set->target_begin[s];
+    const struct step_stats epoch = {
+        .sequences = set->count, .tokens = set->offsets[set->count], .target_tokens = targets};
+    return trainer_flops(trainer->model, &epoch) * (double)trainer->options.plan.epochs /
+           (double)trainer->steps;
+}
+
+static void log_time(const struct train_plan *plan, const struct trainer *trainer)
+{
+    char text[32];
+    const double flops = mean_step_flops(trainer) * (double)(trainer->steps - trainer->step);
+    if (plan->peak_flops <= 0)
+        return;
+    clock_format_duration(flops / (plan->peak_flops * USUAL_SHARE_OF_PEAK), text, sizeof(text));
+    log_info("%.3g FLOP to do, about %s at half the measured %.0f GFLOP/s", flops, text,
+             plan->peak_flops / 1e9);
+}
+
+static void log_disk(const struct train_plan *plan, size_t keep, const char *directory)
+{
+    struct statvfs disk;
+    const double needed = (double)plan->checkpoint_bytes * (double)(keep + 1);
+    if (statvfs(directory, &disk) != 0)
+        return;
+    const double there = (double)disk.f_bavail * (double)disk.f_frsize;
+    log_info("a checkpoint takes %.3f GB, %zu kept and one being written %.3f GB; %.1f GB are free",
+             (double)plan->checkpoint_bytes / GB, keep, needed / GB, there / GB);
+    if (needed > there)
+        log_warn("the checkpoints will not fit: lower --keep, or free %.3f GB",
+                 (needed - there) / GB);
+}
+
+void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t keep,
+                    const char *directory)
+{
+    const struct trainer_bytes *bytes = &plan->bytes;
+    log_info("memory per rank: weights %.3f GB, remainders %.3f, moments %.3f, gradients %.3f, "
+             "activations %.3f%s, program and data %.3f: %.3f GB",
+             (double)bytes->weights / GB, (double)bytes->remainder / GB,
+             (double)bytes->moments / GB, (double)bytes->gradients / GB,
+             (double)bytes->activations / GB, trainer->options.recompute ? " (computed twice)" : "",
+             (double)plan->program_bytes / GB, (double)plan->total_bytes / GB);
+    log_disk(plan, keep, directory);
+    log_time(plan, trainer);
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/train/reducer.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIXED_SCALE 0x1p44 // 5.7e-14 of a mean loss's gradient; 2^62 holds 262,144
+
+struct reducer {
+    struct device *device;
+    struct group *group;
+    struct shards shards;
+    struct reducer_options options;
+    float *grads;     // [padded], device
+    float *own;       // [buckets * unit], partial: sums of own units
+    int64_t *fixed;   // exact: of everything [padded]; partial: of own units
+    int64_t *staging; // exact and partial: one bucket
+    float limit;      // of one gradient, exact
+
+    pthread_t thread;
+    bool has_thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+
+    // Under the mutex.
+    bool stop;
+    bool last;
+    uint64_t complete_from;
+    size_t left; // buckets of the round that are not done: the next one is left - 1
+    int rc;
+    struct error failure;
+    struct reducer_times times;
+};
+
+static size_t bucket_elements(const struct reducer *r)
+{
+    return r->shards.unit * (size_t)r->shards.ranks;
+}
+
+static size_t own_elements(const struct reducer *r)
+{
+    return r->shards.unit * r->shards.buckets;
+}
+
+static float *bucket_grads(const struct reducer *r, size_t bucket)
+{
+    return r->grads + bucket * bucket_elements(r);
+}
+
+// sums += values 2^44, rounded; false when one of them is too large or not a number.
+static bool add_fixed(int64_t *sums, const float *values, size_t count, float limit)
+{
+    bool good = true;
+    for (size_t i = 0; i < count; i++) {
+        const bool fits = fabsf(values[i]) < limit;
+        sums[i] += fits ? (int64_t)rint((double)values[i] * FIXED_SCALE) : 0;
+        good &= fits;
+    }
+    return good;
+}
+
+static void from_fixed(float *out, const int64_t *sums, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = (float)((double)sums[i] * (1 / FIXED_SCALE));
+}
+
+static int too_large(struct error *err)
+{
+    return error_set(err, "a gradient is not finite, or too large for exact sums: training "
+                          "diverged; lower --lr or raise --warmup");
+}
+
+static int reduce_plain(struct reducer *r, size_t bucket, struct error *err)
+{
+    float *grads = bucket_grads(r, bucket);
+    float *unit = grads + (size_t)r->shards.rank * r->shards.unit;
+    if (!r->options.divided)
+        return group_all_reduce_f32(r->group, grads, bucket_elements(r), err);
+    if (group_reduce_scatter_f32(r->group, unit, grads, r->shards.unit, err))
+        return -1;
+    if (r->options.partial) {
+        float *own = r->own + bucket * r->shards.unit;
+        for (size_t i = 0; i < r->shards.unit; i++)
+            own[i] += unit[i];
+        device_discard(r->device, grads, bucket_elements(r) * sizeof(*grads));
+    }
+    return 0;
+}
+
+static int reduce_exact(struct reducer *r, size_t bucket, bool last, struct error *err)
+{
+    const size_t count = bucket_elements(r);
+    float *grads = bucket_grads(r, bucket);
+    int64_t *sums = r->fixed + bucket * count;
+    const bool good = add_fixed(sums, grads, count, r->limit);
+    device_zero(r->device, grads, count * sizeof(*grads));
+    if (!last)
+        return good ? 0 : too_large(err);
+    size_t begin = 0, own = count;
+    int rc;
+    if (r->options.divided) {
+        own = r->shards.unit;
+        begin = (size_t)r->shards.rank * own;
+        rc = group_reduce_scatter_i64(r->group, sums + begin, sums, own, err);
+    } else {
+        rc = group_all_reduce_i64(r->group, sums, count, err);
+    }
+    if (rc != 0)
+        return -1;
+    from_fixed(grads + begin, sums + begin, own);
+    return good ? 0 : too_large(err);
+}
+
+static int reduce_exact_partial(struct reducer *r, size_t bucket, bool last, struct error *err)
+{
+    const size_t count = bucket_elements(r), own = r->shards.unit;
+    float *grads = bucket_grads(r, bucket);
+    int64_t *sums = r->fixed + bucket * own;
+    int64_t *mine = r->staging + (size_t)r->shards.rank * own;
+    memset(r->staging, 0, count * sizeof(*r->staging));
+    const bool good = add_fixed(r->staging, grads, count, r->limit);
+    device_discard(r->device, grads, count * sizeof(*grads));
+    if (group_reduce_scatter_i64(r->group, mine, r->staging, own, err))
+        return -1;
+    for (size_t i = 0; i < own; i++)
+        sums[i] += mine[i];
+    if (last)
+        from_fixed(r->own + bucket * own, sums, own);
+    return good ? 0 : too_large(err);
+}
+
+static int reduce_bucket(struct reducer *r, size_t bucket, bool last, struct error *err)
+{
+    if (!r->options.exact)
+        return reduce_plain(r, bucket, err);
+    return r->options.partial ? reduce_exact_partial(r, bucket, last, err)
+                              : reduce_exact(r, bucket, last, err);
+}
+
+// Every bucket is reduced whatever became of the others, so that all ranks make the same calls; a
+// group that failed answers the rest at once.
+static void *run_thread(void *argument)
+{
+    struct reducer *r = argument;
+    pthread_mutex_lock(&r->mutex);
+    for (;;) {
+        while (!r->stop &&
+               (r->left == 0 || r->complete_from > shards_bucket(&r->shards, r->left - 1).begin))
+            pthread_cond_wait(&r->changed, &r->mutex);
+        if (r->stop)
+            break;
+        const size_t bucket = r->left - 1;
+        const bool last = r->last;
+        struct error err;
+        pthread_mutex_unlock(&r->mutex);
+        const double start = clock_seconds();
+        const int rc = reduce_bucket(r, bucket, last, &err);
+        const double seconds = clock_seconds() - start;
+        pthread_mutex_lock(&r->mutex);
+        if (rc != 0 && r->rc == 0) {
+            r->rc = rc;
+            r->failure = err;
+        }
+        r->times.busy_seconds += seconds;
+        r->left--;
+        pthread_cond_broadcast(&r->changed);
+    }
+    pthread_mutex_unlock(&r->mutex);
+    return NULL;
+}
+
+static int allocate(struct reducer *r, struct error *err)
+{
+    struct device *device = r->device;
+    const size_t all = (size_t)shards_padded_elements(&r->shards);
+    const size_t sums = r->options.partial ? own_elements(r) : all;
+    if (device_alloc(device, all * sizeof(*r->grads), (void **)&r->grads, err))
+        return -1;
+    if (r->options.partial) {
+        device_discard(device, r->grads, all * sizeof(*r->grads));
+        if (device_alloc(device, own_elements(r) * sizeof(*r->own), (void **)&r->own, err))
+            return -1;
+        r->staging = r->options.exact ? mem_alloc(bucket_elements(r) * sizeof(*r->staging)) : NULL;
+    }
+    return r->options.exact
+               ? device_alloc(device, sums * sizeof(*r->fixed), (void **)&r->fixed, err)
+               : 0;
+}
+
+int reducer_create(struct device *device, struct group *group, const struct shards *shards,
+                   struct reducer_options options, struct reducer **out, struct error *err)
+{
+    assert(options.divided || !options.partial);
+    *out = NULL;
+    struct reducer *r = mem_calloc(1, sizeof(*r));
+    r->device = device;
+    r->group = group;
+    r->shards = *shards;
+    r->options = options;
+    pthread_mutex_init(&r->mutex, NULL);
+    pthread_cond_init(&r->changed, NULL);
+    if (allocate(r, err)) {
+        reducer_destroy(r);
+        return -1;
+    }
+    const int rc = pthread_create(&r->thread, NULL, run_thread, r);
+    if (rc != 0) {
+        error_set_errno(err, rc, "cannot start a thread for the gradients");
+        reducer_destroy(r);
+        return -1;
+    }
+    r->has_thread = true;
+    *out = r;
+    return 0;
+}
+
+void reducer_destroy(struct reducer *r)
+{
+    if (!r)
+        return;
+    if (r->has_thread) {
+        pthread_mutex_lock(&r->mutex);
+        r->stop = true;
+        pthread_cond_broadcast(&r->changed);
+        pthread_mutex_unlock(&r->mutex);
+        pthread_join(r->thread, NULL);
+    }
+    pthread_cond_destroy(&r->changed);
+    pthread_mutex_destroy(&r->mutex);
+    device_free(r->device, r->grads);
+    device_free(r->device, r->own);
+    device_free(r->device, r->fixed);
+    free(r->staging);
+    free(r);
+}
+
+size_t reducer_bytes_needed(const struct shards *shards, struct reducer_options options)
+{
+    const size_t all = (size_t)shards_padded_elements(shards);
+    const size_t own = shards->unit * shards->buckets;
+    const size_t bucket = shards->unit * (size_t)shards->ranks;
+    size_t bytes = all * sizeof(float);
+    if (options.exact)
+        bytes += (options.partial ? own + bucket : all) * sizeof(int64_t);
+    return bytes + (options.partial ? own * sizeof(float) : 0);
+}
+
+float *reducer_grads(const struct reducer *r)
+{
+    return r->grads;
+}
+
+void reducer_begin_step(struct reducer *r, size_t contributions)
+{
+    const size_t all = (size_t)shards_padded_elements(&r->shards), own = own_elements(r);
+    const size_t sums = r->options.partial ? own : all;
+    r->times = (struct reducer_times){0};
+    r->limit = (float)(0x1p62 / FIXED_SCALE / (double)contributions);
+    if (r->options.partial)
+        device_zero(r->device, r->own, own * sizeof(*r->own));
+    else
+        device_zero(r->device, r->grads, all * sizeof(*r->grads));
+    if (r->options.exact)
+        device_zero(r->device, r->fixed, sums * sizeof(*r->fixed));
+}
+
+void reducer_begin(struct reducer *r, bool last)
+{
+    pthread_mutex_lock(&r->mutex);
+    assert(r->left == 0);
+    r->last = last;
+    r->complete_from = UINT64_MAX;
+    r->left = last || r->options.exact || r->options.partial ? r->shards.buckets : 0;
+    pthread_mutex_unlock(&r->mutex);
+}
+
+void reducer_advance(void *reducer, uint64_t from)
+{
+    struct reducer *r = reducer;
+    pthread_mutex_lock(&r->mutex);
+    r->complete_from = from < r->complete_from ? from : r->complete_from;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->mutex);
+}
+
+int reducer_wait(struct reducer *r, struct error *err)
+{
+    const double start = clock_seconds();
+    pthread_mutex_lock(&r->mutex);
+    while (r->left > 0)
+        pthread_cond_wait(&r->changed, &r->mutex);
+    r->times.exposed_seconds += clock_seconds() - start;
+    const int rc = r->rc;
+    if (rc != 0)
+        *err = r->failure;
+    r->rc = 0;
+    pthread_mutex_unlock(&r->mutex);
+    return rc;
+}
+
+const float *reducer_sums(const struct reducer *r, size_t bucket)
+{
+    const size_t unit = r->shards.unit;
+    if (r->options.partial)
+        return r->own + bucket * unit;
+    return bucket_grads(r, bucket) + (r->options.divided ? (size_t)r->shards.rank * unit : 0);
+}
+
+struct reducer_times reducer_times(const struct reducer *r)
+{
+    return r->times;
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a training run needs: memory, tokens, operations.
+#include "worker/train/trainer.h"
+
+struct reducer_options trainer_sums(const struct trainer_options *options)
+{
+    return (struct reducer_options){.exact = options->exact_sums,
+                                    .divided = options->zero != ZERO_0,
+                                    .partial = options->zero == ZERO_2};
+}
+
+static uint64_t layer_elements(const struct layout *layout, int64_t layer)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < layout->parameter_count; i++)
+        count += layout->parameters[i].layer == layer ? layout->parameters[i].count : 0;
+    return count;
+}
+
+// Of ZeRO-2, before a bucket is summed: what belongs to no layer is complete last, two layers are
+// under way, and buckets overlap layers.
+static size_t partial_gradients(const struct model *model, const struct shards *shards)
+{
+    const struct layout *layout = &model->layout;
+    uint64_t largest = 0;
+    for (int64_t layer = 0; layer < model->config.layers; layer++) {
+        const uint64_t count = layer_elements(layout, layer);
+        largest = count > largest ? count : largest;
+    }
+    const uint64_t live =
+        layer_elements(layout, -1) + 2 * (largest + shards->unit * (uint64_t)shards->ranks);
+    return (size_t)(live < layout->elements ? live : layout->elements) * sizeof(float);
+}
+
+struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ranks,
+                                          const struct trainer_options *options)
+{
+    const struct shards shards = shards_make(model->layout.elements, rank, ranks);
+    const struct optimizer_bytes optimizer = optimizer_bytes_needed(
+        &model->layout, &shards, options->zero != ZERO_0, options->optimizer.form);
+    size_t gradients = reducer_bytes_needed(&shards, trainer_sums(options));
+    if (options->zero == ZERO_2)
+        gradients -= (size_t)shards_padded_elements(&shards) * sizeof(float) -
+                     partial_gradients(model, &shards);
+    return (struct trainer_bytes){.weights = optimizer.weights,
+                                  .remainder = optimizer.remainder,
+                                  .moments = optimizer.moments,
+                                  .gradients = gradients,
+                                  .activations = workspace_bytes_needed(
+                                      model, options->micro_batch_tokens, options->recompute)};
+}
+
+size_t trainer_bytes_total(struct trainer_bytes bytes)
+{
+    return bytes.weights + bytes.remainder + bytes.moments + bytes.gradients + bytes.activations;
+}
+
+uint64_t trainer_planned_tokens(const struct trainer *trainer)
+{
+    return trainer->options.plan.epochs * trainer->set->offsets[trainer->set->count];
+}
+
+static double matrix_parameters(const struct layout *layout)
+{
+    double count = 0;
+    for (size_t p = 0; p < layout->parameter_count; p++) {
+        if (layout->parameters[p].layer >= 0 && layout->parameters[p].rank == 2)
+            count += (double)layout->parameters[p].count;
+    }
+    return count;
+}
+
+double trainer_flops(const struct model *model, const struct step_stats *stats)
+{
+    const struct model_config *config = &model->config;
+    const double mean_length = (double)stats->tokens / (double)stats->sequences;
+    const double attention =
+        6.0 * (double)config->layers * mean_length * (double)(config->heads * config->head_width);
+    return (double)stats->tokens * (6 * matrix_parameters(&model->layout) + attention) +
+           (double)stats->target_tokens * 6 * (double)(config->vocabulary * config->hidden);
+}
