@@ -11,6 +11,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Of inline functions that CUDA kernels call too.
+#ifdef __CUDACC__
+#define HOST_DEVICE __host__ __device__
+#else
+#define HOST_DEVICE
+#endif
+
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
 
 size_t dtype_bytes(enum dtype dtype);

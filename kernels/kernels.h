@@ -344,17 +344,17 @@ struct adamw {
 
 // A master weight in 32 bits of which the upper half is the bfloat16 that the products read:
 // bits = (bfloat16 << 16) + remainder, the bfloat16 rounded to nearest, ties away from zero.
-static inline uint16_t master_upper(uint32_t bits)
+HOST_DEVICE static inline uint16_t master_upper(uint32_t bits)
 {
     return (uint16_t)((bits + 0x8000u) >> 16);
 }
 
-static inline int16_t master_remainder(uint32_t bits)
+HOST_DEVICE static inline int16_t master_remainder(uint32_t bits)
 {
     return (int16_t)(bits - ((uint32_t)master_upper(bits) << 16));
 }
 
-static inline uint32_t master_bits(uint16_t upper, int16_t remainder)
+HOST_DEVICE static inline uint32_t master_bits(uint16_t upper, int16_t remainder)
 {
     return ((uint32_t)upper << 16) + (uint32_t)(int32_t)remainder;
 }

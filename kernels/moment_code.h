@@ -9,6 +9,8 @@
 #ifndef MEMO_KERNELS_MOMENT_CODE_H
 #define MEMO_KERNELS_MOMENT_CODE_H
 
+#include "kernels/device.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,7 +28,7 @@ uint8_t moment_encode(const struct moment_code *code, float x);
 
 // Of the stochastic rounding of an element in a step: a hash of both, with the finaliser of
 // lowbias32 (Wellons 2018).
-static inline uint32_t moment_random(uint64_t element, int64_t step)
+HOST_DEVICE static inline uint32_t moment_random(uint64_t element, int64_t step)
 {
     uint32_t x = (uint32_t)element * 0x9e3779b1u ^ (uint32_t)step * 0x85ebca6bu;
     x = (x ^ x >> 16) * 0x7feb352du;

@@ -7,6 +7,7 @@
 
 extern "C" {
 #include "kernels/kernels.h"
+#include "kernels/moment_code.h"
 }
 
 #include <assert.h>
@@ -25,6 +26,7 @@ struct cuda_state {
     cudaStream_t stream;
     struct gemm *gemm;
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
+    struct moment_code *codes;   // [2] of the first and the second moment, on the device
     char problem[PROBLEM_BYTES]; // the first thing that went wrong; "" while nothing did
     struct cudaDeviceProp properties;
 };
@@ -223,6 +225,7 @@ void cuda_cross_entropy(struct device *, const struct cross_entropy *);
 void cuda_rows_gather(struct device *, const struct rows_gather *);
 void cuda_rows_scatter_add(struct device *, const struct rows_scatter_add *);
 void cuda_adamw(struct device *, const struct adamw *);
+void cuda_adamw_compact(struct device *, const struct adamw_compact *);
 void cuda_argmax(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
 void cuda_sum_squares(struct device *, double *out, const float *x, size_t count);
 }

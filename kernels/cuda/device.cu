@@ -118,6 +118,7 @@ static const struct memory memory_cuda = {
     .alloc = cuda_alloc,
     .free = cuda_free,
     .zero = cuda_zero,
+    .discard = NULL, // memory of the GPU is never given back in between
     .copy = cuda_copy,
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
@@ -144,11 +145,27 @@ static int check_hardware(struct cuda_state *state, struct error *err)
     return 0;
 }
 
+static int upload_codes(struct cuda_state *state, struct error *err)
+{
+    const struct moment_code codes[2] = {*moment_code_first(), *moment_code_second()};
+    void *block = NULL;
+    if (cuda_check(cudaMalloc(&block, sizeof codes), "allocating the codes of moments", err))
+        return -1;
+    state->codes = (struct moment_code *)block;
+    return cuda_check(
+               cudaMemcpyAsync(block, codes, sizeof codes, cudaMemcpyHostToDevice, state->stream),
+               "copying the codes of moments", err) ||
+                   cuda_check(cudaStreamSynchronize(state->stream), "copying the codes", err)
+               ? -1
+               : 0;
+}
+
 static void cuda_destroy(struct device *device)
 {
     struct cuda_state *state = cuda_of(device);
     gemm_destroy(state->gemm);
     (void)cudaFree(state->scratch);
+    (void)cudaFree(state->codes);
     if (state->stream)
         (void)cudaStreamDestroy(state->stream);
     free(state);
@@ -170,7 +187,7 @@ static int cuda_create(struct device *device, const struct device_options *optio
         cuda_check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking),
                    "cudaStreamCreate", err) ||
         cuda_check(cudaMalloc(&state->scratch, SCRATCH_BYTES), "allocating scratch memory", err) ||
-        gemm_create(&state->gemm, err)) {
+        upload_codes(state, err) || gemm_create(&state->gemm, err)) {
         cuda_destroy(device);
         device->state = NULL;
         return -1;

@@ -26,6 +26,7 @@ extern "C" const struct kernels kernels_cuda = {
     .rows_gather = cuda_rows_gather,
     .rows_scatter_add = cuda_rows_scatter_add,
     .adamw = cuda_adamw,
+    .adamw_compact = cuda_adamw_compact,
     .argmax = cuda_argmax,
     .sum_squares = cuda_sum_squares,
 };
