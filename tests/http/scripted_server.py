@@ -5,10 +5,11 @@
 Start it with its standard input on a pipe; it ends when that closes (or on SIGTERM), so that it
 never outlives the test that started it. It listens on 127.0.0.1 and prints its port as one line:
 
-    exec 3< <(tail -f /dev/null | python3 tests/http/scripted_server.py --faults 0.2)
-    read -r port <&3
-    memo generate --generator http:http://127.0.0.1:$port/v1 --model scripted ...
-    curl -s http://127.0.0.1:$port/statistics
+    coproc server { exec python3 tests/http/scripted_server.py --faults 0.2; }
+    read -r port <&"${server[0]}"
+    memo generate --generator "http:http://127.0.0.1:$port/v1" ...
+    curl -s "http://127.0.0.1:$port/statistics"
+    kill "$server_PID"
 
 An answer depends on the request alone: model, messages, schema, seed and max_tokens. Whether and how
 try number n of a request goes wrong depends on --seed, the request and n, not on what else
