@@ -14,14 +14,17 @@ int compute_processors(void)
     return CPU_COUNT(&set);
 }
 
+int compute_threads(const struct group *group, int64_t wanted)
+{
+    const int share = compute_processors() / group_local_size(group);
+    return wanted > 0 ? (int)wanted : share > 0 ? share : 1;
+}
+
 int compute_device_open(const struct group *group, const char *backend, int64_t threads,
                         struct device **out, struct error *err)
 {
-    const int share = compute_processors() / group_local_size(group);
     const struct device_options options = {.backend = backend,
-                                           .threads = threads > 0 ? (int)threads
-                                                      : share > 0 ? share
-                                                                  : 1};
+                                           .threads = compute_threads(group, threads)};
     return device_create(&options, out, err);
 }
 

@@ -15,7 +15,10 @@
 // Those that this process may run on.
 int compute_processors(void);
 
-// threads 0: the processors of this host, shared among its ranks.
+// The processors of this host, shared among its ranks; at least 1. wanted > 0: that.
+int compute_threads(const struct group *group, int64_t wanted);
+
+// threads: see compute_threads.
 int compute_device_open(const struct group *group, const char *backend, int64_t threads,
                         struct device **out, struct error *err);
 // For jobs of one process.

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "coordinator/shell.h"
+#include "jobs/compute.h"
 #include "jobs/generate_runner.h"
 #include "jobs/generation.h"
 #include "jobs/run_directory.h"
@@ -21,8 +22,8 @@
 static const struct option generate_option_table[] = {
     {"corpus", OPTION_STRING, OPTION_AT(corpus), "FILE", NULL, 0, 0, NULL, "corpus.h5", true},
     {"generator", OPTION_STRING, OPTION_AT(generator), "NAME", "cloze", 0, 0, NULL,
-     "cloze: fill-the-gap pairs without a model; http:URL[,URL...]: the five steps by a model behind "
-     "OpenAI-compatible servers (key from MEMO_API_KEY)",
+     "cloze: fill-the-gap pairs without a model; engine:DIR: the five steps by the model in DIR; "
+     "http:URL[,URL...]: by a model behind OpenAI-compatible servers (key from MEMO_API_KEY)",
      false},
     {"out", OPTION_STRING, OPTION_AT(out), "DIR", NULL, 0, 0, NULL,
      "reflections directory; what is there already is not done again", true},
@@ -56,10 +57,23 @@ static const struct option generate_option_table[] = {
      "finished work waits at most so long until it is durable", false},
     {"max-tasks-per-second", OPTION_NUMBER, OPTION_AT(max_tasks_per_second), "X", "0", 0, 1e9, NULL,
      "of one worker (0: no limit)", false},
-    {"slots", OPTION_INT, OPTION_AT(slots), "N", "128", 1, 1024, NULL,
-     "requests to the model at once, by one worker", false},
+    {"slots", OPTION_INT, OPTION_AT(slots), "N", "0", 0, 1024, NULL,
+     "requests to the model at once, by one worker (0: 32 for an engine, 128 for http)", false},
     {"context-tokens", OPTION_INT, OPTION_AT(context_tokens), "N", "0", 0, INT32_MAX, NULL,
-     "http: most tokens of prompt and answer together (0: unknown)", false},
+     "most tokens of prompt and answer together (0: 8192 or what an engine's model has; for http: "
+     "unknown)",
+     false},
+    {"cache-tokens", OPTION_INT, OPTION_AT(cache_tokens), "N", "0", 0, INT32_MAX, NULL,
+     "engine: keys and values kept, of running requests and of shared prefixes (0: four contexts)",
+     false},
+    {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", "bf16", 0, 0, "bf16|f32",
+     "engine: of the weights in memory", false},
+    {"chat-template", OPTION_CHOICE, OPTION_AT(chat_template), "NAME", NULL, 0, 0,
+     CHAT_TEMPLATE_CHOICES, "engine: default: what the model's files say", false},
+    {"backend", OPTION_CHOICE, OPTION_AT(backend), "NAME", NULL, 0, 0, BACKEND_CHOICES,
+     "engine: default: the fastest that works here", false},
+    {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
+     "engine: of one worker (0: the processors of a host, shared among its ranks)", false},
     {"tries", OPTION_INT, OPTION_AT(tries), "N", "10", 1, 100, NULL,
      "http: of one request, before its task fails", false},
     {"answer-seconds", OPTION_NUMBER, OPTION_AT(answer_seconds), "S", "300", 0.01, 1e5, NULL,
@@ -356,8 +370,11 @@ static int run_plans(struct generate_job *job, struct error *err)
 
 static int open_everything(struct generate_job *job, struct error *err)
 {
+    const bool works = group_rank(job->group) != 0 || group_size(job->group) == 1;
+    const int threads = works ? compute_threads(job->group, job->options->threads) : 0;
     job->fs = fs_system();
-    if (group_agree(job->group, generation_open(job->options, &job->generation, err), err) ||
+    if (group_agree(job->group, generation_open(job->options, threads, &job->generation, err),
+                    err) ||
         begin_attempt(job, err))
         return -1;
     job->runner = (struct generate_runner){.corpus = job->generation.corpus,
@@ -410,6 +427,8 @@ const struct verb verb_generate = {
     .name = "generate",
     .summary = "make question-answer pairs (reflections) from a corpus",
     .examples = "  memo generate --corpus corpus.h5 --out reflections/\n"
+                "  memo generate --corpus corpus.h5 --generator engine:models/qwen --out "
+                "reflections/\n"
                 "  mpirun -np 9 memo generate --corpus corpus.h5 --out reflections/\n"
                 "The same command continues an interrupted run, with any number of workers.\n",
     .options = generate_option_table,

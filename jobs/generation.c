@@ -22,32 +22,42 @@ int generation_check(const struct generate_options *options, struct error *err)
     return 0;
 }
 
-static int create_reflector(const struct generate_options *options, struct generation *out,
-                            struct error *err)
+static struct digest join_digests(struct digest a, struct digest b)
+{
+    struct digest_builder builder;
+    digest_begin(&builder);
+    digest_field(&builder, a.bytes, sizeof(a.bytes));
+    digest_field(&builder, b.bytes, sizeof(b.bytes));
+    return digest_end(&builder);
+}
+
+static int create_reflector(const struct generate_options *options, int threads,
+                            struct generation *out, struct error *err)
 {
     const struct reflect_options reflect = {.fs = fs_system(),
                                             .prompts = options->prompts,
                                             .config = options->config,
                                             .steps = options->steps};
     struct lm *lm;
-    if (language_model_open(options, &lm, err) ||
+    if (language_model_open(options, threads, &lm, err) ||
         reflect_create(lm, &reflect, &out->generator, err))
         return -1;
     out->how.chunk_step = STEP_DIRECT;
     out->how.prompts = reflect_prompts_digest(out->generator);
-    out->how.sampling = reflect_config_digest_of(out->generator);
+    out->how.sampling = join_digests(reflect_config_digest_of(out->generator),
+                                     language_model_limits_digest(options));
     return 0;
 }
 
-static int create_generator(const struct generate_options *options, struct generation *out,
-                            struct error *err)
+static int create_generator(const struct generate_options *options, int threads,
+                            struct generation *out, struct error *err)
 {
     enum generator_kind kind;
     const char *target;
     if (generator_kind_parse(options->generator, &kind, &target, err))
         return -1;
     if (kind != GENERATOR_CLOZE)
-        return create_reflector(options, out, err);
+        return create_reflector(options, threads, out, err);
     struct cloze_options cloze = CLOZE_DEFAULTS;
     cloze.max_gaps_per_sentence = (uint32_t)options->max_gaps;
     out->generator = cloze_create(&cloze);
@@ -87,12 +97,13 @@ static void choose_groups(struct generation *generation)
     generation->entities_follow = strcmp(groups, "entities") == 0;
 }
 
-int generation_open(const struct generate_options *options, struct generation *out,
+int generation_open(const struct generate_options *options, int threads, struct generation *out,
                     struct error *err)
 {
     *out = (struct generation){.options = options};
     if (generation_check(options, err) || corpus_part_parse(options->part, &out->how.part, err) ||
-        corpus_open(options->corpus, &out->corpus, err) || create_generator(options, out, err)) {
+        corpus_open(options->corpus, &out->corpus, err) ||
+        create_generator(options, threads, out, err)) {
         generation_close(out);
         return -1;
     }

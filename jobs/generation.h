@@ -25,8 +25,13 @@ struct generate_options {
     const char *groups;
     const char *part;
     int64_t seed;
+    const char *chat_template;
+    const char *dtype;
+    const char *backend;
+    int64_t threads;
     int64_t slots;
     int64_t context_tokens;
+    int64_t cache_tokens;
     int64_t tries;
     double answer_seconds;
     double stall_seconds;
@@ -56,8 +61,9 @@ int generation_check(const struct generate_options *options, struct error *err);
 
 double generation_lease_seconds(const struct generate_options *options); // after generation_check
 
-// The options are the caller's and outlive the generation.
-int generation_open(const struct generate_options *options, struct generation *out,
+// The options are the caller's and outlive the generation. threads: see language_model_open; with 0
+// the generator can only plan.
+int generation_open(const struct generate_options *options, int threads, struct generation *out,
                     struct error *err);
 void generation_close(struct generation *generation);
 

@@ -7,16 +7,21 @@
 #include "jobs/generation.h"
 #include "worker/lm/lm.h"
 
-enum generator_kind { GENERATOR_CLOZE, GENERATOR_HTTP };
+enum generator_kind { GENERATOR_CLOZE, GENERATOR_ENGINE, GENERATOR_HTTP };
 
-// "cloze" or "http:URL[,URL...]"; *target becomes what stands behind the colon.
+// "cloze", "engine:DIR" or "http:URL[,URL...]"; *target becomes what stands behind the colon.
 int generator_kind_parse(const char *name, enum generator_kind *out, const char **target,
                          struct error *err);
 
 // Whether the options of that kind are there and make sense; touches no file.
 int language_model_check(const struct generate_options *options, struct error *err);
 
-// Not for cloze.
-int language_model_open(const struct generate_options *options, struct lm **out, struct error *err);
+// Not for cloze. threads is what an engine may compute with. 0: the model shall be named, not
+// asked; no weights are loaded, it has its digest and that is all.
+int language_model_open(const struct generate_options *options, int threads, struct lm **out,
+                        struct error *err);
+
+// Of what else in the options decides what the model answers.
+struct digest language_model_limits_digest(const struct generate_options *options);
 
 #endif

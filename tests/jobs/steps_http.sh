@@ -36,11 +36,6 @@ EOF
 
 generate+=(--answer-seconds 1 --stall-seconds 0.3 --retry-seconds 0.02) # no part of what a task is
 
-same_as_undisturbed() { # DIRECTORY
-    adds_up "$1"
-    cmp undisturbed.jsonl export.jsonl || fail "'$1' has other pairs than the undisturbed run"
-}
-
 serve --faults 0.2 --retry-after 0
 run 0 "${generate[@]}" --out faults
 same_as_undisturbed faults
@@ -67,39 +62,9 @@ adds_up few
 python3 -c 'import json; assert {json.loads(line)["step"] for line in open("export.jsonl")} <= {"1a", "3"}' ||
     fail "pairs of steps that were left out"
 
-has_segment() { # DIRECTORY
-    local segments=("$1"/attempt-*/*.h5)
-    [ -e "${segments[0]}" ]
-}
-
-kill_all() {
-    # shellcheck disable=SC2046 # one word per process
-    kill -KILL "$pid" $(children_of "$pid") 2>/dev/null
-    ends 137
-}
-
 serve --faults 0.1 --retry-after 0 --delay-ms 10 --jitter-ms 20
 slow=("${generate[@]}" --slots 8 --commit-seconds 0.1)
-for ((i = 0; i < times; i++)); do
-    victim=$((i < 3 ? 3 - i : RANDOM % 4)) # 3: the whole job
-    start "${mpi[@]}" -np 3 "${slow[@]}" --out killed
-    until_true has_segment killed
-    sleep "$((RANDOM % 2)).$((RANDOM % 10))"
-    printf 'kill %d: %s\n' "$i" "$victim"
-    if ! kill -0 "$pid" 2>/dev/null; then
-        ends 0
-    elif [ "$victim" -eq 3 ]; then
-        kill_all
-    else
-        kill -KILL "$(process_of_rank "$victim")"
-        ends any
-    fi
-    # As often as not the next kill meets the rest of the same run.
-    [ $((RANDOM % 2)) -eq 0 ] && [ $((i + 1)) -lt "$times" ] && continue
-    run 0 "${mpi[@]}" -np $((2 + RANDOM % 2)) "${generate[@]}" --out killed
-    same_as_undisturbed killed
-    rm -rf killed
-done
+kill_often "$times" generate slow
 
 # A server that is not there is no fault of the tasks: the job ends, and the same command continues.
 stop_serving

@@ -59,3 +59,48 @@ adds_up() {
     python3 "$root/tests/jobs/adds_up.py" audit.json inspect.json export.jsonl "${2:-}" >&2 ||
         fail "the counts of '$1' do not add up"
 }
+
+has_segment() { # DIRECTORY
+    local segments=("$1"/attempt-*/*.h5)
+    [ -e "${segments[0]}" ]
+}
+
+# kill_one RANK: SIGKILL to that rank of the mpirun $pid; 3: to all of them and mpirun. A job that
+# was faster has ended well.
+kill_one() {
+    local victims code
+    if [ "$1" -eq 3 ]; then
+        victims="$pid $(children_of "$pid" | tr '\n' ' ')"
+    else
+        victims=$(process_of_rank "$1")
+    fi
+    # shellcheck disable=SC2086 # one word per process
+    [ -z "$victims" ] || kill -KILL $victims 2>/dev/null
+    wait "$pid" 2>/dev/null
+    code=$?
+    printf 'killed %s: exit code %d\n' "$1" "$code"
+    [ "$code" -ne 0 ] || grep -q "tasks, .* pairs, .* of them new" stderr || fail "exit code 0 of a job that was killed"
+}
+
+# kill_often TIMES FULL-COMMAND-ARRAY SLOW-COMMAND-ARRAY: kills runs of three ranks on the directory
+# `killed` and lets others end them; then it has the pairs of the undisturbed run.
+kill_often() {
+    local -n full=$2 slowly=$3
+    local i
+    for ((i = 0; i < $1; i++)); do
+        start "${mpi[@]}" -np 3 "${slowly[@]}" --out killed
+        until_true has_segment killed
+        sleep "$((RANDOM % 2)).$((RANDOM % 10))"
+        kill_one $((i < 3 ? 3 - i : RANDOM % 4))
+        # As often as not the next kill meets the rest of the same run.
+        [ $((RANDOM % 2)) -eq 0 ] && [ $((i + 1)) -lt "$1" ] && continue
+        run 0 "${mpi[@]}" -np $((1 + RANDOM % 3)) "${full[@]}" --out killed
+        same_as_undisturbed killed
+        rm -rf killed
+    done
+}
+
+same_as_undisturbed() { # DIRECTORY
+    adds_up "$1"
+    cmp undisturbed.jsonl export.jsonl || fail "'$1' has other pairs than the undisturbed run"
+}

@@ -294,6 +294,15 @@ int lm_engine_create(const struct lm_engine_options *options, struct lm **out, s
     return 0;
 }
 
+int lm_engine_digest(const struct lm_engine_options *options, struct digest *out, struct error *err)
+{
+    struct lm_engine e = {0};
+    const int rc = load_text(&e, options, err) || compute_digest(&e, options->model, err) ? -1 : 0;
+    *out = e.lm.digest;
+    tokenizer_destroy(e.tokenizer);
+    return rc;
+}
+
 struct engine_statistics lm_engine_statistics(const struct lm *lm)
 {
     assert(lm->ops == &engine_ops);

@@ -26,6 +26,10 @@ struct lm_engine_options {
 // template. Loads the model; everything is freed by lm_destroy.
 int lm_engine_create(const struct lm_engine_options *options, struct lm **out, struct error *err);
 
+// The digest that lm_engine_create would give, without loading the weights.
+int lm_engine_digest(const struct lm_engine_options *options, struct digest *out,
+                     struct error *err);
+
 struct engine_statistics lm_engine_statistics(
     const struct lm *lm); // of one made by lm_engine_create
 
