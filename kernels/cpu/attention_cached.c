@@ -18,9 +18,9 @@
 enum {
     B = KV_BLOCK_TOKENS,
     VECTORS = B / VF_LANES, // of a row of scores, and of a panel of B columns of values
-// of a tile
-#if VF_LANES == 16
-    HEIGHT = 12, // 24 of 32 registers accumulate
+// Rows of a tile, so that its sums are registers.
+#if defined(__AVX512F__)
+    HEIGHT = 12, // 24 of 32
 #elif VF_LANES == 8
     HEIGHT = 3, // 12 of 16
 #else
@@ -298,30 +298,24 @@ static inline __attribute__((always_inline)) void tile_dtype(struct tile *t, con
         tile_run(t, v, row, start, rows, product_of(DTYPE_BF16));
 }
 
+// The greatest height that tile_any has for as many rows.
+static size_t tile_height(size_t rows)
+{
+    return rows >= 12 ? 12 : rows >= 9 ? 9 : rows >= 7 ? 7 : min_size(rows, 5);
+}
+
 static void tile_any(struct tile *t, const struct view *v, size_t row, size_t start, size_t rows)
 {
     switch (rows) {
-#if VF_LANES == 16
+#if defined(__AVX512F__)
     case 12:
         tile_dtype(t, v, row, start, 12);
-        return;
-    case 11:
-        tile_dtype(t, v, row, start, 11);
-        return;
-    case 10:
-        tile_dtype(t, v, row, start, 10);
         return;
     case 9:
         tile_dtype(t, v, row, start, 9);
         return;
-    case 8:
-        tile_dtype(t, v, row, start, 8);
-        return;
     case 7:
         tile_dtype(t, v, row, start, 7);
-        return;
-    case 6:
-        tile_dtype(t, v, row, start, 6);
         return;
     case 5:
         tile_dtype(t, v, row, start, 5);
@@ -330,7 +324,7 @@ static void tile_any(struct tile *t, const struct view *v, size_t row, size_t st
         tile_dtype(t, v, row, start, 4);
         return;
 #endif
-#if VF_LANES >= 8
+#if defined(__AVX512F__) || VF_LANES == 8
     case 3:
         tile_dtype(t, v, row, start, 3);
         return;
@@ -375,7 +369,7 @@ static void attend_block(const struct view *v, size_t row, size_t row_end, size_
     tile.padded = v->padded;
     for (size_t rows; row < row_end; row += rows) {
         size_t left = row_end - row;
-        rows = ceil_div(left, ceil_div(left, HEIGHT)); // even heights
+        rows = tile_height(ceil_div(left, ceil_div(left, HEIGHT))); // even heights
         if (!sees_something(v, row, rows, number * B))
             continue;
         tile.q = (const char *)v->rows.q + row * d * q_bytes(a);

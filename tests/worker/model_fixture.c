@@ -86,7 +86,8 @@ struct device *fixture_device(void)
     struct error err;
     struct device *device = NULL;
     const char *backend = getenv("MEMO_TEST_BACKEND");
-    struct device_options options = {.backend = backend ? backend : "ref", .threads = 2};
+    struct device_options options = {
+        .backend = backend ? backend : "ref", .isa = getenv("MEMO_TEST_ISA"), .threads = 2};
     if (device_create(&options, &device, &err))
         fail_msg("%s", err.text);
     return device;

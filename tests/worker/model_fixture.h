@@ -17,7 +17,8 @@ struct model_config fixture_config_gemma3(void);
 // Three layers, convolution, attention, convolution.
 struct model_config fixture_config_lfm2(void);
 
-struct device *fixture_device(void); // $MEMO_TEST_BACKEND, or the reference backend
+// $MEMO_TEST_BACKEND with $MEMO_TEST_ISA, or the reference backend.
+struct device *fixture_device(void);
 
 // Every tensor random, norms around 1, biases too; deviation as wide as the tests need gradients to
 // be.
