@@ -432,7 +432,6 @@ static void show_differences(const struct merge_report *report)
 static int merge(struct merge_state *state, struct error *err)
 {
     const struct merge_job_options *options = state->options;
-    const int share = compute_processors() / group_local_size(state->group);
     const struct merge_request request = {.fs = fs_system(),
                                           .group = state->group,
                                           .base = state->config.base,
@@ -441,9 +440,8 @@ static int merge(struct merge_state *state, struct error *err)
                                           .recipes = state->sweep.recipes,
                                           .outs = (const char *const *)state->outs,
                                           .outputs = state->sweep.count,
-                                          .threads = options->threads > 0 ? (int)options->threads
-                                                     : share > 0          ? share
-                                                                          : 1,
+                                          .threads =
+                                              compute_threads(state->group, options->threads),
                                           .memory_bytes = (uint64_t)(options->memory * 1e9),
                                           .begin = begin,
                                           .context = state};
