@@ -33,7 +33,7 @@ struct answer {
 };
 
 // Reads the answer to a listing request; list_count is what "from" may number. An error: nothing in
-// it can be read, and it should be asked for again.
+// it can be read, *out is empty, and it should be asked for again.
 int answer_read(enum request_kind kind, const struct answer_limits *limits, size_t list_count,
                 const struct lm_result *result, struct arena *arena, struct answer *out,
                 struct error *err);

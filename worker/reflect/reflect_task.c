@@ -3,10 +3,13 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define PROBLEM_BYTES 500
 
 struct reflect_task *reflect_task_create(const struct reflect_task_ops *ops,
                                          const struct reflect_setup *setup,
@@ -131,13 +134,35 @@ void reflect_task_set_aside(struct reflect_task *task, const char *problem)
     task->queue.count = 0;
 }
 
+// A model's problem may quote a server: invalid UTF-8 and controls become question marks, and it is
+// cut behind PROBLEM_BYTES.
+static const char *quote_problem(struct reflect_task *task, const char *problem)
+{
+    const size_t length = strlen(problem);
+    struct strbuf out = {0};
+    strbuf_reserve(&out, 1);
+    for (size_t at = 0, size; at < length && out.length < PROBLEM_BYTES; at += size) {
+        uint32_t point = 0;
+        const int decoded = utf8_decode(problem + at, length - at, &point);
+        size = decoded > 0 ? (size_t)decoded : 1;
+        if (decoded == 0 || point < ' ') {
+            strbuf_addc(&out, '?');
+        } else {
+            strbuf_add(&out, problem + at, size);
+        }
+    }
+    const char *quoted = arena_strndup(&task->arena, out.bytes, out.length);
+    strbuf_release(&out);
+    return quoted;
+}
+
 static void fail_request(struct reflect_task *task, const struct step_request *request,
                          const char *problem)
 {
     const enum reflection_step step = request_kind_info(request->kind)->step;
-    reflect_task_set_aside(task, arena_printf(&task->arena, "step %s (%s): %s",
-                                              reflection_step_name(step),
-                                              request_kind_info(request->kind)->name, problem));
+    reflect_task_set_aside(
+        task, arena_printf(&task->arena, "step %s (%s): %s", reflection_step_name(step),
+                           request_kind_info(request->kind)->name, quote_problem(task, problem)));
 }
 
 // The position'th of `count` shares of a total.
@@ -286,31 +311,33 @@ static void take_rewrite(struct reflect_task *task, struct step_request *request
     task->ops->take_rewrite(task, request, draft);
 }
 
-static void take_answer(struct reflect_task *task, struct step_request *request,
-                        const struct lm_result *result)
+static void take_judgement(struct reflect_task *task, struct step_request *request,
+                           const struct lm_result *result)
+{
+    struct error err = {""};
+    bool good;
+    if (answer_read_verdict(result, &good, &err)) {
+        take_unreadable(task, request, err.text);
+    } else {
+        task->ops->take_verdict(task, request, good);
+    }
+}
+
+static void take_items(struct reflect_task *task, struct step_request *request,
+                       const struct lm_result *result)
 {
     struct error err = {""};
     struct answer answer;
-    bool good;
-    if (request->kind == REQUEST_JUDGE) {
-        if (answer_read_verdict(result, &good, &err)) {
-            take_unreadable(task, request, err.text);
-        } else {
-            task->ops->take_verdict(task, request, good);
-        }
-        return;
-    }
-    if (answer_read(request->kind, &step_request_limits(task, request)->answer, request->list_count,
-                    result, &task->arena, &answer, &err)) {
-        take_unreadable(task, request, err.text);
-        return;
-    }
+    const int rc = answer_read(request->kind, &step_request_limits(task, request)->answer,
+                               request->list_count, result, &task->arena, &answer, &err);
     count_drop(task, request, DROP_CUT, answer.cut);
     count_drop(task, request, DROP_MALFORMED, answer.malformed);
     if (result->end == LM_LENGTH && answer.count == 0 && split_list(task, request)) {
         return;
     }
-    if (request->kind == REQUEST_REWRITE) {
+    if (rc) {
+        take_unreadable(task, request, err.text);
+    } else if (request->kind == REQUEST_REWRITE) {
         take_rewrite(task, request, &answer, result);
     } else {
         take_list(task, request, &answer, result);
@@ -324,7 +351,11 @@ void reflect_task_take(struct reflect_task *task, struct step_request *request,
     task->in_flight--;
     tally_use(&task->tally, request_kind_info(request->kind)->step, result);
     if (result->end == LM_STOP || result->end == LM_LENGTH) {
-        take_answer(task, request, result);
+        if (request->kind == REQUEST_JUDGE) {
+            take_judgement(task, request, result);
+        } else {
+            take_items(task, request, result);
+        }
     } else if (result->end == LM_FAILED || !split_list(task, request)) {
         fail_request(task, request, result->problem);
     }

@@ -38,7 +38,8 @@ void tally_use(struct tally *tally, enum reflection_step step, const struct lm_r
     struct reflection_usage *usage = find_usage(tally, step);
     usage->requests++;
     usage->prompt_tokens += result->prompt_tokens;
-    usage->cached_tokens += result->cached_tokens;
+    usage->cached_tokens += result->cached_tokens < result->prompt_tokens ? result->cached_tokens
+                                                                          : result->prompt_tokens;
     usage->output_tokens += result->output_tokens;
 }
 

@@ -29,6 +29,7 @@ struct tally {
 
 // reason is one of the constants above; nothing is counted for 0 pairs.
 void tally_drop(struct tally *tally, enum reflection_step step, const char *reason, uint32_t pairs);
+// A server's count of cached tokens is not believed beyond that of its prompt tokens.
 void tally_use(struct tally *tally, enum reflection_step step, const struct lm_result *result);
 
 // By step, then by reason.
