@@ -16,6 +16,7 @@
 struct ends {
     size_t ends[LM_FAILED + 1];
     size_t objects; // answers by schema that parse as an object
+    size_t strays;  // those that do not, though the model ended them itself
     uint64_t prompt_tokens, cached_tokens, output_tokens;
 };
 
@@ -35,8 +36,11 @@ static void count_result(struct ends *ends, const struct lm_result *result)
     ends->prompt_tokens += result->prompt_tokens;
     ends->cached_tokens += result->cached_tokens;
     ends->output_tokens += result->output_tokens;
-    if (result->id % 2 && result->end <= LM_LENGTH)
-        ends->objects += is_object(&result->answer);
+    if (result->id % 2 && result->end <= LM_LENGTH) {
+        const bool obeys = is_object(&result->answer);
+        ends->objects += obeys;
+        ends->strays += !obeys && result->end == LM_STOP;
+    }
     if (result->problem[0])
         fprintf(stderr, "request %" PRIu64 ": %s\n", result->id, result->problem);
     else if (result->id < 4)
@@ -48,12 +52,12 @@ static void count_result(struct ends *ends, const struct lm_result *result)
 static void print(const struct lm *lm, const struct ends *ends)
 {
     const struct lm_http_statistics s = lm_http_statistics(lm);
-    printf("stop=%zu length=%zu rejected=%zu failed=%zu objects=%zu narrowed=%" PRIu64
+    printf("stop=%zu length=%zu rejected=%zu failed=%zu objects=%zu strays=%zu narrowed=%" PRIu64
            " tries=%" PRIu64 " prompt_tokens=%" PRIu64 " cached_tokens=%" PRIu64
            " output_tokens=%" PRIu64 "\n",
            ends->ends[LM_STOP], ends->ends[LM_LENGTH], ends->ends[LM_REJECTED],
-           ends->ends[LM_FAILED], ends->objects, s.narrowed, s.tries, ends->prompt_tokens,
-           ends->cached_tokens, ends->output_tokens);
+           ends->ends[LM_FAILED], ends->objects, ends->strays, s.narrowed, s.tries,
+           ends->prompt_tokens, ends->cached_tokens, ends->output_tokens);
 }
 
 static int ask_all(struct lm *lm, uint64_t count)

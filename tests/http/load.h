@@ -10,7 +10,8 @@
 // An object with an array of question and answer pairs and a judgement.
 extern const char load_schema[];
 
-// Short times, so that faults pass quickly; model "scripted".
+// Short delays between tries, so that faults pass quickly; long timeouts, so that a busy machine is
+// none; model "scripted".
 struct lm_http_options load_options(const char *urls);
 struct lm *load_create(const struct lm_http_options *options); // asserts
 

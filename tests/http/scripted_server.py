@@ -5,10 +5,11 @@
 Start it with its standard input on a pipe; it ends when that closes (or on SIGTERM), so that it
 never outlives the test that started it. It listens on 127.0.0.1 and prints its port as one line:
 
-    exec 3< <(tail -f /dev/null | python3 tests/http/scripted_server.py --faults 0.2)
-    read -r port <&3
-    memo generate --generator http:http://127.0.0.1:$port/v1 --model scripted ...
-    curl -s http://127.0.0.1:$port/statistics
+    coproc server { exec python3 tests/http/scripted_server.py --faults 0.2; }
+    read -r port <&"${server[0]}"
+    memo generate --generator "http:http://127.0.0.1:$port/v1" ...
+    curl -s "http://127.0.0.1:$port/statistics"
+    kill "$server_PID"
 
 An answer depends on the request alone: model, messages, schema, seed and max_tokens. Whether and how
 try number n of a request goes wrong depends on --seed, the request and n, not on what else
@@ -50,6 +51,7 @@ import json
 import random
 import re
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -83,6 +85,7 @@ def options():
                         help="response_format has no effect: answers in prose")
     parser.add_argument("--refuse-fields", default="", help="fields of the request that get 400")
     parser.add_argument("--quote", action="store_true", help="strings quote the message")
+    parser.add_argument("--tls", default="", help="speak TLS: file with key and certificate")
     parser.add_argument("--true-share", type=float, default=0.7, help="of booleans")
     o = parser.parse_args()
     o.modes = [mode for mode in o.modes.split(",") if mode]
@@ -384,8 +387,12 @@ async def until_input_closes():
 async def main():
     o = options()
     server = Server(o)
+    tls = None
+    if o.tls:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(o.tls)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", o.port, limit=BODY_LIMIT,
-                                           backlog=1024, reuse_address=True)
+                                           backlog=1024, reuse_address=True, ssl=tls)
     print(listening.sockets[0].getsockname()[1], flush=True)
     await until_input_closes()
 

@@ -20,6 +20,7 @@ int served_stop(void **state)
     for (size_t i = 0; i < 2; i++)
         scripted_kill(&servers[i]);
     unsetenv("MEMO_API_KEY");
+    unsetenv("OPENAI_API_KEY");
     return 0;
 }
 

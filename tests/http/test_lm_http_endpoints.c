@@ -33,7 +33,7 @@ static void a_server_that_dies_and_comes_back_costs_nothing(void **state)
     struct lm_http_options options = load_options("");
     struct load_result *results = mem_calloc(120, sizeof(*results));
     options.max_in_flight = 8;
-    options.tries = 3; // what cannot connect does not count
+    options.tries = 3;
     struct lm *lm = served_model(1, options);
     for (uint64_t i = 0; i < 120; i++)
         load_submit(lm, i);
@@ -61,6 +61,7 @@ static void a_server_that_stays_away_breaks_the_model(void **state)
     servers[0] = scripted_start("");
     struct lm_http_options options = load_options("");
     options.outage_timeout_ms = 400;
+    options.tries = 1; // connections that could not be made do not count
     struct lm *lm = served_model(1, options);
     scripted_kill(&servers[0]);
     for (uint64_t i = 0; i < 10; i++)
@@ -72,6 +73,30 @@ static void a_server_that_stays_away_breaks_the_model(void **state)
         assert_int_equal(results[i].times, 0);
     lm_destroy(lm);
     load_release(results, 10);
+}
+
+// One endpoint's window alone would allow all that are in flight.
+static void the_limit_in_flight_is_that_of_all_endpoints_together(void **state)
+{
+    (void)state;
+    struct error err;
+    struct lm_result result;
+    servers[0] = scripted_start("--faults 1 --modes hang");
+    servers[1] = scripted_start("--faults 1 --modes hang");
+    struct lm_http_options options = load_options("");
+    options.max_in_flight = 10;
+    struct lm *lm = served_model(2, options);
+    for (uint64_t i = 0; i < 30; i++)
+        load_submit(lm, i);
+    int64_t first = 0, second = 0;
+    for (int turns = 0; turns < 10 || first + second < 10; turns++) {
+        assert_int_equal(lm_poll(lm, &result, &err), LM_POLL_RUNNING);
+        first = scripted_count(&servers[0], "requests");
+        second = scripted_count(&servers[1], "requests");
+    }
+    assert_int_equal(first, 5);
+    assert_int_equal(second, 5);
+    lm_destroy(lm);
 }
 
 static void a_slow_endpoint_gets_far_less(void **state)
@@ -196,6 +221,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SERVED(a_server_that_dies_and_comes_back_costs_nothing),
         SERVED(a_server_that_stays_away_breaks_the_model),
+        SERVED(the_limit_in_flight_is_that_of_all_endpoints_together),
         SERVED(a_slow_endpoint_gets_far_less),
         SERVED(a_failing_endpoint_gets_far_less),
         SERVED(an_endpoint_that_takes_few_at_once_is_given_few),

@@ -19,7 +19,9 @@
 // is probed (endpoints.h).
 //
 // The key is read from the environment, MEMO_API_KEY or else OPENAI_API_KEY, and sent as a bearer
-// token. It is never logged, and removed from what servers say. TLS certificates are verified.
+// token. It is never logged, and removed from what servers say. TLS certificates are verified,
+// with the system's authorities or those in the file that SSL_CERT_FILE names. Proxies are taken
+// from the environment as libcurl does (https_proxy, no_proxy, ...), never for this machine itself.
 // The process ignores SIGPIPE.
 #ifndef MEMO_WORKER_HTTP_LM_HTTP_H
 #define MEMO_WORKER_HTTP_LM_HTTP_H

@@ -306,6 +306,7 @@ static bool set_up(struct transfer *transfer, const char *address, bool direct)
     CURL *easy = transfer->easy;
     const struct transfers *set = transfer->owner_set;
     const bool is_tls = strncasecmp(address, "https", 5) == 0;
+    const char *certificates = getenv("SSL_CERT_FILE");
     return !curl_easy_setopt(easy, CURLOPT_URL, address) &&
            !curl_easy_setopt(easy, CURLOPT_HTTPHEADER, set->headers) &&
            !curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
@@ -322,6 +323,7 @@ static bool set_up(struct transfer *transfer, const char *address, bool direct)
            !curl_easy_setopt(easy, CURLOPT_PIPEWAIT, is_tls ? 1L : 0L) &&
            !curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
                              (long)set->limits.connect_timeout_ms) &&
+           (!certificates || !curl_easy_setopt(easy, CURLOPT_CAINFO, certificates)) &&
            (!direct || !curl_easy_setopt(easy, CURLOPT_PROXY, ""));
 }
 
