@@ -39,6 +39,16 @@ static const struct option bench_option_table[] = {
      "json: directory of a tokenizer", false},
     {"micro-batch-tokens", OPTION_INT, OPTION_AT(micro_batch_tokens), "N", "4096", 128, 1 << 24,
      NULL, "training: most tokens computed at once", false},
+    {"documents", OPTION_INT, OPTION_AT(documents), "N", "4", 1, 1 << 16, NULL,
+     "engine: documents that requests begin with", false},
+    {"requests", OPTION_INT, OPTION_AT(requests), "N", "32", 1, 1 << 16, NULL,
+     "engine: requests on each document, all at once", false},
+    {"document-tokens", OPTION_INT, OPTION_AT(document_tokens), "N", "1500", 1, 1 << 20, NULL,
+     "engine: tokens of a document", false},
+    {"own-tokens", OPTION_INT, OPTION_AT(own_tokens), "N", "0", 0, 1 << 20, NULL,
+     "engine: tokens of a request behind its document", false},
+    {"answer-tokens", OPTION_INT, OPTION_AT(answer_tokens), "N", "64", 1, 1 << 20, NULL,
+     "engine: tokens of an answer", false},
     {"seconds", OPTION_NUMBER, OPTION_AT(seconds), "S", "3", 0.1, 3600, NULL,
      "how long each measurement lasts, at least", false},
     {"backend", OPTION_CHOICE, OPTION_AT(backend), "NAME", NULL, 0, 0, BACKEND_CHOICES,
@@ -87,39 +97,47 @@ static int measure_limits(struct bench *bench, struct error *err)
     if (bench_limits(bench->device, &bench->limits, err))
         return -1;
     report(bench, "limit: f32 multiply-add", bench->limits.flops / 1e9, "GFLOP/s", 0, NULL);
+    if (bench->limits.dot_flops > 0)
+        report(bench, "limit: bf16 dot product", bench->limits.dot_flops / 1e9, "GFLOP/s", 0, NULL);
     report(bench, "limit: read", bench->limits.read_bytes / 1e9, "GB/s", 0, NULL);
     return 0;
 }
 
-static int measure_linear(struct bench *bench, const char *name, enum bench_pass pass, size_t rows,
-                          size_t out_width, size_t in_width, struct error *err)
+static int measure_linear(struct bench *bench, const char *name, struct bench_linear shape,
+                          struct error *err)
 {
-    const struct bench_linear shape = {.pass = pass,
-                                       .weight = DTYPE_F32,
-                                       .rows = rows,
-                                       .out_width = out_width,
-                                       .in_width = in_width};
+    const bool dot = shape.weight == DTYPE_BF16 && bench->limits.dot_flops > 0;
     double rate;
     char what[64];
     if (bench_linear(bench->device, &shape, &rate, err))
         return -1;
-    snprintf(what, sizeof(what), "%s %zu x %zu x %zu", name, rows, out_width, in_width);
-    report(bench, what, rate / 1e9, "GFLOP/s", rate / bench->limits.flops, "multiply-add");
+    snprintf(what, sizeof(what), "%s %s %zu x %zu x %zu", dtype_name(shape.weight), name,
+             shape.rows, shape.out_width, shape.in_width);
+    report(bench, what, rate / 1e9, "GFLOP/s",
+           rate / (dot ? bench->limits.dot_flops : bench->limits.flops),
+           dot ? "dot product" : "multiply-add");
     return 0;
 }
 
 static int measure_linears(struct bench *bench, struct error *err)
 {
+    static const struct {
+        const char *name;
+        enum bench_pass pass;
+    } passes[] = {{"forward", BENCH_FORWARD},
+                  {"backward input", BENCH_BACKWARD_INPUT},
+                  {"backward weight", BENCH_BACKWARD_WEIGHT}};
     const struct model_config *config = &bench->model->config;
-    const size_t rows = (size_t)bench->options->micro_batch_tokens;
-    const size_t up = 2 * (size_t)config->ffn, width = (size_t)config->hidden;
-    return measure_linear(bench, "linear forward", BENCH_FORWARD, rows, up, width, err) ||
-                   measure_linear(bench, "linear backward input", BENCH_BACKWARD_INPUT, rows, up,
-                                  width, err) ||
-                   measure_linear(bench, "linear backward weight", BENCH_BACKWARD_WEIGHT, rows, up,
-                                  width, err)
-               ? -1
-               : 0;
+    struct bench_linear shape = {.rows = (size_t)bench->options->micro_batch_tokens,
+                                 .out_width = 2 * (size_t)config->ffn,
+                                 .in_width = (size_t)config->hidden};
+    for (shape.weight = DTYPE_F32; shape.weight <= DTYPE_BF16; shape.weight++)
+        for (size_t i = 0; i < sizeof(passes) / sizeof(*passes); i++) {
+            shape.pass = passes[i].pass;
+            if (measure_linear(bench, passes[i].name, shape, err))
+                return -1;
+        }
+    return 0;
 }
 
 static void make_pairs(const struct model_config *config, size_t count, struct sequence_set *out)
@@ -284,6 +302,7 @@ static const struct part {
     {"train", measure_trainings, true},
     {"generate", measure_generations, true},
     {"model", bench_model, false},
+    {"engine", bench_engine, false},
     {"json", bench_json, false},
 };
 
@@ -298,9 +317,9 @@ static int choose_parts(const struct option_list *words, bool chosen[PART_COUNT]
         while (p < PART_COUNT && strcmp(words->items[i], parts[p].name) != 0)
             p++;
         if (p == PART_COUNT)
-            return error_set(err,
-                             "cannot measure '%s': limits, linear, train, generate, model or json",
-                             words->items[i]);
+            return error_set(
+                err, "cannot measure '%s': limits, linear, train, generate, model, engine or json",
+                words->items[i]);
         chosen[p] = true;
     }
     return 0;
@@ -358,8 +377,8 @@ static int run_parts(struct bench *bench, const bool chosen[PART_COUNT], struct 
     for (size_t p = 0; p < PART_COUNT; p++) {
         if (!chosen[p] || !parts[p].run)
             continue;
-        if (parts[p].run != bench_model && parts[p].run != bench_json && !bench->model &&
-            open_model(bench, err))
+        if (parts[p].run != bench_model && parts[p].run != bench_engine &&
+            parts[p].run != bench_json && !bench->model && open_model(bench, err))
             return -1;
         if (parts[p].run(bench, err))
             return -1;

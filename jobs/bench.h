@@ -14,6 +14,7 @@ struct bench_options {
     const char *dtype;
     const char *tokenizer;
     int64_t micro_batch_tokens;
+    int64_t documents, requests, document_tokens, own_tokens, answer_tokens;
     double seconds;
     const char *backend;
     int64_t threads;
@@ -31,6 +32,13 @@ struct bench {
 
 // Prefill and decode of a model whose weights do not change.
 int bench_model(struct bench *bench, struct error *err);
+
+// Many requests on few documents.
+int bench_engine(struct bench *bench, struct error *err);
+
+// Noise, in no time: normal initialisation of half a billion weights takes half a minute.
+struct model;
+void bench_fill_weights(struct model *model);
 
 // Token masks of JSON by schema, with the tokenizer of a directory.
 int bench_json(struct bench *bench, struct error *err);

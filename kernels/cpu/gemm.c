@@ -89,9 +89,13 @@ static inline __attribute__((always_inline)) void tile_compute(const struct tile
 #pragma GCC unroll 8
         for (size_t j = 0; j < 2 * panels; j++)
             sum[i][j] = vf_load(t->begin + i * t->begin_stride + j * VF_LANES);
+    // All lines of a step, or, for few rows, which the processor's own prefetching almost serves,
+    // every second one.
+    const size_t step_bytes = panels * TILE_COLUMNS * panel_bytes(dtype);
+    const size_t lines = ceil_div(step_bytes, rows < 6 ? 2 * CACHE_LINE : CACHE_LINE);
     for (size_t k = 0; k < t->depth; k++) {
-#pragma GCC unroll 4
-        for (size_t line = 0; dtype == DTYPE_BF16 && line < panels; line++)
+#pragma GCC unroll 8
+        for (size_t line = 0; dtype == DTYPE_BF16 && line < lines; line++)
             __builtin_prefetch(t->ahead + k * t->ahead_step + line * CACHE_LINE, 0, 2);
         tile_step(sum, t, k, rows, panels, a_row, a_column, dtype);
     }
@@ -126,10 +130,7 @@ static inline __attribute__((always_inline)) size_t tile_dtype(const struct tile
 // one waits for the latency of its additions.
 static size_t tile_rows(size_t rows)
 {
-    size_t even = ceil_div(rows, ceil_div(rows, TILE_ROWS));
-    if (even >= TILE_ROWS)
-        return TILE_ROWS;
-    return even >= 8 ? 8 : min_size(even, 6);
+    return ceil_div(rows, ceil_div(rows, TILE_ROWS));
 }
 
 // Computes the next tile; returns its rows.
@@ -146,11 +147,23 @@ static size_t tile_run(const struct tile *t, size_t rows, enum dtype dtype)
         return tile_dtype(t, 4, dtype);
     case 5:
         return tile_dtype(t, 5, dtype);
+#if VF_LANES == 16
     case 6:
         return tile_dtype(t, 6, dtype);
-#if VF_LANES == 16
+    case 7:
+        return tile_dtype(t, 7, dtype);
     case 8:
         return tile_dtype(t, 8, dtype);
+    case 9:
+        return tile_dtype(t, 9, dtype);
+    case 10:
+        return tile_dtype(t, 10, dtype);
+    case 11:
+        return tile_dtype(t, 11, dtype);
+    case 12:
+        return tile_dtype(t, 12, dtype);
+    case 13:
+        return tile_dtype(t, 13, dtype);
 #endif
     default:
         return tile_dtype(t, TILE_ROWS, dtype);

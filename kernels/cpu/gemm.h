@@ -19,16 +19,19 @@
 enum {
     TILE_COLUMNS = 2 * VF_LANES, // of a packed panel
 #if VF_LANES == 16
-    TILE_ROWS = 12, // 24 of 32 registers accumulate
-    BLOCK_DEPTH = 192,
+    TILE_ROWS = 14, // 28 of 32 registers accumulate
+    BLOCK_DEPTH = 448,
+    BLOCK_ROWS = 126,
+    BLOCK_COLUMNS = 256,
 #else
     TILE_ROWS = 6, // 12 of 16
     BLOCK_DEPTH = 256,
-#endif
-    // A panel of BLOCK_DEPTH rows takes 8 to 24 KiB of the first cache; BLOCK_ROWS of A and
-    // BLOCK_COLUMNS of B share the second.
     BLOCK_ROWS = 120,
     BLOCK_COLUMNS = 512,
+#endif
+    // BLOCK_ROWS of A and BLOCK_COLUMNS of B share the second cache. With 8 lanes a panel of
+    // BLOCK_DEPTH rows, 16 KiB, stays in the first; with 16 lanes a tile asks the second for a
+    // cache line every 14 cycles, and deeper blocks, which write C less often, gain more.
     FEW_ROWS = 4 * TILE_ROWS,
     GEMM_SCRATCH_BYTES = BLOCK_DEPTH * BLOCK_COLUMNS * 4,
 };

@@ -13,8 +13,8 @@
 #include <sys/mman.h>
 
 enum {
-    TASK_COLUMNS = BLOCK_COLUMNS / 2, // of a task on packed panels
-    COPY_ELEMENTS = 65536,            // of a task that copies: fewer are not worth waking a thread
+    TASK_COLUMNS = 256,    // of a task on packed panels
+    COPY_ELEMENTS = 65536, // of a task that copies: fewer are not worth waking a thread
     HUGE_PAGE_BYTES = 2 << 20,
 };
 

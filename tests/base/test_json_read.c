@@ -254,10 +254,80 @@ static void large_objects_take_linear_time(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+// A copy that ends where the text ends, so that a sanitizer sees every read beyond it.
+static enum json_next next_of(struct fixture *f, const char *text, size_t length, size_t *at,
+                              const struct json **out)
+{
+    char *copy = malloc(length ? length : 1);
+    memcpy(copy, text, length);
+    const enum json_next next = json_parse_next(&f->arena, copy, length, at, out);
+    free(copy);
+    return next;
+}
+
+static void values_in_the_middle_of_text_are_read_one_by_one(void **state)
+{
+    const char *text = "  {\"a\":[1]}, \"b\" 12,true] rest";
+    static const enum json_type types[] = {JSON_OBJECT, JSON_STRING, JSON_NUMBER, JSON_BOOL};
+    static const size_t ends[] = {11, 16, 19, 24};
+    size_t at = 0;
+    for (size_t i = 0; i < 4; i++) {
+        const struct json *value;
+        assert_int_equal(next_of(*state, text, strlen(text), &at, &value), JSON_NEXT_VALUE);
+        assert_int_equal(value->type, types[i]);
+        assert_int_equal(at, ends[i]);
+        at += text[at] == ',';
+    }
+    const struct json *none;
+    assert_int_equal(next_of(*state, text, strlen(text), &at, &none), JSON_NEXT_MALFORMED);
+    assert_int_equal(at, 24);
+}
+
+static void every_prefix_of_a_value_is_cut(void **state)
+{
+    static const char *const values[] = {
+        "{\"a\": [1, -2.5e3, \"\\u00e9\\ud83d\\ude00\\n\", {}], \"b\" : null}",
+        "\"M\xc3\xbcller\\\\\"",
+        "[true,false,[null]]",
+        "true",
+        "-12.5E+3",
+        "null"};
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+        const size_t length = strlen(values[i]);
+        const bool has_end = strchr("{[\"", values[i][0]) != NULL;
+        const struct json *value;
+        for (size_t n = 0; n <= length; n++) {
+            size_t at = 0;
+            assert_int_equal(next_of(*state, values[i], n, &at, &value),
+                             n == length && has_end ? JSON_NEXT_VALUE : JSON_NEXT_CUT);
+        }
+    }
+}
+
+static void the_byte_that_cannot_be_there_is_named(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t at;
+    } cases[] = {{"x", 0},        {" nul]", 1},     {"trux", 0},   {"{\"a\" 1}", 5},
+                 {"[1 2]", 3},    {"[01]", 2},      {"{'a'}", 1},  {"\"a\nb\"", 2},
+                 {"\"\xff\"", 1}, {"\"ab\\x\"", 3}, {"1e999 ", 0}, {"[1,]", 3}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        size_t at = 0;
+        const struct json *value;
+        assert_int_equal(next_of(*state, cases[i].text, strlen(cases[i].text), &at, &value),
+                         JSON_NEXT_MALFORMED);
+        assert_int_equal(at, cases[i].at);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(literals_are_read),
+        TEST(values_in_the_middle_of_text_are_read_one_by_one),
+        TEST(every_prefix_of_a_value_is_cut),
+        TEST(the_byte_that_cannot_be_there_is_named),
         TEST(integers_are_exact_to_64_bits),
         TEST(malformed_numbers_are_rejected),
         TEST(string_escapes_are_resolved),

@@ -7,11 +7,19 @@
 
 for dtype in f32 bf16; do
     run 0 "$memo" bench model --shape tiny --dtype "$dtype" --seconds 0.1 --prompt 40 --batch 3,1 --json
-    [ "$(wc -l <stdout)" -eq 5 ] || fail "$(wc -l <stdout) lines instead of 5"
+    [ "$(grep -vc 'limit: ' stdout)" -eq 3 ] || fail "$(grep -vc 'limit: ' stdout) lines instead of 3"
     for what in '"what":"prefill","sequences":1,"new_tokens":40,"position":0' \
         '"what":"decode","sequences":3,"new_tokens":1,"position":40' \
         '"what":"decode","sequences":1,"new_tokens":1,"position":40'; do
         tr -d ' ' <stdout | grep -qF "$what" || fail "no line with $what"
+    done
+done
+for dtype in f32 bf16; do
+    run 0 "$memo" bench engine --shape tiny --dtype "$dtype" --documents 2 --requests 3 \
+        --document-tokens 50 --own-tokens 3 --answer-tokens 5 --json
+    # A document once, and of each request its own tokens.
+    for what in '"prompt_tokens":118' '"cached_tokens":200' '"generated_tokens":30'; do
+        tr -d ' ' <stdout | grep -qF "$what" || fail "no $what in $(cat stdout)"
     done
 done
 for wrong in "model --batch 0" "model --batch 1,,2" "model --batch 4,x" "train --batch 1,2,"; do

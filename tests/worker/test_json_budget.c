@@ -183,9 +183,54 @@ static void every_output_parses_and_no_complete_item_is_lost(void **state)
     assert_true(tally.items > 0 && tally.free_forced_tokens > 0);
 }
 
+// Of the tokens allowed, the one behind which the shortest ending is longest; of equals a late one.
+static int32_t most_expensive(struct json_output *output, size_t left)
+{
+    uint64_t mask[(VOCABULARY + 63) / 64];
+    size_t highest = 0;
+    int32_t worst = -1;
+    memcpy(mask, json_output_mask(output, left), sizeof mask);
+    for (int32_t id = 0; id < VOCABULARY; id++) {
+        if (!json_fixture_allows(mask, id))
+            continue;
+        struct json_output *behind = json_output_copy(output);
+        json_output_accept(behind, id);
+        if (worst < 0 || json_output_shortest(behind) >= highest) {
+            highest = json_output_shortest(behind);
+            worst = id;
+        }
+        json_output_destroy(behind);
+    }
+    assert_true(worst >= 0);
+    return worst;
+}
+
+// A model that always writes what makes the ending longest ends all the same.
+static void an_adversary_cannot_break_a_budget(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < json_fixture_schema_count; s++) {
+        struct json_schema *schema = json_fixture_compile(json_fixture_schemas[s], vocabulary);
+        const size_t least = shortest(schema);
+        for (size_t budget = least; budget < least + 40; budget += 1 + budget % 3) {
+            struct json_output *output = json_output_create(schema);
+            size_t left = budget;
+            for (; !json_output_complete(output); left--) {
+                assert_true(left >= json_output_shortest(output));
+                const int32_t token = most_expensive(output, left);
+                json_output_mask(output, left);
+                json_output_accept(output, token);
+            }
+            json_output_destroy(output);
+        }
+        json_schema_destroy(schema);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_adversary_cannot_break_a_budget),
         cmocka_unit_test(every_output_parses_and_no_complete_item_is_lost),
     };
     return cmocka_run_group_tests(tests, create_vocabulary, destroy_vocabulary);

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/random.h"
 #include "tests/worker/json_fixture.h"
+#include "worker/engine/json_mask.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -379,6 +380,62 @@ static void nested_arrays_have_a_limit(void **state)
     }
 }
 
+// What is kept depends on places and on counts near their limits, not on how long an output is.
+static void masks_kept_do_not_grow_with_counts(void **state)
+{
+    (void)state;
+    static const char *const schemas[] = {
+        "{\"type\":\"array\",\"maxItems\":100000,\"items\":{\"type\":\"array\",\"maxItems\":9000,"
+        "\"items\":{\"type\":\"string\",\"maxLength\":100000}}}",
+        "{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":{\"type\":\"number\"}}}"};
+    for (size_t s = 0; s < 2; s++) {
+        struct arena arena = {0};
+        struct checked c;
+        size_t after_half = 0;
+        checked_begin(&c, &arena, schemas[s]);
+        for (uint64_t step = 0; step < 8000; step++) {
+            json_output_accept(c.output, any_allowed(&c, s, step));
+            if (json_output_complete(c.output)) {
+                json_output_destroy(c.output);
+                c.output = json_output_create(c.schema);
+            }
+            if (step == 4000)
+                after_half = c.schema->mask_count;
+        }
+        assert_true(after_half > 0 && c.schema->mask_count < after_half + 40);
+        checked_release(&c);
+        arena_release(&arena);
+    }
+}
+
+static void forgotten_masks_and_costs_are_made_again_alike(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < json_fixture_schema_count; s++) {
+        struct arena arena = {0};
+        struct checked c, forgetful;
+        checked_begin(&c, &arena, json_fixture_schemas[s]);
+        checked_begin(&forgetful, &arena, json_fixture_schemas[s]);
+        forgetful.schema->mask_limit = 3;
+        forgetful.schema->cost_limit = 5;
+        for (uint64_t step = 0; step < 300 && !json_output_complete(c.output); step++) {
+            const size_t left = json_output_shortest(c.output) + random_u64(s, step, 0) % 12;
+            assert_int_equal(json_output_shortest(forgetful.output),
+                             json_output_shortest(c.output));
+            assert_memory_equal(json_output_mask(forgetful.output, left),
+                                json_output_mask(c.output, left),
+                                c.schema->vocabulary->words * sizeof(uint64_t));
+            const int32_t id = any_allowed(&c, s, step);
+            json_output_accept(c.output, id);
+            json_output_accept(forgetful.output, id);
+        }
+        assert_true(forgetful.schema->mask_count <= 3 && forgetful.schema->cost_count <= 128);
+        checked_release(&forgetful);
+        checked_release(&c);
+        arena_release(&arena);
+    }
+}
+
 static void a_schema_with_a_vocabulary_of_its_own_works_alone(void **state)
 {
     (void)state;
@@ -404,6 +461,8 @@ int main(void)
         cmocka_unit_test(an_array_closed_by_force_keeps_its_last_item),
         cmocka_unit_test(schemas_outside_the_subset_are_refused_by_keyword_and_place),
         cmocka_unit_test(nested_arrays_have_a_limit),
+        cmocka_unit_test(masks_kept_do_not_grow_with_counts),
+        cmocka_unit_test(forgotten_masks_and_costs_are_made_again_alike),
         cmocka_unit_test(a_schema_with_a_vocabulary_of_its_own_works_alone),
     };
     return cmocka_run_group_tests(tests, create_vocabulary, destroy_vocabulary);

@@ -108,6 +108,39 @@ static void answers_are_the_same_alone_and_together(void **state)
     lm_fixture_release(together, REQUESTS);
 }
 
+// The tokens of a document are computed for its first request only.
+static void a_document_is_computed_once(void **state)
+{
+    (void)state;
+    struct lm_answer answers[REQUESTS] = {0};
+    struct strbuf document = {0};
+    struct lm *lm = lm_fixture_open(directory, NULL);
+    for (uint64_t i = 0; i < 60; i++)
+        strbuf_addf(&document, "the ship wrote %d ", (int)(random_u64(3, 0, i) % 1000));
+    for (uint64_t i = 0; i < REQUESTS; i++) {
+        struct lm_request request = make_request(i);
+        request.system = text_of("keeper");
+        request.parts[0] = lm_fixture_text(document.bytes, document.length);
+        request.schema = json_fixture_pairs;
+        lm_submit(lm, &request);
+        if (i == 0)
+            lm_fixture_collect(lm, answers, REQUESTS);
+    }
+    lm_fixture_collect(lm, answers, REQUESTS);
+    for (size_t i = 0; i < REQUESTS; i++) {
+        assert_true(answers[i].prompt_tokens > 240);
+        if (i > 0)
+            assert_in_range(answers[i].cached_tokens, answers[i].prompt_tokens - 60,
+                            answers[i].prompt_tokens); // all of it: forced tokens follow
+    }
+    assert_int_equal(answers[0].cached_tokens, 0);
+    const struct engine_statistics done = lm_engine_statistics(lm);
+    assert_true(done.cached_tokens > 5 * done.prompt_tokens);
+    lm_destroy(lm);
+    strbuf_release(&document);
+    lm_fixture_release(answers, REQUESTS);
+}
+
 static void cancelled_requests_have_no_result_and_leave_the_others_alone(void **state)
 {
     (void)state;
@@ -303,6 +336,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_are_the_same_alone_and_together),
+        cmocka_unit_test(a_document_is_computed_once),
         cmocka_unit_test(cancelled_requests_have_no_result_and_leave_the_others_alone),
         cmocka_unit_test(unanswered_requests_are_freed_with_the_model),
         cmocka_unit_test(what_cannot_be_answered_is_rejected_with_its_reason),

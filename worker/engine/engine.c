@@ -9,9 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#pragma weak json_output_mask
-#pragma weak json_output_forced_from
-
 struct engine {
     struct model *model;
     struct kv_cache *cache;

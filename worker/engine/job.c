@@ -7,13 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#pragma weak json_output_create
-#pragma weak json_output_destroy
-#pragma weak json_output_accept
-#pragma weak json_output_complete
-#pragma weak json_output_forced
-#pragma weak json_output_shortest
-
 void queue_init(struct queue *queue)
 {
     queue->first = NULL;

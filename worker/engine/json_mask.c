@@ -19,8 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COST_LIMIT = 1 << 16 }; // costs kept before all are forgotten
-
 static uint64_t key_hash(const struct json_key *key)
 {
     uint64_t words[sizeof *key / sizeof(uint64_t)], hash = 0;
@@ -133,7 +131,7 @@ static void make_room_for_cost(struct json_schema *schema)
         return;
     struct json_cost *old = schema->costs;
     const size_t old_capacity = schema->cost_capacity;
-    const bool forget = schema->cost_count >= COST_LIMIT;
+    const bool forget = schema->cost_count >= schema->cost_limit;
     schema->cost_capacity = forget || old_capacity == 0 ? 256 : 2 * old_capacity;
     schema->costs = mem_calloc(schema->cost_capacity, sizeof *schema->costs);
     schema->cost_count = forget ? 0 : schema->cost_count;

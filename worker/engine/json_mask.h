@@ -43,6 +43,7 @@ struct json_schema {
     struct json_cost *costs; // open addressing, a power of two
     size_t cost_count;
     size_t cost_capacity;
+    size_t cost_limit;      // costs kept before all are forgotten
     uint8_t *ending;        // [ending_capacity] scratch for one shortest ending
     uint32_t *ending_costs; // [ending_capacity + 1] of its rests
     size_t ending_capacity;

@@ -301,6 +301,10 @@ int json_program_nearest(const struct json_program *program, const struct json_s
 int json_program_only(const struct json_program *program, const struct json_state *state)
 {
     int only = -1;
+    if (program->instructions[state->at].operation == JSON_READ_TEXT) {
+        const struct json_node *child = &program->nodes[program->nodes[state->place].child];
+        return child->sibling ? -1 : child->byte;
+    }
     for (int byte = 0; byte < 256; byte++) {
         struct json_state next = *state;
         if (!json_program_step(program, &next, (uint8_t)byte))

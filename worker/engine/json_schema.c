@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define MASK_CACHE_BYTES ((size_t)64 << 20)
-enum { LEAST_MASKS = 64, MOST_MASKS = 4096 };
+enum { LEAST_MASKS = 64, MOST_MASKS = 4096, MOST_COSTS = 1 << 16 };
 
 struct json_output {
     struct json_schema *schema;
@@ -27,6 +27,7 @@ static void create_caches(struct json_schema *schema)
     schema->mask_limit = fitting < LEAST_MASKS  ? LEAST_MASKS
                          : fitting > MOST_MASKS ? MOST_MASKS
                                                 : fitting;
+    schema->cost_limit = MOST_COSTS;
     schema->masks = mem_calloc(schema->mask_limit, sizeof *schema->masks);
     schema->heads = mem_calloc(schema->mask_limit, sizeof *schema->heads);
 }
