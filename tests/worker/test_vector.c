@@ -7,6 +7,8 @@
 #include "tests/worker/merge_fixture.h"
 #include "worker/merge/select.h"
 #include "worker/merge/vector_diff.h"
+#include "worker/model/layout.h"
+#include "worker/train/checkpoint_manifest.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -189,6 +191,100 @@ static void two_vectors_are_compared_layer_by_layer(void **state)
     strbuf_release(&picture);
     vector_diff_release(&diff);
     forget(&set);
+}
+
+// A model of one layer in bf16, and a checkpoint whose float32 values round to it.
+#define SMALL_CONFIG                                                                               \
+    "{\"architectures\": [\"Qwen2ForCausalLM\"], \"model_type\": \"qwen2\", \"hidden_size\": 8, "  \
+    "\"intermediate_size\": 12, \"vocab_size\": 20, \"num_hidden_layers\": 1, "                    \
+    "\"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"rms_norm_eps\": 1e-6, "             \
+    "\"tie_word_embeddings\": true, \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", "           \
+    "\"max_position_embeddings\": 64}"
+
+static void write_small(const char *directory, const struct layout *layout, const float *values)
+{
+    struct safetensors_entry entries[32] = {0};
+    struct safetensors_writer *writer;
+    struct error err;
+    uint16_t stored[512];
+    char *path = fs_join(directory, "model.safetensors");
+    assert_int_equal(fs_make_directories(fs_system(), directory, &err), 0);
+    write_text(directory, "config.json", SMALL_CONFIG);
+    for (size_t i = 0; i < layout->parameter_count; i++) {
+        const struct parameter *p = &layout->parameters[i];
+        entries[i] = (struct safetensors_entry){.name = p->name, .dtype = ST_BF16, .rank = p->rank};
+        memcpy(entries[i].shape, p->shape, (size_t)p->rank * sizeof(p->shape[0]));
+    }
+    assert_int_equal(safetensors_writer_create(fs_system(), path, entries, layout->parameter_count,
+                                               NULL, &writer, &err),
+                     0);
+    for (size_t i = 0; i < layout->parameter_count; i++) {
+        const struct parameter *p = &layout->parameters[i];
+        convert_from_f32(stored, DTYPE_BF16, values + p->offset, p->count);
+        assert_int_equal(safetensors_writer_write(writer, stored, 2 * p->count, &err), 0);
+    }
+    assert_int_equal(safetensors_writer_finish(writer, &err), 0);
+    safetensors_writer_destroy(writer);
+    free(path);
+}
+
+static void write_checkpoint(const char *directory, const float *values, uint64_t elements)
+{
+    struct digest digest = {{0}};
+    const struct manifest manifest = {
+        .step = 3, .elements = elements, .part_elements = 4096, .parts = &digest, .count = 1};
+    const uint64_t header[8] = {0, 1, 0, elements, 3}; // the version is the second
+    const struct fs_part parts[] = {{header, sizeof(header)}, {values, elements * sizeof(float)}};
+    struct error err;
+    char *step = fs_join(directory, "run/checkpoints/step-00000003");
+    char *part = fs_join(step, "part-00000.bin");
+    assert_int_equal(fs_make_directories(fs_system(), step, &err), 0);
+    assert_int_equal(fs_write_atomic(fs_system(), part, parts, 2, true, &err), 0);
+    assert_int_equal(manifest_write(&manifest, fs_system(), step, &err), 0);
+    free(step);
+    free(part);
+}
+
+static void the_master_of_a_checkpoint_is_taken_where_it_is_of_these_weights(void **state)
+{
+    struct model_config config;
+    struct layout layout;
+    struct vector_stats stats;
+    struct vector vector;
+    struct error err;
+    float base_values[2048], values[2048];
+    char *base = fs_join(*state, "base"), *tuned = fs_join(*state, "tuned");
+    char *path = fs_join(*state, "v.safetensors");
+    assert_int_equal(model_config_parse(SMALL_CONFIG, strlen(SMALL_CONFIG), &config, &err), 0);
+    layout_create(&config, &layout);
+    assert_true(layout.elements <= 2048 && layout.parameter_count <= 32);
+    for (size_t i = 0; i < layout.elements; i++) {
+        base_values[i] = bf16_to_f32(bf16_from_f32((float)random_normal(1, 0, i)));
+        values[i] = base_values[i] + (float)random_normal(1, 1, i) / 1e4f; // below a place of bf16
+    }
+    write_small(base, &layout, base_values);
+    write_small(tuned, &layout, values);
+    write_checkpoint(tuned, values, layout.elements);
+    assert_int_equal(take(base, tuned, path, &stats, &err), 0);
+    assert_true(stats.from_master);
+    assert_int_equal(vector_open(path, &vector, &err), 0);
+    assert_string_equal(vector.source, "checkpoint");
+    for (size_t i = 0; i < layout.parameter_count; i++) {
+        const struct parameter *p = &layout.parameters[i];
+        float *tau = read_all(vector_find(&vector, p->name));
+        for (size_t j = 0; j < p->count; j++)
+            assert_true(tau[j] == values[p->offset + j] - base_values[p->offset + j]);
+        free(tau);
+    }
+    vector_close(&vector);
+    values[7] += 1; // the checkpoint of another step
+    write_checkpoint(tuned, values, layout.elements);
+    assert_int_equal(take(base, tuned, path, &stats, &err), 0);
+    assert_false(stats.from_master);
+    layout_release(&layout);
+    free(base);
+    free(tuned);
+    free(path);
 }
 
 static void models_that_do_not_match_give_no_vector(void **state)
@@ -414,6 +510,7 @@ int main(void)
         WITH_DIRECTORY(vectors_are_added_scaled_and_negated),
         WITH_DIRECTORY(a_vector_minus_itself_is_nothing),
         WITH_DIRECTORY(two_vectors_are_compared_layer_by_layer),
+        WITH_DIRECTORY(the_master_of_a_checkpoint_is_taken_where_it_is_of_these_weights),
         WITH_DIRECTORY(models_that_do_not_match_give_no_vector),
         WITH_DIRECTORY(a_model_with_nan_or_infinity_gives_no_vector),
         WITH_DIRECTORY(a_truncated_vector_is_refused_at_every_length),

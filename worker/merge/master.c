@@ -11,22 +11,19 @@
 
 #define PART_HEADER_BYTES 64 // see worker/train/checkpoint.h; float32 parameters follow
 #define PART_VERSION_AT 8
+#define PART_VERSION 1
 #define PIECE 4096 // elements compared at once
 
 struct master {
     struct layout layout;
-    struct manifest manifest;
-    struct fs_map *parts; // [manifest.count]
+    float *values; // [layout.elements]
 };
 
 void master_close(struct master *master)
 {
     if (!master)
         return;
-    for (size_t p = 0; master->parts && p < master->manifest.count; p++)
-        fs_map_close(&master->parts[p]);
-    free(master->parts);
-    manifest_release(&master->manifest);
+    free(master->values);
     layout_release(&master->layout);
     free(master);
 }
@@ -49,40 +46,59 @@ static char *newest_checkpoint(struct fs *fs, const char *checkpoints)
     return found;
 }
 
-static int open_layout(struct fs *fs, const char *directory, struct layout *out, struct error *err)
+static bool read_part(const char *checkpoint, size_t part, uint64_t count, float *out)
+{
+    struct fs_map map;
+    uint32_t version = 0;
+    char *path = mem_printf("%s/part-%05zu.bin", checkpoint, part);
+    bool read = fs_map_open(path, &map, NULL) == 0;
+    free(path);
+    if (!read)
+        return false;
+    read = map.length >= PART_HEADER_BYTES + count * sizeof(float);
+    if (read)
+        memcpy(&version, map.bytes + PART_VERSION_AT, sizeof(version));
+    read = read && version == PART_VERSION;
+    if (read)
+        memcpy(out, map.bytes + PART_HEADER_BYTES, count * sizeof(float));
+    fs_map_close(&map);
+    return read;
+}
+
+// The float32 weights of the newest checkpoint, in the order of the layout; false when there is
+// none, or none that holds them in a way that is known here.
+static bool read_master(struct fs *fs, const char *checkpoints, uint64_t elements, float *out)
+{
+    struct manifest manifest = {0};
+    char *checkpoint = newest_checkpoint(fs, checkpoints);
+    if (!checkpoint || manifest_read(fs, checkpoint, &manifest, NULL)) {
+        free(checkpoint);
+        return false;
+    }
+    bool read = manifest.elements == elements;
+    for (size_t p = 0; read && p < manifest.count; p++) {
+        const uint64_t begin = manifest_part_begin(&manifest, p);
+        read = read_part(checkpoint, p, manifest_part_end(&manifest, p) - begin, out + begin);
+    }
+    manifest_release(&manifest);
+    free(checkpoint);
+    return read;
+}
+
+static int open_layout(struct fs *fs, const char *directory, struct layout *out)
 {
     struct strbuf text = {0};
     struct model_config config;
     char *path = fs_join(directory, "config.json");
-    int rc = fs_read(fs, path, &text, err);
-    if (rc == 0 && model_config_parse(text.bytes, text.length, &config, err))
-        rc = error_prefix(err, "'%s'", path);
+    const int rc =
+        fs_read(fs, path, &text, NULL) || model_config_parse(text.bytes, text.length, &config, NULL)
+            ? -1
+            : 0;
     if (rc == 0)
         layout_create(&config, out);
     free(path);
     strbuf_release(&text);
     return rc;
-}
-
-static int open_parts(struct master *master, const char *checkpoint, struct error *err)
-{
-    master->parts = mem_calloc(master->manifest.count + 1, sizeof(*master->parts));
-    for (size_t p = 0; p < master->manifest.count; p++) {
-        const uint64_t count =
-            manifest_part_end(&master->manifest, p) - manifest_part_begin(&master->manifest, p);
-        uint32_t version = 0;
-        char *path = mem_printf("%s/part-%05zu.bin", checkpoint, p);
-        int rc = fs_map_open(path, &master->parts[p], err);
-        if (rc == 0 && master->parts[p].length >= PART_HEADER_BYTES)
-            memcpy(&version, master->parts[p].bytes + PART_VERSION_AT, sizeof(version));
-        if (rc == 0 &&
-            (version != 1 || master->parts[p].length < PART_HEADER_BYTES + count * sizeof(float)))
-            rc = error_set(err, "'%s' does not hold float32 parameters", path);
-        free(path);
-        if (rc != 0)
-            return -1;
-    }
-    return 0;
 }
 
 static const struct parameter *find_parameter(const struct master *master, const char *name)
@@ -94,25 +110,11 @@ static const struct parameter *find_parameter(const struct master *master, const
     return NULL;
 }
 
-static void read_flat(const struct master *master, uint64_t begin, size_t count, float *out)
-{
-    while (count > 0) {
-        const size_t part = begin / master->manifest.part_elements;
-        const uint64_t inside = begin - manifest_part_begin(&master->manifest, part);
-        const uint64_t left = manifest_part_end(&master->manifest, part) - begin;
-        const size_t length = left < count ? (size_t)left : count;
-        memcpy(out, master->parts[part].bytes + PART_HEADER_BYTES + inside * sizeof(float),
-               length * sizeof(float));
-        begin += length;
-        out += length;
-        count -= length;
-    }
-}
-
 void master_read(const struct master *master, const char *name, size_t begin, size_t count,
                  float *out)
 {
-    read_flat(master, find_parameter(master, name)->offset + begin, count, out);
+    const struct parameter *p = find_parameter(master, name);
+    memcpy(out, master->values + p->offset + begin, count * sizeof(*out));
 }
 
 static bool rounds_to(const struct master *master, const struct safetensors_entry *entry)
@@ -120,14 +122,12 @@ static bool rounds_to(const struct master *master, const struct safetensors_entr
     const struct parameter *p = find_parameter(master, entry->name);
     const size_t count = weights_count(entry);
     enum dtype dtype;
-    float values[PIECE];
     char rounded[PIECE * sizeof(float)];
     if (!p || p->count != count || weights_dtype(entry, &dtype, NULL))
         return false;
     for (size_t at = 0; at < count; at += PIECE) {
         const size_t length = count - at < PIECE ? count - at : PIECE, bytes = dtype_bytes(dtype);
-        read_flat(master, p->offset + at, length, values);
-        convert_from_f32(rounded, dtype, values, length);
+        convert_from_f32(rounded, dtype, master->values + p->offset + at, length);
         if (memcmp(rounded, (const char *)entry->data + at * bytes, length * bytes) != 0)
             return false;
     }
@@ -145,25 +145,23 @@ static bool is_of(const struct master *master, const struct safetensors *tensors
     return elements == master->layout.elements;
 }
 
-int master_open(struct fs *fs, const char *directory, const struct safetensors *tensors,
-                struct master **out, struct error *err)
+struct master *master_open(struct fs *fs, const char *directory, const struct safetensors *tensors)
 {
-    *out = NULL;
     char *checkpoints = fs_join(directory, "run/checkpoints");
-    char *checkpoint = newest_checkpoint(fs, checkpoints);
+    struct master *master = NULL;
+    if (fs_exists(fs, checkpoints)) {
+        master = mem_calloc(1, sizeof(*master));
+        bool good = open_layout(fs, directory, &master->layout) == 0;
+        if (good) {
+            master->values = mem_alloc(master->layout.elements * sizeof(float) + 1);
+            good = read_master(fs, checkpoints, master->layout.elements, master->values) &&
+                   is_of(master, tensors);
+        }
+        if (!good) {
+            master_close(master);
+            master = NULL;
+        }
+    }
     free(checkpoints);
-    if (!checkpoint)
-        return 0;
-    struct master *master = mem_calloc(1, sizeof(*master));
-    int rc = open_layout(fs, directory, &master->layout, err) ||
-                     manifest_read(fs, checkpoint, &master->manifest, err) ||
-                     open_parts(master, checkpoint, err)
-                 ? -1
-                 : 0;
-    if (rc == 0 && master->manifest.elements == master->layout.elements && is_of(master, tensors))
-        *out = master;
-    else
-        master_close(master);
-    free(checkpoint);
-    return rc;
+    return master;
 }

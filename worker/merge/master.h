@@ -12,10 +12,9 @@
 struct master;
 
 // The master of exactly the weights in a model directory: DIR/run/checkpoints holds a checkpoint
-// whose every value rounds to the stored one. *out is NULL when there is none, or when it is of
-// another step.
-int master_open(struct fs *fs, const char *directory, const struct safetensors *tensors,
-                struct master **out, struct error *err);
+// whose every value rounds to the stored one. NULL when there is none, or when it is of another
+// step.
+struct master *master_open(struct fs *fs, const char *directory, const struct safetensors *tensors);
 void master_close(struct master *master);
 
 // Elements [begin, begin + count) of a tensor.

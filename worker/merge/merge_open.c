@@ -22,13 +22,11 @@ static int open_sources(struct merge_job *job, struct error *err)
         if (job->base.is_vector)
             return error_set(err, "the base '%s' is no model directory", request->base);
     }
-    for (; job->count < request->count; job->count++) {
-        struct source *source = &job->sources[job->count];
-        const int rc = source_open(request->sources[job->count], (int)job->count, source, err);
-        if (rc != 0) {
-            job->count++;
+    while (job->count < request->count) {
+        const int position = (int)job->count;
+        struct source *source = &job->sources[job->count++];
+        if (source_open(request->sources[position], position, source, err))
             return -1;
-        }
         if (source->is_vector && !request->base)
             return error_set(err, "'%s' is a task vector: name the base that it was taken from",
                              source->path);

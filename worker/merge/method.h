@@ -70,6 +70,7 @@ enum merge_method {
     MERGE_KARCHER,
 };
 #define MERGE_METHODS 15
+#define MERGE_MODELS_LIMIT 60 // so that the products of all pairs fit a block
 #define MERGE_METHOD_CHOICES                                                                       \
     "linear|task_arithmetic|ties|dare_linear|dare_ties|della|della_linear|breadcrumbs|"            \
     "breadcrumbs_ties|sce|model_stock|slerp|nuslerp|multislerp|karcher"

@@ -110,6 +110,9 @@ int merge_recipe_check(const struct merge_recipe *recipe, size_t models, bool ha
         return -1;
     if (models == 0)
         return error_set(err, "nothing to merge: name at least one task vector or model");
+    if (models > MERGE_MODELS_LIMIT)
+        return error_set(err, "%zu models: at most %d are merged at once", models,
+                         MERGE_MODELS_LIMIT);
     if (models < traits->least)
         return error_set(err, "%s merges at least %zu models, not %zu", traits->name, traits->least,
                          models);

@@ -217,8 +217,7 @@ static void add_products(const struct pass *pass, struct scratch *s, size_t begi
     const size_t vectors = pass->p->vectors;
     for (size_t i = 0; i < vectors; i++)
         for (size_t j = i; j < vectors; j++)
-            out[place(vectors, i, j)] =
-                product(pass_vector(pass, s, i) + begin, pass_vector(pass, s, j) + begin, count);
+            out[place(vectors, i, j)] = product(s->x[i] + begin, s->x[j] + begin, count);
 }
 
 static void product_block(void *argument, size_t task, int thread)
@@ -230,20 +229,20 @@ static void product_block(void *argument, size_t task, int thread)
     add_products(pass, s, 0, e.count, pass->partial + e.index * pass->sums);
 }
 
-#define STRIP 1024 // columns that one task sums over all rows
+#define STRIP 512 // columns that one task sums over all rows; three sums of each fit a block
 
-// Two vectors: products of 1,024 columns, row after row.
+// Two vectors: products of 512 columns, row after row.
 static void column_strip(void *argument, size_t task, int thread)
 {
     struct pass *pass = argument;
     struct scratch *s = &pass->engine->scratch[thread];
     const size_t columns = pass->tensor->columns, first = task * STRIP;
     const size_t count = columns - first < STRIP ? columns - first : STRIP;
-    double *sums = s->kept, *aa = sums, *ab = sums + STRIP, *bb = sums + 2 * STRIP;
+    double *sums = (double *)s->keys[0], *aa = sums, *ab = sums + STRIP, *bb = sums + 2 * STRIP;
     memset(sums, 0, 3 * STRIP * sizeof(*sums));
     for (size_t row = 0; row < pass->tensor->rows; row++) {
         pass_load_all(pass, s, (struct extent){row * columns + first, count, 0});
-        const float *a = pass_vector(pass, s, 0), *b = pass_vector(pass, s, 1);
+        const float *a = s->x[0], *b = s->x[1];
         for (size_t i = 0; i < count; i++) {
             aa[i] += (double)a[i] * (double)a[i];
             ab[i] += (double)a[i] * (double)b[i];
@@ -282,18 +281,18 @@ MERGE_CLONES static void add_scaled(double *out, const float *x, double c, size_
 static void combine_rows(struct pass *pass, struct scratch *s, struct extent e)
 {
     const size_t vectors = pass->p->vectors, columns = pass->tensor->columns;
-    double *products = s->kept, *c = products + pass->sums; // kept is not used otherwise
+    double *products = (double *)s->keys[0], *c = (double *)s->keys[1]; // not used otherwise
     for (size_t row = 0; row < e.count; row += columns) {
         add_products(pass, s, row, columns, products);
         find_coefficients(pass->p, products, c);
         for (size_t k = 0; k < vectors; k++)
-            add_scaled(s->out + row, pass_vector(pass, s, k) + row, c[k], columns);
+            add_scaled(s->out + row, s->x[k] + row, c[k], columns);
     }
 }
 
 static void combine_columns(struct pass *pass, struct scratch *s, struct extent e)
 {
-    const float *a = pass_vector(pass, s, 0), *b = pass_vector(pass, s, 1);
+    const float *a = s->x[0], *b = s->x[1];
     for (size_t i = 0; i < e.count; i++) {
         const double *c = pass->coefficients + 2 * ((e.begin + i) % pass->tensor->columns);
         s->out[i] = c[0] * (double)a[i] + c[1] * (double)b[i];
@@ -309,5 +308,5 @@ void span_block(struct pass *pass, struct scratch *s, struct extent e)
         combine_columns(pass, s, e);
     else
         for (size_t k = 0; k < pass->p->vectors; k++)
-            add_scaled(s->out, pass_vector(pass, s, k), pass->coefficients[k], e.count);
+            add_scaled(s->out, s->x[k], pass->coefficients[k], e.count);
 }

@@ -30,30 +30,47 @@ uint64_t merge_engine_bytes(int threads, size_t vectors, size_t widest)
     return (uint64_t)threads * (elements + SELECT_BINS * 4) + SELECT_BINS * 8;
 }
 
+// Carves arrays out of one block of memory. Arrays that begin at equal places of different pages
+// would make loads wait for stores to the other: each begins 320 bytes further in its page.
+static void *carve(char **at, size_t bytes)
+{
+    char *begin = *at;
+    *at += (bytes + 4095) / 4096 * 4096 + 320;
+    return begin;
+}
+
+static size_t carved_bytes(size_t bytes)
+{
+    return (bytes + 4095) / 4096 * 4096 + 320;
+}
+
 static void scratch_init(struct scratch *s, size_t vectors, size_t block)
 {
-    s->base = mem_calloc(block, sizeof(*s->base));
-    s->x = mem_calloc(vectors * block, sizeof(*s->x));
-    s->kept = mem_calloc(vectors * block, sizeof(*s->kept));
-    s->out = mem_calloc(block, sizeof(*s->out));
-    s->total = mem_calloc(block, sizeof(*s->total));
-    s->divisor = mem_calloc(block, sizeof(*s->divisor));
+    const size_t total = (1 + vectors) * carved_bytes(block * sizeof(float)) +
+                         (5 + vectors) * carved_bytes(block * sizeof(double)) + 64;
+    s->memory = mem_calloc(total, 1);
+    char *at = (char *)(((uintptr_t)s->memory + 63) / 64 * 64);
+    s->base = carve(&at, block * sizeof(float));
+    s->x = mem_calloc(vectors, sizeof(*s->x));
+    s->kept = mem_calloc(vectors, sizeof(*s->kept));
+    for (size_t k = 0; k < vectors; k++) {
+        s->x[k] = carve(&at, block * sizeof(float));
+        s->kept[k] = carve(&at, block * sizeof(double));
+    }
+    s->out = carve(&at, block * sizeof(double));
+    s->total = carve(&at, block * sizeof(double));
+    s->divisor = carve(&at, block * sizeof(double));
+    s->keys[0] = carve(&at, block * sizeof(double));
+    s->keys[1] = carve(&at, block * sizeof(double));
     s->bins = mem_calloc(SELECT_BINS, sizeof(*s->bins));
-    s->keys[0] = mem_calloc(block, sizeof(*s->keys[0]));
-    s->keys[1] = mem_calloc(block, sizeof(*s->keys[1]));
 }
 
 static void scratch_release(struct scratch *s)
 {
-    free(s->base);
     free(s->x);
     free(s->kept);
-    free(s->out);
-    free(s->total);
-    free(s->divisor);
     free(s->bins);
-    free(s->keys[0]);
-    free(s->keys[1]);
+    free(s->memory);
 }
 
 int merge_engine_create(int threads, size_t vectors, size_t tile, size_t widest,
@@ -115,11 +132,6 @@ void pass_run(struct pass *pass, void (*run)(void *pass, size_t task, int thread
     }
 }
 
-float *pass_vector(const struct pass *pass, struct scratch *s, size_t k)
-{
-    return s->x + k * pass->engine->block_capacity;
-}
-
 void pass_load_base(const struct pass *pass, struct scratch *s, struct extent e)
 {
     if (pass->tensor->has_base)
@@ -141,7 +153,7 @@ MERGE_CLONES static void add(float *x, const float *base, size_t count)
 void pass_load(const struct pass *pass, struct scratch *s, size_t k, struct extent e)
 {
     const struct merge_tensor *tensor = pass->tensor;
-    float *x = pass_vector(pass, s, k);
+    float *x = s->x[k];
     tensor->read(tensor->context, k + 1, e.begin, e.count, x);
     if (!tensor->has_base)
         return;
@@ -201,13 +213,12 @@ static double vote_weight(const struct pass *pass, size_t k)
 
 static void elect(const struct pass *pass, struct scratch *s, size_t count)
 {
-    const size_t capacity = pass->engine->block_capacity;
     memset(s->total, 0, count * sizeof(*s->total));
     memset(s->divisor, 0, count * sizeof(*s->divisor));
     for (size_t k = 0; k < pass->p->vectors; k++)
-        add_weighted(s->total, s->kept + k * capacity, vote_weight(pass, k), count);
+        add_weighted(s->total, s->kept[k], vote_weight(pass, k), count);
     for (size_t k = 0; k < pass->p->vectors; k++)
-        add_agreeing(s->out, s->divisor, s->total, s->kept + k * capacity, pass->weight[k],
+        add_agreeing(s->out, s->divisor, s->total, s->kept[k], pass->weight[k],
                      vote_weight(pass, k), count);
     if (pass->p->normalize)
         divide(s->out, s->divisor, count);
@@ -217,7 +228,7 @@ static void sum_up(const struct pass *pass, struct scratch *s, size_t count)
 {
     double total = 0;
     for (size_t k = 0; k < pass->p->vectors; k++) {
-        add_weighted(s->out, s->kept + k * pass->engine->block_capacity, pass->weight[k], count);
+        add_weighted(s->out, s->kept[k], pass->weight[k], count);
         total += pass->weight[k];
     }
     if (!pass->p->normalize || total == 0)
@@ -231,7 +242,7 @@ static void combine_block(const struct pass *pass, struct scratch *s, struct ext
     const double lambda = pass->p->method == MERGE_LINEAR ? 1 : pass->p->lambda;
     memset(s->out, 0, e.count * sizeof(*s->out));
     for (size_t k = 0; k < pass->p->vectors; k++)
-        thin_block(pass, s, k, e, s->kept + k * pass->engine->block_capacity);
+        thin_block(pass, s, k, e, s->kept[k]);
     if (pass->traits->elects)
         elect(pass, s, e.count);
     else
@@ -259,23 +270,53 @@ MERGE_CLONES static void narrow(float *out, const double *in, size_t count)
         out[i] = (float)in[i];
 }
 
-// As stored: what is finite in float64 may be too large for the dtype.
-static uint64_t count_infinite(const void *stored, enum dtype dtype, size_t count)
+// Rounds to nearest, ties to even; returns how many are not finite in bfloat16.
+MERGE_CLONES static uint64_t store_bf16(uint16_t *out, const float *in, size_t count)
 {
-    static const uint32_t exponents[] = {
-        [DTYPE_F32] = 0x7f800000u, [DTYPE_BF16] = 0x7f80u, [DTYPE_F16] = 0x7c00u};
-    const uint32_t mask = exponents[dtype];
-    uint64_t infinite = 0;
-    if (dtype == DTYPE_F32) {
-        const uint32_t *bits = stored;
-        for (size_t i = 0; i < count; i++)
-            infinite += (bits[i] & mask) == mask;
-    } else {
-        const uint16_t *bits = stored;
-        for (size_t i = 0; i < count; i++)
-            infinite += (bits[i] & mask) == mask;
+    uint32_t infinite = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &in[i], sizeof(bits));
+        const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+        infinite += (bits & 0x7f800000u) == 0x7f800000u || (rounded & 0x7f80u) == 0x7f80u;
+        out[i] = (uint16_t)rounded;
     }
     return infinite;
+}
+
+static uint64_t store_f16(uint16_t *out, const float *in, size_t count)
+{
+    uint64_t infinite = 0;
+    convert_from_f32(out, DTYPE_F16, in, count);
+    for (size_t i = 0; i < count; i++)
+        infinite += (out[i] & 0x7c00u) == 0x7c00u;
+    return infinite;
+}
+
+MERGE_CLONES static uint64_t store_f32(float *out, const float *in, size_t count)
+{
+    uint32_t infinite = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &in[i], sizeof(bits));
+        infinite += (bits & 0x7f800000u) == 0x7f800000u;
+        out[i] = in[i];
+    }
+    return infinite;
+}
+
+// What is finite in float64 may be too large for the dtype: those are counted.
+static uint64_t store(void *out, enum dtype dtype, const float *in, size_t count)
+{
+    switch (dtype) {
+    case DTYPE_F32:
+        return store_f32(out, in, count);
+    case DTYPE_BF16:
+        return store_bf16(out, in, count);
+    case DTYPE_F16:
+        return store_f16(out, in, count);
+    }
+    return 0;
 }
 
 static void result_block(void *argument, size_t task, int thread)
@@ -294,8 +335,7 @@ static void result_block(void *argument, size_t task, int thread)
         add_change(s->out, s->base, pass->tensor->has_base, !pass->traits->on_models, e.count);
     char *to = pass->tile_out + (e.begin - pass->first) * dtype_bytes(dtype);
     narrow(values, s->out, e.count);
-    convert_from_f32(to, dtype, values, e.count);
-    pass->block_counts[e.index] = count_infinite(to, dtype, e.count);
+    pass->block_counts[e.index] = store(to, dtype, values, e.count);
 }
 
 static int write_result(struct pass *pass, struct error *err)

@@ -7,17 +7,18 @@
 #include "kernels/cpu/pool.h"
 #include "worker/merge/tensor.h"
 
-#define BLOCK 4096 // elements, where no row must stay whole: 32 KiB of float64 a vector
+#define BLOCK 2048 // elements, where no row must stay whole: 16 KiB of float64 a vector
 
 // Of one thread.
 struct scratch {
+    void *memory; // of the arrays below, [block] each
     float *base;
-    float *x;     // [vectors * block]
-    double *kept; // [vectors * block]
+    float **x;     // [vectors]
+    double **kept; // [vectors]
     double *out, *total, *divisor;
+    uint64_t *keys[2];
     uint32_t *bins; // [SELECT_BINS], all 0 between phases
     bool counted;   // bins were added to
-    uint64_t *keys[2];
 };
 
 struct merge_engine {
@@ -69,7 +70,6 @@ struct extent pass_extent(const struct pass *pass, size_t task);
 
 // Element values x_k in the method's space; base is loaded into scratch->base when the tensor has
 // one.
-float *pass_vector(const struct pass *pass, struct scratch *s, size_t k);
 void pass_load_base(const struct pass *pass, struct scratch *s, struct extent e);
 void pass_load(const struct pass *pass, struct scratch *s, size_t k, struct extent e);
 void pass_load_all(const struct pass *pass, struct scratch *s, struct extent e);

@@ -13,14 +13,14 @@
 // The standard deviation of the vectors at one element, in float32, whose bits are selected.
 static void deviation_block(const struct pass *pass, struct scratch *s, size_t count)
 {
-    const size_t vectors = pass->p->vectors, capacity = pass->engine->block_capacity;
+    const size_t vectors = pass->p->vectors;
     float *deviation = (float *)s->divisor;
     for (size_t i = 0; i < count; i++) {
         double mean = 0, variance = 0;
         for (size_t k = 0; k < vectors; k++)
-            mean += (double)s->x[k * capacity + i] / (double)vectors;
+            mean += (double)s->x[k][i] / (double)vectors;
         for (size_t k = 0; k < vectors; k++) {
-            const double x = (double)s->x[k * capacity + i] - mean;
+            const double x = (double)s->x[k][i] - mean;
             variance += x * x;
         }
         deviation[i] = (float)sqrt(variance / (double)vectors);
@@ -34,7 +34,7 @@ static const float *load_selected(const struct pass *pass, struct scratch *s, st
         if (!pass->tensor->is_delta[pass->k] || pass->traits->on_models)
             pass_load_base(pass, s, e);
         pass_load(pass, s, pass->k, e);
-        return pass_vector(pass, s, pass->k);
+        return s->x[pass->k];
     }
     pass_load_all(pass, s, e);
     deviation_block(pass, s, e.count);
@@ -176,9 +176,9 @@ static void square_block(void *argument, size_t task, int thread)
     pass_load_all(pass, s, e);
     for (size_t k = 0; k < pass->p->vectors; k++) {
         double sum = 0;
-        thin_block(pass, s, k, e, s->kept);
+        thin_block(pass, s, k, e, s->kept[0]);
         for (size_t i = 0; i < e.count; i++)
-            sum += s->kept[i] * s->kept[i];
+            sum += s->kept[0][i] * s->kept[0][i];
         pass->partial[e.index * pass->sums + k] = sum;
     }
 }
@@ -203,12 +203,12 @@ static void magnitude_block(void *argument, size_t task, int thread)
     const struct extent e = pass_extent(pass, task);
     pass_load_all(pass, s, e);
     for (size_t k = 0; k < pass->p->vectors; k++) {
-        const float *x = pass_vector(pass, s, k);
+        const float *x = s->x[k];
         double before = 0, after = 0;
-        thin_block(pass, s, k, e, s->kept);
+        thin_block(pass, s, k, e, s->kept[0]);
         for (size_t i = 0; i < e.count; i++) {
             before += fabs((double)x[i]);
-            after += fabs(s->kept[i]);
+            after += fabs(s->kept[0][i]);
         }
         pass->partial[e.index * pass->sums + 2 * k] = before;
         pass->partial[e.index * pass->sums + 2 * k + 1] = after;
@@ -350,7 +350,7 @@ static void keep_varying(const struct pass *pass, struct scratch *s, double *kep
 
 void thin_block(const struct pass *pass, struct scratch *s, size_t k, struct extent e, double *kept)
 {
-    const float *x = pass_vector(pass, s, k);
+    const float *x = s->x[k];
     switch (pass->traits->sparsify) {
     case SPARSIFY_NONE:
         if (pass->traits->family == FAMILY_SCE && pass->p->select_topk < 1)

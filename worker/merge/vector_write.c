@@ -336,11 +336,13 @@ int vector_write(struct fs *fs, const char *base, const char *tuned, const char 
     struct subtraction s = {0};
     *stats = (struct vector_stats){0};
     int rc = safetensors_open(base, &s.base, err) || safetensors_open(tuned, &s.tuned, err) ||
-                     check_pair(&s, base, tuned, err) ||
-                     master_open(fs, tuned, &s.tuned, &s.master, err) ||
-                     write_difference(fs, &s, out, options, stats, err)
+                     check_pair(&s, base, tuned, err)
                  ? -1
                  : 0;
+    if (rc == 0) {
+        s.master = master_open(fs, tuned, &s.tuned);
+        rc = write_difference(fs, &s, out, options, stats, err);
+    }
     master_close(s.master);
     safetensors_close(&s.base);
     safetensors_close(&s.tuned);
