@@ -85,39 +85,47 @@ static int measure_limits(struct bench *bench, struct error *err)
     if (bench_limits(bench->device, &bench->limits, err))
         return -1;
     report(bench, "limit: f32 multiply-add", bench->limits.flops / 1e9, "GFLOP/s", 0, NULL);
+    if (bench->limits.dot_flops > 0)
+        report(bench, "limit: bf16 dot product", bench->limits.dot_flops / 1e9, "GFLOP/s", 0, NULL);
     report(bench, "limit: read", bench->limits.read_bytes / 1e9, "GB/s", 0, NULL);
     return 0;
 }
 
-static int measure_linear(struct bench *bench, const char *name, enum bench_pass pass, size_t rows,
-                          size_t out_width, size_t in_width, struct error *err)
+static int measure_linear(struct bench *bench, const char *name, struct bench_linear shape,
+                          struct error *err)
 {
-    const struct bench_linear shape = {.pass = pass,
-                                       .weight = DTYPE_F32,
-                                       .rows = rows,
-                                       .out_width = out_width,
-                                       .in_width = in_width};
+    const bool dot = shape.weight == DTYPE_BF16 && bench->limits.dot_flops > 0;
     double rate;
     char what[64];
     if (bench_linear(bench->device, &shape, &rate, err))
         return -1;
-    snprintf(what, sizeof(what), "%s %zu x %zu x %zu", name, rows, out_width, in_width);
-    report(bench, what, rate / 1e9, "GFLOP/s", rate / bench->limits.flops, "multiply-add");
+    snprintf(what, sizeof(what), "%s %s %zu x %zu x %zu", dtype_name(shape.weight), name,
+             shape.rows, shape.out_width, shape.in_width);
+    report(bench, what, rate / 1e9, "GFLOP/s",
+           rate / (dot ? bench->limits.dot_flops : bench->limits.flops),
+           dot ? "dot product" : "multiply-add");
     return 0;
 }
 
 static int measure_linears(struct bench *bench, struct error *err)
 {
+    static const struct {
+        const char *name;
+        enum bench_pass pass;
+    } passes[] = {{"forward", BENCH_FORWARD},
+                  {"backward input", BENCH_BACKWARD_INPUT},
+                  {"backward weight", BENCH_BACKWARD_WEIGHT}};
     const struct model_config *config = &bench->model->config;
-    const size_t rows = (size_t)bench->options->micro_batch_tokens;
-    const size_t up = 2 * (size_t)config->ffn, width = (size_t)config->hidden;
-    return measure_linear(bench, "linear forward", BENCH_FORWARD, rows, up, width, err) ||
-                   measure_linear(bench, "linear backward input", BENCH_BACKWARD_INPUT, rows, up,
-                                  width, err) ||
-                   measure_linear(bench, "linear backward weight", BENCH_BACKWARD_WEIGHT, rows, up,
-                                  width, err)
-               ? -1
-               : 0;
+    struct bench_linear shape = {.rows = (size_t)bench->options->micro_batch_tokens,
+                                 .out_width = 2 * (size_t)config->ffn,
+                                 .in_width = (size_t)config->hidden};
+    for (shape.weight = DTYPE_F32; shape.weight <= DTYPE_BF16; shape.weight++)
+        for (size_t i = 0; i < sizeof(passes) / sizeof(*passes); i++) {
+            shape.pass = passes[i].pass;
+            if (measure_linear(bench, passes[i].name, shape, err))
+                return -1;
+        }
+    return 0;
 }
 
 static void make_pairs(const struct model_config *config, size_t count, struct sequence_set *out)

@@ -47,6 +47,12 @@ static double probe_fma(void *context)
     return device_cpu(probe->device)->probes->fma(probe->device);
 }
 
+static double probe_dot(void *context)
+{
+    const struct probe *probe = context;
+    return device_cpu(probe->device)->probes->dot(probe->device);
+}
+
 static double probe_read(void *context)
 {
     const struct probe *probe = context;
@@ -64,6 +70,8 @@ int bench_limits(struct device *device, struct bench_limits *out, struct error *
         return -1;
     struct probe probe = {.device = device, .block = block, .count = bytes / sizeof(float)};
     out->flops = best_rate((struct work){probe_fma, &probe});
+    out->dot_flops =
+        device_cpu(device)->probes->dot ? best_rate((struct work){probe_dot, &probe}) : 0;
     out->read_bytes = best_rate((struct work){probe_read, &probe});
     device_free(device, block);
     return 0;
@@ -99,6 +107,7 @@ static double layer_call(void *context)
             l->device, &(struct linear_backward_weight){.grad_weight = l->linear.weight,
                                                         .grad_out = out,
                                                         .x = x,
+                                                        .product = s->weight,
                                                         .rows = s->rows,
                                                         .out_width = s->out_width,
                                                         .in_width = s->in_width});
@@ -111,14 +120,15 @@ int bench_linear(struct device *device, const struct bench_linear *shape, double
                  struct error *err)
 {
     struct layer layer = {.device = device, .shape = shape};
-    size_t weight_bytes = shape->out_width * shape->in_width * dtype_bytes(shape->weight);
+    enum dtype weight = shape->pass == BENCH_BACKWARD_WEIGHT ? DTYPE_F32 : shape->weight;
+    size_t weight_bytes = shape->out_width * shape->in_width * dtype_bytes(weight);
     int rc = -1;
     if (device_alloc(device, shape->rows * shape->in_width * sizeof(float), &layer.x, err) != 0 ||
         device_alloc(device, shape->rows * shape->out_width * sizeof(float), &layer.out, err) !=
             0 ||
         device_alloc(device, weight_bytes, &layer.weight, err) != 0)
         goto release;
-    layer.linear = (struct linear){.weight = {.data = layer.weight, .dtype = shape->weight},
+    layer.linear = (struct linear){.weight = {.data = layer.weight, .dtype = weight},
                                    .out_width = shape->out_width,
                                    .in_width = shape->in_width};
     if (shape->pass == BENCH_FORWARD_PACKED)

@@ -9,6 +9,7 @@
 
 struct bench_limits {
     double flops;      // float32 fused multiply-adds, two operations each, per second, all threads
+    double dot_flops;  // the same of bfloat16 pairs; 0: the processor does not multiply those
     double read_bytes; // per second, from memory that no cache holds, all threads
 };
 
@@ -25,7 +26,7 @@ enum bench_pass {
 
 struct bench_linear {
     enum bench_pass pass;
-    enum dtype weight; // float32 for BENCH_BACKWARD_WEIGHT
+    enum dtype weight; // of BENCH_BACKWARD_WEIGHT the product
     size_t rows, out_width, in_width;
 };
 

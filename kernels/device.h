@@ -45,8 +45,9 @@ struct device {
 
 struct device_options {
     const char *backend; // "ref", "cpu", "cuda"; NULL: the fastest that works here
-    const char *isa;     // cpu only: "plain", "avx2", "avx512"; NULL: the best this processor has
-    int threads;         // cpu only; 0: as many as this process may run on
+    // cpu only: "plain", "avx2", "avx512", "avx512bf16"; NULL: the best this processor has
+    const char *isa;
+    int threads; // cpu only; 0: as many as this process may run on
 };
 
 int device_create(const struct device_options *options, struct device **out, struct error *err);

@@ -71,7 +71,12 @@ struct rmsnorm_backward {
     bool overwrite; // grad_x =, which may then be grad_out
 };
 
-// A dense layer's parameters. packed is the backend's own copy in the layout it reads fastest, made
+// A dense layer's parameters. A backend multiplies a bfloat16 weight as such: it may round x and
+// grad_out to bfloat16, to nearest, before the product, which it adds in float32; subnormal numbers
+// may count as 0. Activations and their gradients are float32 or bfloat16 whatever the weight's
+// type, but slow where they are float16.
+//
+// packed is the backend's own copy in the layout it reads fastest, made
 // by linear_pack for weights that no longer change; NULL otherwise.
 struct linear {
     struct tensor weight; // [out_width, in_width], row-major as Hugging Face stores it
@@ -99,12 +104,15 @@ struct linear_backward_input {
     bool accumulate;
 };
 
-// grad_weight += grad_out^T x; grad_bias += column sums of grad_out.
+// grad_weight += grad_out^T x; grad_bias += column sums of grad_out. Both are float32 (slow
+// otherwise). product bfloat16 means that the weight is, and grad_out and x may be rounded to it;
+// where they are bfloat16 themselves it changes nothing.
 struct linear_backward_weight {
     struct tensor grad_weight;
     struct tensor grad_bias; // data NULL: none
     struct tensor grad_out;
     struct tensor x;
+    enum dtype product; // float32 unless told otherwise
     size_t rows;
     size_t out_width;
     size_t in_width;

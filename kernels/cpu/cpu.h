@@ -16,6 +16,7 @@ struct scratch {
 // Loops for bench.c; they return the operations or bytes they did.
 struct probes {
     double (*fma)(struct device *);
+    double (*dot)(struct device *); // of bfloat16 pairs; NULL: the processor has none
     double (*read)(struct device *, const float *block, size_t count);
 };
 
@@ -66,6 +67,8 @@ extern const struct kernels kernels_cpu_avx2;
 extern const struct probes cpu_probes_avx2;
 extern const struct kernels kernels_cpu_avx512;
 extern const struct probes cpu_probes_avx512;
+extern const struct kernels kernels_cpu_avx512bf16;
+extern const struct probes cpu_probes_avx512bf16;
 #endif
 
 #endif

@@ -35,10 +35,16 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+static bool has_avx512bf16(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 static const struct isa isas[] = {
 #if defined(__x86_64__)
+    {"avx512bf16", &kernels_cpu_avx512bf16, &cpu_probes_avx512bf16, has_avx512bf16},
     {"avx512", &kernels_cpu_avx512, &cpu_probes_avx512, has_avx512},
     {"avx2", &kernels_cpu_avx2, &cpu_probes_avx2, has_avx2},
 #endif
@@ -59,7 +65,8 @@ static const struct isa *isa_choose(const char *name, struct error *err)
             return NULL;
         }
     }
-    error_set(err, "unknown instruction set '%s': give 'plain', 'avx2' or 'avx512'", name);
+    error_set(err, "unknown instruction set '%s': give 'plain', 'avx2', 'avx512' or 'avx512bf16'",
+              name);
     return NULL;
 }
 

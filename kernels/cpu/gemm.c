@@ -8,6 +8,11 @@
 
 #include <assert.h>
 
+static inline bool is_pairs(enum dtype dtype)
+{
+    return dtype == DTYPE_BF16 && bf16_products;
+}
+
 // What a tile reads and writes; begin is what its chains start from.
 struct tile {
     const float *a;
@@ -19,11 +24,31 @@ struct tile {
     const float *begin;
     size_t begin_stride;
     size_t depth;
-    const char *ahead; // bfloat16: what to fetch into the second cache, ahead_step bytes per k
+    const char
+        *ahead; // packed bfloat16: what to fetch into the second cache, ahead_step bytes per k
     size_t ahead_step;
 };
 
 enum { PANELS_LIMIT = 4, CACHE_LINE = 64 };
+
+// VF_LANES elements of a panel.
+static inline __attribute__((always_inline)) vf panel_load(const void *panel, enum dtype dtype,
+                                                           size_t at)
+{
+    return dtype == DTYPE_F32 || bf16_products ? vf_load((const float *)panel + at)
+                                               : vf_load_bf16((const uint16_t *)panel + at);
+}
+
+// c + a b for an element of A, a number or a pair.
+static inline __attribute__((always_inline)) vf multiply_add(const float *a, vf b, vf c,
+                                                             enum dtype dtype)
+{
+    if (!is_pairs(dtype))
+        return vf_fma(vf_set(*a), b, c);
+    int32_t pair;
+    memcpy(&pair, a, sizeof pair);
+    return vf_dot(pair - (vi){0}, (vi)b, c);
+}
 
 // One step of k. With one panel its two vectors stay while the rows pass; with several the few rows
 // stay while the panels pass: either order alone would ask for more registers than there are.
@@ -36,21 +61,20 @@ static inline __attribute__((always_inline)) void tile_step(vf sum[][2 * PANELS_
     const float *a = t->a + k * a_column;
     size_t at = k * TILE_COLUMNS;
     if (panels == 1) {
-        vf b0 = vf_load_any(t->b, dtype, at), b1 = vf_load_any(t->b, dtype, at + VF_LANES);
+        vf b0 = panel_load(t->b, dtype, at), b1 = panel_load(t->b, dtype, at + VF_LANES);
 #pragma GCC unroll 16
         for (size_t i = 0; i < rows; i++) {
-            vf x = vf_set(a[i * a_row]);
-            sum[i][0] = vf_fma(x, b0, sum[i][0]);
-            sum[i][1] = vf_fma(x, b1, sum[i][1]);
+            sum[i][0] = multiply_add(a + i * a_row, b0, sum[i][0], dtype);
+            sum[i][1] = multiply_add(a + i * a_row, b1, sum[i][1], dtype);
         }
         return;
     }
 #pragma GCC unroll 8
     for (size_t j = 0; j < 2 * panels; j++) {
-        vf b = vf_load_any(t->b, dtype, j / 2 * t->panel_stride + at + j % 2 * VF_LANES);
+        vf b = panel_load(t->b, dtype, j / 2 * t->panel_stride + at + j % 2 * VF_LANES);
 #pragma GCC unroll 2
         for (size_t i = 0; i < rows; i++)
-            sum[i][j] = vf_fma(vf_set(a[i * a_row]), b, sum[i][j]);
+            sum[i][j] = multiply_add(a + i * a_row, b, sum[i][j], dtype);
     }
 }
 
@@ -65,9 +89,13 @@ static inline __attribute__((always_inline)) void tile_compute(const struct tile
 #pragma GCC unroll 8
         for (size_t j = 0; j < 2 * panels; j++)
             sum[i][j] = vf_load(t->begin + i * t->begin_stride + j * VF_LANES);
+    // All lines of a step, or, for few rows, which the processor's own prefetching almost serves,
+    // every second one.
+    const size_t step_bytes = panels * TILE_COLUMNS * panel_bytes(dtype);
+    const size_t lines = ceil_div(step_bytes, rows < 6 ? 2 * CACHE_LINE : CACHE_LINE);
     for (size_t k = 0; k < t->depth; k++) {
-#pragma GCC unroll 4
-        for (size_t line = 0; dtype == DTYPE_BF16 && line < panels; line++)
+#pragma GCC unroll 8
+        for (size_t line = 0; dtype == DTYPE_BF16 && line < lines; line++)
             __builtin_prefetch(t->ahead + k * t->ahead_step + line * CACHE_LINE, 0, 2);
         tile_step(sum, t, k, rows, panels, a_row, a_column, dtype);
     }
@@ -102,10 +130,7 @@ static inline __attribute__((always_inline)) size_t tile_dtype(const struct tile
 // one waits for the latency of its additions.
 static size_t tile_rows(size_t rows)
 {
-    size_t even = ceil_div(rows, ceil_div(rows, TILE_ROWS));
-    if (even >= TILE_ROWS)
-        return TILE_ROWS;
-    return even >= 8 ? 8 : min_size(even, 6);
+    return ceil_div(rows, ceil_div(rows, TILE_ROWS));
 }
 
 // Computes the next tile; returns its rows.
@@ -122,11 +147,23 @@ static size_t tile_run(const struct tile *t, size_t rows, enum dtype dtype)
         return tile_dtype(t, 4, dtype);
     case 5:
         return tile_dtype(t, 5, dtype);
+#if VF_LANES == 16
     case 6:
         return tile_dtype(t, 6, dtype);
-#if VF_LANES == 16
+    case 7:
+        return tile_dtype(t, 7, dtype);
     case 8:
         return tile_dtype(t, 8, dtype);
+    case 9:
+        return tile_dtype(t, 9, dtype);
+    case 10:
+        return tile_dtype(t, 10, dtype);
+    case 11:
+        return tile_dtype(t, 11, dtype);
+    case 12:
+        return tile_dtype(t, 12, dtype);
+    case 13:
+        return tile_dtype(t, 13, dtype);
 #endif
     default:
         return tile_dtype(t, TILE_ROWS, dtype);
@@ -174,16 +211,17 @@ static struct tile tile_at(const struct gemm *g, size_t row, size_t column, bool
         .a = (const float *)g->a.data + row * g->a.row,
         .a_row = g->a.row,
         .a_column = g->a.column,
-        .b = (const char *)g->panels.data + panel * dtype_bytes(g->panels.dtype),
+        .b = (const char *)g->panels.data + panel * panel_bytes(g->panels.dtype),
         .panel_stride = g->panels.panel_stride,
         .c = g->c + row * g->c_stride + column,
         .c_stride = g->c_stride,
         .begin_stride = g->keep ? g->c_stride : 0,
-        .depth = g->depth,
+        .depth = panel_depth(g->panels.dtype, g->depth),
     };
     if (packed) {
         size_t group = row / TILE_ROWS * TILE_ROWS;
-        t.a = (const float *)g->a.data + group * g->depth + (row - group);
+        t.a = (const float *)g->a.data + group * t.depth + (row - group);
+        t.a_column = TILE_ROWS;
     }
     t.begin = g->keep ? t.c : g->bias ? g->bias + column : zeros;
     t.ahead = t.b;
@@ -195,8 +233,8 @@ static struct tile tile_at(const struct gemm *g, size_t row, size_t column, bool
 // but the first.
 static void tile_fetch_ahead(struct tile *t, const struct gemm *g, size_t row, size_t panels)
 {
-    size_t step_bytes = panels * TILE_COLUMNS * dtype_bytes(g->panels.dtype); // per k
-    t->ahead = (const char *)t->b + step_bytes * g->depth * (g->rows + row) / g->rows;
+    size_t step_bytes = panels * TILE_COLUMNS * panel_bytes(g->panels.dtype); // per k
+    t->ahead = (const char *)t->b + step_bytes * t->depth * (g->rows + row) / g->rows;
     t->ahead_step = ceil_div(step_bytes * tile_rows(g->rows - row), g->rows);
 }
 
@@ -228,26 +266,67 @@ static void block_run(const struct gemm *g, bool packed, bool few)
     }
 }
 
+// out[i] = the pair of even[i] and odd[i], or of even[i] and 0.
+static void pair_columns(void *out, const void *even, const void *odd, enum dtype dtype,
+                         size_t count)
+{
+    size_t i = 0;
+    for (; i + VF_LANES <= count; i += VF_LANES) {
+        vh low = vh_load_any(even, dtype, i), high = odd ? vh_load_any(odd, dtype, i) : (vh){0};
+        vi pairs = vi_pairs(low, high);
+        memcpy((uint32_t *)out + i, &pairs, sizeof pairs);
+    }
+    for (; i < count; i++) {
+        uint32_t low = bf16_from_f32(load_any(even, dtype, i));
+        uint32_t high = odd ? bf16_from_f32(load_any(odd, dtype, i)) : 0;
+        ((uint32_t *)out)[i] = low | high << 16;
+    }
+}
+
+static const void *matrix_at(struct matrix m, size_t i, size_t j)
+{
+    return (const char *)m.data + (i * m.row + j * m.column) * dtype_bytes(m.dtype);
+}
+
+// Row k of a matrix whose rows are contiguous, rows k and k + 1 as pairs.
+static void pair_row(void *out, struct matrix m, size_t k, size_t depth, size_t columns)
+{
+    const void *odd = k + 1 < depth ? matrix_at(m, k + 1, 0) : NULL;
+    pair_columns(out, matrix_at(m, k, 0), odd, m.dtype, columns);
+}
+
 // Rows of A interleaved by TILE_ROWS: element (i, k) of a group lies at k TILE_ROWS + i.
 static void pack_rows(float *out, const struct gemm *g)
 {
-    for (size_t row = 0; row < g->rows; row += TILE_ROWS) {
-        size_t rows = min_size(TILE_ROWS, g->rows - row);
-        for (size_t k = 0; k < g->depth; k++) {
-            const float *a = (const float *)g->a.data + row + k * g->a.column;
-            float *to = out + row * g->depth + k * TILE_ROWS;
-            if (rows == TILE_ROWS)
-                memcpy(to, a, TILE_ROWS * sizeof *to);
+    size_t depth = panel_depth(g->panels.dtype, g->depth);
+    float line[BLOCK_ROWS];
+    struct matrix transposed = {g->a.data, g->a.dtype, g->a.column, g->a.row};
+    for (size_t k = 0; k < depth; k++) {
+        const float *a = (const float *)g->a.data + k * g->a.column;
+        if (is_pairs(g->panels.dtype)) {
+            pair_row(line, transposed, 2 * k, g->depth, g->rows);
+            a = line;
+        }
+        for (size_t row = 0; row < g->rows; row += TILE_ROWS) {
+            float *to = out + row * depth + k * TILE_ROWS;
+            if (g->rows - row >= TILE_ROWS)
+                memcpy(to, a + row, TILE_ROWS * sizeof *to);
             else
-                memcpy(to, a, rows * sizeof *to);
+                memcpy(to, a + row, (g->rows - row) * sizeof *to);
         }
     }
+}
+
+// Whether tiles read A where it lies. Rows of pairs are never one pair apart.
+static bool rows_are_contiguous(const struct gemm *g)
+{
+    return is_pairs(g->panels.dtype) ? g->a.row != 1 : g->a.column == 1;
 }
 
 // All rows of A against one block of panels.
 static void rows_run(const struct gemm *g, bool few)
 {
-    if (g->a.column == 1) {
+    if (rows_are_contiguous(g)) {
         for (size_t row = 0; row < g->rows; row += BLOCK_ROWS) {
             struct gemm block = *g;
             block.rows = min_size(BLOCK_ROWS, g->rows - row);
@@ -258,11 +337,11 @@ static void rows_run(const struct gemm *g, bool few)
         return;
     }
     _Alignas(64) float packed[BLOCK_ROWS * BLOCK_DEPTH];
-    assert(g->a.row == 1 && g->depth <= BLOCK_DEPTH);
+    assert(g->a.row == 1 && panel_depth(g->panels.dtype, g->depth) <= BLOCK_DEPTH);
     for (size_t row = 0; row < g->rows; row += BLOCK_ROWS) {
         struct gemm block = *g;
         block.rows = min_size(BLOCK_ROWS, g->rows - row);
-        block.a.data = (const float *)g->a.data + row;
+        block.a.data = matrix_at(g->a, row, 0);
         block.c = g->c + row * g->c_stride;
         pack_rows(packed, &block);
         block.a.data = packed;
@@ -270,18 +349,15 @@ static void rows_run(const struct gemm *g, bool few)
     }
 }
 
-static const void *matrix_at(struct matrix m, size_t i, size_t j)
-{
-    return (const char *)m.data + (i * m.row + j * m.column) * dtype_bytes(m.dtype);
-}
-
 // Panels of B for a block that starts at (k, column): a part of those given, in float32 when many
-// rows will read them, or packed now.
+// rows will read bfloat16, or packed now.
 static void block_panels(struct gemm *block, const struct gemm *g, size_t k, size_t column,
                          void *scratch)
 {
-    struct panels fresh = {
-        .data = scratch, .dtype = DTYPE_F32, .panel_stride = block->depth * TILE_COLUMNS};
+    struct panels fresh = {.data = scratch,
+                           .dtype = g->panels.dtype,
+                           .panel_stride =
+                               panel_depth(g->panels.dtype, block->depth) * TILE_COLUMNS};
     if (!g->panels.data) {
         struct matrix b = g->b;
         b.data = matrix_at(g->b, k, column);
@@ -289,10 +365,12 @@ static void block_panels(struct gemm *block, const struct gemm *g, size_t k, siz
         ISA(gemm_pack)(&fresh, b, block->depth, block->columns);
         return;
     }
-    size_t at = column / TILE_COLUMNS * g->panels.panel_stride + k * TILE_COLUMNS;
-    block->panels.data = (char *)g->panels.data + at * dtype_bytes(g->panels.dtype);
-    if (g->panels.dtype == DTYPE_F32 || g->rows <= FEW_ROWS)
+    size_t at = column / TILE_COLUMNS * g->panels.panel_stride +
+                panel_depth(g->panels.dtype, k) * TILE_COLUMNS;
+    block->panels.data = (char *)g->panels.data + at * panel_bytes(g->panels.dtype);
+    if (g->panels.dtype == DTYPE_F32 || bf16_products || g->rows <= FEW_ROWS)
         return;
+    fresh.dtype = DTYPE_F32;
     for (size_t panel = 0; panel < ceil_div(block->columns, TILE_COLUMNS); panel++) {
         const uint16_t *from = (uint16_t *)block->panels.data + panel * g->panels.panel_stride;
         float *to = (float *)scratch + panel * fresh.panel_stride;
@@ -310,8 +388,9 @@ void ISA(gemm)(const struct gemm *gemm, void *scratch)
             for (size_t i = 0; i < g->columns; i++)
                 g->c[row * g->c_stride + i] += g->bias[i];
     // Few rows are bound by memory: they read each panel in one go, as it lies.
-    bool few = g->panels.data && g->rows <= FEW_ROWS && g->a.column == 1;
-    size_t depth_step = few && g->depth > BLOCK_DEPTH ? g->depth : BLOCK_DEPTH;
+    bool few = g->panels.data && g->rows <= FEW_ROWS && rows_are_contiguous(g);
+    size_t deepest = is_pairs(g->panels.dtype) ? 2 * BLOCK_DEPTH : BLOCK_DEPTH;
+    size_t depth_step = few && g->depth > deepest ? g->depth : deepest;
     size_t column_step = few ? g->columns : BLOCK_COLUMNS;
     for (size_t column = 0; column < g->columns; column += column_step) {
         // A product of depth 0 still has its start to write.
@@ -319,7 +398,8 @@ void ISA(gemm)(const struct gemm *gemm, void *scratch)
             struct gemm block = *g;
             block.columns = min_size(column_step, g->columns - column);
             block.depth = min_size(depth_step, g->depth - k);
-            block.a.data = matrix_at(g->a, 0, k);
+            bool pairs = is_pairs(g->panels.dtype) && rows_are_contiguous(g);
+            block.a.data = matrix_at(g->a, 0, pairs ? k / 2 : k);
             block.c = g->c + column;
             block.keep = g->keep || k > 0;
             block.bias = g->bias ? g->bias + column : NULL;
@@ -385,23 +465,62 @@ static void pack_any(void *out, enum dtype dtype, struct matrix b, size_t depth,
         }
 }
 
+// A panel of pairs, from rows that are contiguous.
+static void pack_pairs(float *out, struct matrix b, size_t depth, size_t columns)
+{
+    for (size_t k = 0; k < depth; k += 2, out += TILE_COLUMNS) {
+        pair_row(out, b, k, depth, columns);
+        memset(out + columns, 0, (TILE_COLUMNS - columns) * sizeof *out);
+    }
+}
+
+static void pack_panel(void *out, enum dtype dtype, struct matrix b, size_t depth, size_t columns)
+{
+    if (is_pairs(dtype))
+        pack_pairs(out, b, depth, columns);
+    else if (dtype != b.dtype || columns < TILE_COLUMNS || b.dtype != DTYPE_F32)
+        pack_any(out, dtype, b, depth, columns);
+    else if (b.row == 1)
+        pack_columns(out, b.data, b.column, depth);
+    else
+        for (size_t k = 0; k < depth; k++)
+            memcpy((float *)out + k * TILE_COLUMNS, (const float *)b.data + k * b.row,
+                   TILE_COLUMNS * sizeof(float));
+}
+
 void ISA(gemm_pack)(const struct panels *panels, struct matrix b, size_t depth, size_t columns)
 {
-    bool same = panels->dtype == b.dtype;
-    assert(same || panels->dtype == DTYPE_F32);
+    enum dtype dtype = panels->dtype;
+    size_t element = panel_bytes(dtype);
+    assert(dtype == b.dtype || dtype == DTYPE_F32 || (is_pairs(dtype) && b.column == 1));
+    if (is_pairs(dtype) && b.column != 1) {
+        // The pairs lie side by side already and are moved as if each were a float32.
+        assert(depth % 2 == 0 && b.column % 2 == 0);
+        b = (struct matrix){b.data, DTYPE_F32, 1, b.column / 2};
+        depth /= 2;
+        dtype = DTYPE_F32;
+    }
     for (size_t column = 0; column < columns; column += TILE_COLUMNS) {
         struct matrix from = b;
         from.data = matrix_at(b, 0, column);
         size_t at = column / TILE_COLUMNS * panels->panel_stride;
-        void *out = (char *)panels->data + at * dtype_bytes(panels->dtype);
-        size_t count = min_size(TILE_COLUMNS, columns - column);
-        if (!same || count < TILE_COLUMNS || b.dtype != DTYPE_F32)
-            pack_any(out, panels->dtype, from, depth, count);
-        else if (b.row == 1)
-            pack_columns(out, from.data, b.column, depth);
-        else
-            for (size_t k = 0; k < depth; k++)
-                memcpy((float *)out + k * TILE_COLUMNS, (const float *)from.data + k * b.row,
-                       TILE_COLUMNS * sizeof(float));
+        void *out = (char *)panels->data + at * element;
+        pack_panel(out, dtype, from, depth, min_size(TILE_COLUMNS, columns - column));
+    }
+}
+
+void ISA(gemm_pair_rows)(uint32_t *out, size_t stride, struct matrix a, size_t rows, size_t depth)
+{
+    for (size_t row = 0; row < rows; row++) {
+        uint16_t *to = (uint16_t *)(out + row * stride);
+        size_t from = row * a.row, k = 0;
+        for (; k + VF_LANES <= depth; k += VF_LANES) {
+            vh v = vh_load_any(a.data, a.dtype, from + k);
+            memcpy(to + k, &v, sizeof v);
+        }
+        for (; k < depth; k++)
+            to[k] = bf16_from_f32(load_any(a.data, a.dtype, from + k));
+        if (depth % 2)
+            to[depth] = 0;
     }
 }

@@ -4,7 +4,7 @@
 #include "kernels/cpu/simd.h"
 
 enum {
-    CHAINS = 12, // two pipes with a latency of 4 or 5 need 10; more would not fit 16 registers
+    CHAINS = 12, // two pipes with a latency of 4 to 6 need them; more would not fit 16 registers
     ROUNDS = 100000,
 };
 
@@ -38,6 +38,34 @@ static double probe_fma(struct device *device)
     return 2.0 * VF_LANES * CHAINS * ROUNDS * device->threads;
 }
 
+#if defined(__AVX512BF16__)
+static void dot_task(void *argument, size_t task, int thread)
+{
+    (void)thread;
+    const volatile int32_t *factor = argument;
+    vf chains[CHAINS];
+    vi a = *factor - (vi){0}, b = *factor + (int32_t)task - (vi){0};
+    for (size_t i = 0; i < CHAINS; i++)
+        chains[i] = vf_set((float)i);
+    for (size_t round = 0; round < ROUNDS; round++) {
+#pragma GCC unroll 16
+        for (size_t i = 0; i < CHAINS; i++)
+            chains[i] = vf_dot(a, b, chains[i]);
+    }
+    for (size_t i = 0; i < CHAINS; i++)
+        use(chains[i]);
+}
+
+static double probe_dot(struct device *device)
+{
+    volatile int32_t factor = 0x3a003a00; // a pair of small numbers
+    cpu_run(device, (size_t)device->threads, dot_task, (void *)&factor);
+    return 4.0 * VF_LANES * CHAINS * ROUNDS * device->threads;
+}
+#else
+#define probe_dot NULL
+#endif
+
 struct read_job {
     const float *block;
     size_t count; // of a task
@@ -64,4 +92,4 @@ static double probe_read(struct device *device, const float *block, size_t count
     return (double)(job.count * sizeof *block) * device->threads;
 }
 
-const struct probes ISA(probes) = {.fma = probe_fma, .read = probe_read};
+const struct probes ISA(probes) = {.fma = probe_fma, .dot = probe_dot, .read = probe_read};

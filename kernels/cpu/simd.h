@@ -162,6 +162,50 @@ static inline vf vf_load_any(const void *from, enum dtype dtype, size_t i)
 #endif
 }
 
+// Rounded to bfloat16, ties to even; NaN stays NaN. The instruction flushes subnormal numbers to 0,
+// as the products below do.
+static inline vh vf_to_bf16(vf v)
+{
+#if VF_LANES == 16 && defined(__AVX512BF16__)
+    return (vh)_mm512_cvtneps_pbh((__m512)v);
+#else
+    vi bits = (vi)v;
+    vi rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    vi quiet = bits | 0x400000;
+    vi wide = ((vi)vf_select(v == v, (vf)rounded, (vf)quiet) >> 16) & 0xffff;
+    return __builtin_convertvector(wide, vh);
+#endif
+}
+
+// VF_LANES elements starting at element i of an array of float32 or bfloat16, as bfloat16.
+static inline vh vh_load_any(const void *from, enum dtype dtype, size_t i)
+{
+    if (dtype == DTYPE_F32)
+        return vf_to_bf16(vf_load((const float *)from + i));
+    vh v;
+    memcpy(&v, (const uint16_t *)from + i, sizeof v);
+    return v;
+}
+
+// Pairs of bfloat16, the one of even k in the low half of each lane.
+static inline vi vi_pairs(vh even, vh odd)
+{
+    return __builtin_convertvector(even, vi) | __builtin_convertvector(odd, vi) << 16;
+}
+
+// c + the dot product of pairs of bfloat16: fma(even a, even b, fma(odd a, odd b, c)), which is
+// what VDPBF16PS computes (but for subnormal numbers, which it takes for 0).
+static inline vf vf_dot(vi a, vi b, vf c)
+{
+#if VF_LANES == 16 && defined(__AVX512BF16__)
+    return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+    const vi high = (vi){0} - 0x10000;
+    c = vf_fma((vf)(a & high), (vf)(b & high), c);
+    return vf_fma((vf)(a << 16), (vf)(b << 16), c);
+#endif
+}
+
 static inline float load_any(const void *from, enum dtype dtype, size_t i)
 {
     if (dtype == DTYPE_F32)

@@ -111,6 +111,7 @@ static const struct variant variants[] = {
     {.isa = "plain"},
     {.isa = "avx2"},
     {.isa = "avx512"},
+    {.isa = "avx512bf16"},
 #if defined(__x86_64__)
     {.isa = "avx2", .ops = &kernels_cpu_lanes16},
 #endif
@@ -128,6 +129,7 @@ int devices_create(void **state)
             struct device *device;
             struct error err;
             if (device_create(&options, &device, &err) == 0) {
+                assert_true(devices->count < DEVICES_LIMIT);
                 if (variants[i].ops)
                     device->ops = variants[i].ops;
                 devices->cpu[devices->count++] = device;
@@ -136,6 +138,17 @@ int devices_create(void **state)
             }
         }
     return 0;
+}
+
+bool multiplies_bf16(const struct device *device)
+{
+    char text[64];
+    device_describe(device, text, sizeof text);
+#if defined(__x86_64__)
+    if (device->ops == &kernels_cpu_lanes16)
+        return true;
+#endif
+    return strstr(text, "bf16") != NULL;
 }
 
 int devices_destroy(void **state)

@@ -44,7 +44,7 @@ static inline struct tensor f32(float *data)
 
 // Every variant of the cpu that this machine has, with 1 and 3 threads; each differs from ref only
 // in speed. devices_create prints what is missing.
-enum { DEVICES_LIMIT = 8 };
+enum { DEVICES_LIMIT = 10 };
 
 struct devices {
     struct device *ref;
@@ -54,6 +54,9 @@ struct devices {
 
 int devices_create(void **state); // group setup: *state is a struct devices
 int devices_destroy(void **state);
+
+// Whether it rounds factors to bfloat16 where the other is.
+bool multiplies_bf16(const struct device *device);
 
 struct device *device_named(const char *backend, const char *isa, int threads); // fails the test
 

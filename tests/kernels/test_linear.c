@@ -284,7 +284,8 @@ static void lanes_do_not_change_the_bits(void **state)
     }
 }
 
-// Half weights are widened, which is exact: the same bits as a float32 weight of those values.
+// Half weights are widened, which is exact: the same bits as a float32 weight of those values
+// (unless both factors are rounded to bfloat16, see test_linear_bf16.c).
 static void half_weight_equals_its_widened_copy(void **state)
 {
     struct devices *devices = *state;
@@ -293,6 +294,8 @@ static void half_weight_equals_its_widened_copy(void **state)
             for (int way = 0; way < 4; way++) {
                 enum dtype dtype = way & 1 ? DTYPE_BF16 : DTYPE_F16;
                 bool packed = way & 2;
+                if (dtype == DTYPE_BF16 && multiplies_bf16(devices->cpu[i]))
+                    continue;
                 struct test_memory memory = {.stream = s};
                 struct device *device = devices->cpu[i];
                 struct layer layer = layer_random(&memory, shapes[s]);
@@ -336,24 +339,22 @@ static struct linear_forward half_layer(struct test_memory *memory, struct linea
                                    .rows = rows};
 }
 
-static void half_activations_are_those_of_ref(void **state)
+static void float16_activations_are_those_of_ref(void **state)
 {
     struct devices *devices = *state;
-    for (enum dtype dtype = DTYPE_BF16; dtype <= DTYPE_F16; dtype++) {
-        struct test_memory memory = {0}, other = {0};
-        struct linear linear = {0}, twin = {0};
-        size_t rows = 5;
-        struct linear_forward expected = half_layer(&memory, &linear, dtype, rows);
-        struct linear_forward got = half_layer(&other, &twin, dtype, rows);
-        devices->ref->ops->linear_forward(devices->ref, &expected);
-        for (size_t i = 0; i < devices->count; i++) {
-            devices->cpu[i]->ops->linear_forward(devices->cpu[i], &got);
-            assert_memory_equal(got.out.data, expected.out.data,
-                                rows * linear.out_width * dtype_bytes(dtype));
-        }
-        memory_release(&memory);
-        memory_release(&other);
+    struct test_memory memory = {0}, other = {0};
+    struct linear linear = {0}, twin = {0};
+    size_t rows = 5;
+    struct linear_forward expected = half_layer(&memory, &linear, DTYPE_F16, rows);
+    struct linear_forward got = half_layer(&other, &twin, DTYPE_F16, rows);
+    devices->ref->ops->linear_forward(devices->ref, &expected);
+    for (size_t i = 0; i < devices->count; i++) {
+        devices->cpu[i]->ops->linear_forward(devices->cpu[i], &got);
+        assert_memory_equal(got.out.data, expected.out.data,
+                            rows * linear.out_width * dtype_bytes(DTYPE_F16));
     }
+    memory_release(&memory);
+    memory_release(&other);
 }
 
 struct differentiated {
@@ -404,7 +405,7 @@ int main(void)
         cmocka_unit_test(row_is_the_same_bits_in_every_batch),
         cmocka_unit_test(lanes_do_not_change_the_bits),
         cmocka_unit_test(half_weight_equals_its_widened_copy),
-        cmocka_unit_test(half_activations_are_those_of_ref),
+        cmocka_unit_test(float16_activations_are_those_of_ref),
         cmocka_unit_test(gradients_are_those_of_differences),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);
