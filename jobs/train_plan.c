@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define GB 1e9
-#define USUAL_SHARE_OF_PEAK 0.5 // of the multiply-add rate, for the first estimate of time
+#define USUAL_SHARE_OF_PEAK 0.5 // for the first estimate of time
 
 size_t process_resident_bytes(void)
 {
@@ -135,11 +135,15 @@ static size_t state_bytes(struct model *model, const struct trainer_options *opt
     return bytes.weights + bytes.remainder + bytes.moments;
 }
 
-static double measure_peak(const struct model *model, const struct group *group)
+// Of the products that weights of this type are read by.
+static double measure_peak(const struct model *model, const struct group *group, enum dtype weights)
 {
     struct bench_limits limits;
     struct error unknown; // a backend without such loops has no peak
-    return bench_limits(model->device, &limits, &unknown) ? 0 : limits.flops * group_size(group);
+    if (bench_limits(model->device, &limits, &unknown))
+        return 0;
+    const bool pairs = weights == DTYPE_BF16 && limits.dot_flops > 0;
+    return (pairs ? limits.dot_flops : limits.flops) * group_size(group);
 }
 
 int train_plan_make(struct model *model, const struct group *group, size_t limit_bytes,
@@ -162,7 +166,7 @@ int train_plan_make(struct model *model, const struct group *group, size_t limit
     out->copy_bytes = out->checkpoint_bytes / (size_t)group_size(group);
     out->behind = out->available_bytes >= out->total_bytes &&
                   out->available_bytes - out->total_bytes >= out->copy_bytes;
-    out->peak_flops = measure_peak(model, group);
+    out->peak_flops = measure_peak(model, group, options->optimizer.form.weights);
     return out->total_bytes > out->available_bytes ? refuse(model, group, out, options, err) : 0;
 }
 

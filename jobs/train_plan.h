@@ -15,7 +15,7 @@ struct train_plan {
     size_t checkpoint_bytes; // of all ranks
     size_t copy_bytes;       // of a rank, while a checkpoint is written behind the run
     bool behind;             // there is memory for it
-    double peak_flops;       // of all ranks; 0: unknown
+    double peak_flops;       // of all ranks, for weights of their type; 0: unknown
 };
 
 // Chooses options->recompute, and fills *out. An error says by how much a rank's memory is too
