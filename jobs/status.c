@@ -2,8 +2,10 @@
 // memo status: what the runs beside these outputs say of themselves, as a table or JSON Lines.
 #include "base/arena.h"
 #include "base/clock.h"
+#include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "jobs/curves.h"
 #include "jobs/run_directory.h"
 #include "jobs/verbs.h"
 
@@ -14,21 +16,26 @@
 
 struct status_options {
     bool json;
+    bool plot;
+    const char *svg;
 };
 
 static const struct option status_option_table[] = {
     {"json", OPTION_FLAG, offsetof(struct status_options, json), NULL, NULL, 0, 0, NULL,
      "one JSON object per run instead of the table", false},
+    {"plot", OPTION_FLAG, offsetof(struct status_options, plot), NULL, NULL, 0, 0, NULL,
+     "also draw the loss of each training run over its steps", false},
+    {"svg", OPTION_STRING, offsetof(struct status_options, svg), "FILE", NULL, 0, 0, NULL,
+     "write the curves of one training run as a picture", false},
     {0},
 };
 
-// The summary of OUT/run, OUT.run or the run directory itself.
-static int read_summary(const char *output, struct strbuf *out, struct error *err)
+// A file of OUT/run, OUT.run or the run directory itself.
+static int read_record(const char *output, const char *name, struct strbuf *out, struct error *err)
 {
     struct fs *fs = fs_system();
-    char *places[] = {mem_printf("%s/run/summary.json", output),
-                      mem_printf("%s.run/summary.json", output),
-                      mem_printf("%s/summary.json", output)};
+    char *places[] = {mem_printf("%s/run/%s", output, name), mem_printf("%s.run/%s", output, name),
+                      mem_printf("%s/%s", output, name)};
     int rc = 1; // not found
     for (int i = 0; i < 3; i++) {
         if (rc == 1 && fs_exists(fs, places[i]))
@@ -37,7 +44,7 @@ static int read_summary(const char *output, struct strbuf *out, struct error *er
     }
     if (rc != 1)
         return rc;
-    return error_set(err, "no run was found beside '%s'", output);
+    return error_set(err, "no run was found beside '%s': it has no %s", output, name);
 }
 
 static void print_count(const struct json *summary, const char *key, int width)
@@ -84,7 +91,7 @@ static int show(const char *output, bool as_json, int name_width, struct error *
     struct strbuf text = {0};
     struct arena arena = {0};
     const struct json *summary;
-    int rc = read_summary(output, &text, err);
+    int rc = read_record(output, "summary.json", &text, err);
     if (rc == 0 && as_json)
         printf("%s", text.bytes);
     else if (rc == 0)
@@ -97,12 +104,50 @@ static int show(const char *output, bool as_json, int name_width, struct error *
     return rc;
 }
 
+static int read_curves(const char *output, struct curves *out, struct error *err)
+{
+    struct strbuf text = {0};
+    int rc = read_record(output, "metrics.jsonl", &text, err);
+    if (rc == 0 && curves_parse(text.bytes, text.length, out, err))
+        rc = error_prefix(err, "metrics of '%s'", output);
+    strbuf_release(&text);
+    return rc;
+}
+
+static int show_curves(const char *output, const struct status_options *options, struct error *err)
+{
+    enum { COLUMNS = 64, ROWS = 14 };
+    struct curves curves;
+    struct strbuf text = {0};
+    int rc = 0;
+    if (!options->plot && !options->svg)
+        return 0;
+    if (read_curves(output, &curves, err))
+        return -1;
+    if (options->plot) {
+        curves_plot(&curves, COLUMNS, ROWS, &text);
+        printf("%s", text.bytes);
+    }
+    if (options->svg) {
+        strbuf_reset(&text);
+        curves_svg(&curves, output, &text);
+        rc = fs_write_text(fs_system(), options->svg, text.bytes, text.length, err);
+    }
+    strbuf_release(&text);
+    curves_release(&curves);
+    return rc;
+}
+
 static int run_status(const void *parsed, const struct option_list *outputs, struct error *err)
 {
     const struct status_options *options = parsed;
     int name_width = 6;
     if (outputs->count == 0) {
         error_set(err, "name the outputs whose runs to show");
+        return EXIT_USAGE;
+    }
+    if (options->svg && outputs->count != 1) {
+        error_set(err, "--svg takes one output, not %zu", outputs->count);
         return EXIT_USAGE;
     }
     for (size_t i = 0; i < outputs->count; i++) {
@@ -115,7 +160,8 @@ static int run_status(const void *parsed, const struct option_list *outputs, str
     // An output without a run hides no other: the last one is the error.
     int code = EXIT_DONE;
     for (size_t i = 0; i < outputs->count; i++) {
-        if (show(outputs->items[i], options->json, name_width, err))
+        if (show(outputs->items[i], options->json, name_width, err) ||
+            show_curves(outputs->items[i], options, err))
             code = EXIT_FAILED;
     }
     return code;
@@ -126,7 +172,8 @@ const struct verb verb_status = {
     .summary = "show how runs stand: state, pairs, tokens, time",
     .positional = "OUTPUT...",
     .examples = "  memo status corpus.h5 reflections/ models/memory\n"
-                "  memo status --json models/*\n",
+                "  memo status --json models/*\n"
+                "  memo status --plot --svg loss.svg models/memory\n",
     .options = status_option_table,
     .options_bytes = sizeof(struct status_options),
     .run = run_status,

@@ -134,13 +134,15 @@ struct train_job {
     struct trainer *trainer;
     struct run_directory run; // rank 0
     char *checkpoints;
+    struct checkpoint_write *writing; // NULL: none is under way
     size_t pairs;
     uint64_t tokens; // trained on in this run
     uint64_t target_tokens;
     double first_loss, last_loss;
     double held_out_loss; // negative: not measured
     double training_seconds;
-    double checkpoint_seconds; // since the last step was recorded
+    double checkpoint_seconds; // that checkpoints held the run up, since the last record
+    double checkpoint_total;   // the same, in all
     double checkpoint_due;     // when the next one by the clock is
 };
 
@@ -271,6 +273,7 @@ static int record_step(struct train_job *job, const struct step_stats *stats, do
                                        .checkpoint_seconds = job->checkpoint_seconds,
                                        .held_out_loss = measured ? &job->held_out_loss : NULL};
     train_record_write(&record, &line);
+    job->checkpoint_total += job->checkpoint_seconds;
     job->checkpoint_seconds = 0;
     const int rc = run_directory_metric(&job->run, &line, err);
     strbuf_release(&line);
@@ -326,11 +329,19 @@ static int one_step(struct train_job *job, struct error *err)
     return record_step(job, &stats, seconds, measured, err);
 }
 
-static int save_checkpoint(struct train_job *job, struct error *err)
+// Collective. Only a last one must stand when this returns.
+static int save_checkpoint(struct train_job *job, bool last, struct error *err)
 {
     const double start = clock_seconds();
-    const int rc = checkpoint_save(job->trainer, fs_system(), job->checkpoints,
-                                   (size_t)job->options->keep, err);
+    const size_t keep = (size_t)job->options->keep;
+    bool behind; // one rank without room makes all wait
+    if (checkpoint_complete(&job->writing, err) ||
+        group_any(job->group, last || !job->plan.behind, &behind, err))
+        return -1;
+    behind = !behind;
+    const int rc = behind ? checkpoint_begin(job->trainer, fs_system(), job->checkpoints, keep,
+                                             &job->writing, err)
+                          : checkpoint_save(job->trainer, fs_system(), job->checkpoints, keep, err);
     job->checkpoint_seconds += clock_seconds() - start;
     job->checkpoint_due = clock_seconds() + 60 * job->options->checkpoint_minutes;
     return rc;
@@ -358,10 +369,10 @@ static int train_steps(struct train_job *job, struct error *err)
             return -1;
         const bool last = trainer->step == trainer->steps;
         if (stop && !last)
-            return save_checkpoint(job, err) ? -1 : 1;
-        if (!last && checkpoint_is_due(job, &due, err))
+            return save_checkpoint(job, true, err) ? -1 : 1;
+        if (checkpoint_poll(&job->writing, err) || (!last && checkpoint_is_due(job, &due, err)))
             return -1;
-        if (due && save_checkpoint(job, err))
+        if (due && save_checkpoint(job, false, err))
             return -1;
     }
     return 0;
@@ -433,7 +444,10 @@ static void record_summary(struct train_job *job)
     digest_format(job->trainer->consumed, consumed);
     run_directory_text(&job->run, "consumed", consumed);
     run_directory_int(&job->run, "target_tokens", (int64_t)job->target_tokens);
+    run_directory_int(&job->run, "planned_bytes", (int64_t)job->plan.total_bytes);
+    run_directory_int(&job->run, "peak_resident_bytes", (int64_t)process_peak_bytes());
     run_directory_number(&job->run, "training_seconds", job->training_seconds);
+    run_directory_number(&job->run, "checkpoint_seconds", job->checkpoint_total);
     run_directory_number(&job->run, "first_loss", job->first_loss);
     run_directory_number(&job->run, "last_loss", job->last_loss);
     if (job->held_out_loss >= 0)
@@ -448,7 +462,9 @@ static int run_training(struct train_job *job, struct error *err)
     if (is_rank0(job))
         say_what_will_be_done(job, resumed);
     stop_requests_catch();
-    const int rc = train_steps(job, err);
+    int rc = train_steps(job, err);
+    if (rc == 0 && checkpoint_complete(&job->writing, err))
+        rc = -1;
     if (is_rank0(job)) {
         log_progress_end();
         record_summary(job);
@@ -505,6 +521,7 @@ static int train(struct train_job *job, struct error *err)
 
 static void close_everything(struct train_job *job)
 {
+    checkpoint_abandon(job->writing);
     trainer_destroy(job->trainer);
     sequence_set_release(&job->set);
     sequence_set_release(&job->held_out);

@@ -7,11 +7,12 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #define GB 1e9
-#define USUAL_SHARE_OF_PEAK 0.5 // of the multiply-add rate, for the first estimate of time
+#define USUAL_SHARE_OF_PEAK 0.5 // for the first estimate of time
 
 size_t process_resident_bytes(void)
 {
@@ -23,6 +24,12 @@ size_t process_resident_bytes(void)
         pages = 0;
     fclose(file);
     return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+size_t process_peak_bytes(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
 }
 
 // Without swapping; SIZE_MAX when the system does not tell.
@@ -128,11 +135,15 @@ static size_t state_bytes(struct model *model, const struct trainer_options *opt
     return bytes.weights + bytes.remainder + bytes.moments;
 }
 
-static double measure_peak(const struct model *model, const struct group *group)
+// Of the products that weights of this type are read by.
+static double measure_peak(const struct model *model, const struct group *group, enum dtype weights)
 {
     struct bench_limits limits;
     struct error unknown; // a backend without such loops has no peak
-    return bench_limits(model->device, &limits, &unknown) ? 0 : limits.flops * group_size(group);
+    if (bench_limits(model->device, &limits, &unknown))
+        return 0;
+    const bool pairs = weights == DTYPE_BF16 && limits.dot_flops > 0;
+    return (pairs ? limits.dot_flops : limits.flops) * group_size(group);
 }
 
 int train_plan_make(struct model *model, const struct group *group, size_t limit_bytes,
@@ -152,7 +163,10 @@ int train_plan_make(struct model *model, const struct group *group, size_t limit
     out->bytes = trainer_bytes_needed(model, group_rank(group), group_size(group), options);
     out->total_bytes = out->program_bytes + trainer_bytes_total(out->bytes);
     out->checkpoint_bytes = state_bytes(model, options);
-    out->peak_flops = measure_peak(model, group);
+    out->copy_bytes = out->checkpoint_bytes / (size_t)group_size(group);
+    out->behind = out->available_bytes >= out->total_bytes &&
+                  out->available_bytes - out->total_bytes >= out->copy_bytes;
+    out->peak_flops = measure_peak(model, group, options->optimizer.form.weights);
     return out->total_bytes > out->available_bytes ? refuse(model, group, out, options, err) : 0;
 }
 
@@ -188,6 +202,11 @@ static void log_disk(const struct train_plan *plan, size_t keep, const char *dir
     const double there = (double)disk.f_bavail * (double)disk.f_frsize;
     log_info("a checkpoint takes %.3f GB, %zu kept and one being written %.3f GB; %.1f GB are free",
              (double)plan->checkpoint_bytes / GB, keep, needed / GB, there / GB);
+    if (plan->behind)
+        log_info("while it is written, its copy takes %.3f GB of memory per rank",
+                 (double)plan->copy_bytes / GB);
+    else
+        log_info("the run waits while it is written: there is no memory for a copy");
     if (needed > there)
         log_warn("the checkpoints will not fit: lower --keep, or free %.3f GB",
                  (needed - there) / GB);

@@ -9,11 +9,13 @@ enum recompute_choice { RECOMPUTE_AUTO, RECOMPUTE_ON, RECOMPUTE_OFF };
 
 struct train_plan {
     struct trainer_bytes bytes;
-    size_t program_bytes;   // what the process holds already, but for the model's weights
-    size_t total_bytes;     // of a rank
-    size_t available_bytes; // for it, what it holds already included
-    size_t checkpoint_bytes;
-    double peak_flops; // of all ranks; 0: unknown
+    size_t program_bytes;    // what the process holds already, but for the model's weights
+    size_t total_bytes;      // of a rank
+    size_t available_bytes;  // for it, what it holds already included
+    size_t checkpoint_bytes; // of all ranks
+    size_t copy_bytes;       // of a rank, while a checkpoint is written behind the run
+    bool behind;             // there is memory for it
+    double peak_flops;       // of all ranks, for weights of their type; 0: unknown
 };
 
 // Chooses options->recompute, and fills *out. An error says by how much a rank's memory is too
@@ -28,5 +30,6 @@ void train_plan_log(const struct train_plan *plan, const struct trainer *trainer
                     const char *directory);
 
 size_t process_resident_bytes(void); // now; 0 when the system does not tell
+size_t process_peak_bytes(void);     // resident, so far
 
 #endif

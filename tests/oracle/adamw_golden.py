@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the golden files of tests/worker/test_train_golden.c: a training run made by others' code.
 
-Twenty steps of torch.optim.AdamW on a small Qwen2 of `transformers`, every sequence by itself, loss on
+Thirty-two steps of torch.optim.AdamW on a small Qwen2 of `transformers`, every sequence by itself, loss on
 the answer's tokens, mean over the target tokens of the step, gradient norm clipped at 1, warm-up then
 a constant rate, decay on matrices only. Which sequences a step has is computed here from the definition
 (Philox4x32-10 and Fisher-Yates). Weights are bfloat16 on disk, so that they are exact in float32; the
@@ -14,11 +14,11 @@ import math
 
 import torch
 import transformers
-from qwen2_golden import GOLDEN, randomise
+from model_golden import GOLDEN, randomise
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-SEED, SEQUENCES, PER_STEP, EPOCHS = 5, 31, 8, 5
+SEED, SEQUENCES, PER_STEP, EPOCHS = 5, 31, 8, 8
 RATE, DECAY, CLIP, WARMUP_FRACTION = 1e-3, 0.01, 1.0, 0.2
 SHAPE = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

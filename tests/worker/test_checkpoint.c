@@ -176,6 +176,44 @@ static void a_killed_run_continues_from_its_last_checkpoint(void **state)
     }
 }
 
+static void checkpoints_behind_a_run_are_those_of_their_step(void **state)
+{
+    for (int ranks = 1; ranks <= 3; ranks++) {
+        static const char *const names[] = {"step-00000010", "step-00000011"};
+        char *directory = mem_printf("%s/%d", (char *)*state, ranks);
+        struct training whole = uninterrupted(ranks), behind = training_in(directory, ranks);
+        behind.behind = true;
+        behind.save_every = 1;
+        behind.stop_after = STEPS - 1;
+        training_run_well(&behind);
+        assert_entries(directory, names, 2);
+        struct training after = training_in(directory, ranks);
+        training_run_well(&after);
+        assert_int_equal(after.first_step, STEPS - 1);
+        assert_same_state(&whole, &after);
+        training_release(&whole);
+        training_release(&behind);
+        training_release(&after);
+        free(directory);
+    }
+}
+
+static void a_write_behind_that_fails_ends_the_run(void **state)
+{
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        struct fs_fault fault = {.inner = fs_system(), .write_budget_bytes = 200000};
+        struct fs fs = fs_with_faults(&fault);
+        struct training training = training_in(*state, ranks);
+        training.fs = &fs;
+        training.behind = true;
+        training.save_every = 1;
+        assert_int_equal(training_run(&training), -1);
+        assert_non_null(strstr(training.err.text, "no space left on device"));
+        assert_true(training.steps < STEPS);
+        training_release(&training);
+    }
+}
+
 static void old_checkpoints_are_removed(void **state)
 {
     static const char *const names[] = {"step-00000008", "step-00000012"};
@@ -463,6 +501,8 @@ int main(void)
         WITH_DIRECTORY(a_finished_run_has_nothing_left_to_do),
         WITH_DIRECTORY(any_number_of_ranks_continues),
         WITH_DIRECTORY(a_killed_run_continues_from_its_last_checkpoint),
+        WITH_DIRECTORY(checkpoints_behind_a_run_are_those_of_their_step),
+        WITH_DIRECTORY(a_write_behind_that_fails_ends_the_run),
         WITH_DIRECTORY(old_checkpoints_are_removed),
         WITH_DIRECTORY(one_checkpoint_can_be_kept),
         WITH_DIRECTORY(remains_of_interrupted_writes_are_removed),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Twenty steps against torch.optim.AdamW on a model of transformers: tests/oracle/adamw_golden.py
+// Thirty-two steps against torch.optim.AdamW on a model of transformers: tests/oracle/adamw_golden.py
 // wrote the files.
 #include "tests/worker/train_fixture.h"
 
@@ -64,7 +64,7 @@ static struct training golden_training(const struct sequence_set *set)
 {
     struct training training = training_default(set);
     training.model = directory;
-    training.options.plan = (struct step_plan){.seed = 5, .per_step = 8, .epochs = 5};
+    training.options.plan = (struct step_plan){.seed = 5, .per_step = 8, .epochs = 8};
     training.options.schedule.peak = 1e-3;
     training.options.warmup_fraction = 0.2;
     training.options.micro_batch_tokens = 64;
@@ -110,15 +110,15 @@ static void assert_weights_near(const struct training *training, const struct sa
         fail_msg("%s is %g off, its largest weight is %g", p->name, error, largest);
 }
 
-static void twenty_steps_agree_with_torch(void **state)
+static void thirty_two_steps_agree_with_torch(void **state)
 {
     const struct safetensors *file = *state;
     struct sequence_set set = {0};
     read_sequences(file, &set);
     struct training training = golden_training(&set);
     training_run_well(&training);
-    assert_int_equal(training.steps, 20);
-    for (size_t i = 0; i < 20; i++) {
+    assert_int_equal(training.steps, 32);
+    for (size_t i = 0; i < 32; i++) {
         const double loss = double_at(file, "losses", i), norm = double_at(file, "norms", i);
         if (!(fabs(training.stats[i].loss - loss) <= 5e-6 * loss))
             fail_msg("step %zu: loss %.9g, torch %.9g", i, training.stats[i].loss, loss);
@@ -158,7 +158,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_order_of_sequences_is_the_golden_one),
-        cmocka_unit_test(twenty_steps_agree_with_torch),
+        cmocka_unit_test(thirty_two_steps_agree_with_torch),
     };
     return cmocka_run_group_tests(tests, open_golden, close_golden);
 }

@@ -79,24 +79,46 @@ static int begin(struct rank *rank, struct error *err)
                                  : 0;
 }
 
-static int run_steps(struct rank *rank, struct error *err)
+static int save(struct rank *rank, struct checkpoint_write **writing, struct error *err)
+{
+    const struct training *training = rank->training;
+    if (!training->behind)
+        return checkpoint_save(rank->trainer, training->fs, training->checkpoints, training->keep,
+                               err);
+    return checkpoint_complete(writing, err) ||
+                   checkpoint_begin(rank->trainer, training->fs, training->checkpoints,
+                                    training->keep, writing, err)
+               ? -1
+               : 0;
+}
+
+static int do_steps(struct rank *rank, struct checkpoint_write **writing, struct error *err)
 {
     struct training *training = rank->training;
     struct trainer *trainer = rank->trainer;
     training->first_step = trainer->step;
     while (trainer->step < trainer->steps && !training->load_only) {
-        if (trainer_step(trainer, &training->stats[training->steps], err))
+        if (trainer_step(trainer, &training->stats[training->steps], err) ||
+            checkpoint_poll(writing, err))
             return -1;
         training->steps++;
         if (training->save_every > 0 && trainer->step % training->save_every == 0 &&
-            checkpoint_save(trainer, training->fs, training->checkpoints, training->keep, err))
+            save(rank, writing, err))
             return -1;
         if (training->steps == training->stop_after)
             break;
     }
-    if (training->die_rank == group_rank(rank->group) + 1)
+    return checkpoint_complete(writing, err);
+}
+
+static int run_steps(struct rank *rank, struct error *err)
+{
+    struct checkpoint_write *writing = NULL;
+    const int rc = do_steps(rank, &writing, err);
+    checkpoint_abandon(writing);
+    if (rc == 0 && rank->training->die_rank == group_rank(rank->group) + 1)
         raise(SIGKILL);
-    return 0;
+    return rc;
 }
 
 // Collective.

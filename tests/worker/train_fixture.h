@@ -19,6 +19,7 @@ struct training {
     struct fs *fs;           // NULL: the system's
     size_t save_every;       // steps; 0: never
     size_t keep;
+    bool behind;        // checkpoints are written behind the run
     int64_t vocabulary; // of the random model; 0: the fixture's 37
     bool load_only;     // no step
     bool save_loaded;   // once more, before the first step

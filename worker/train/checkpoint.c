@@ -1,63 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/train/checkpoint.h"
 
-#include "base/mem.h"
-#include "worker/train/checkpoint_manifest.h"
+#include "worker/train/checkpoint_internal.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <stdlib.h>
-#include <string.h>
-
-static const char part_magic[8] = {'M', 'E', 'M', 'O', 'C', 'K', 'P', 'T'};
-
-struct part_header {
-    char magic[8];
-    uint32_t version;
-    uint32_t zero;
-    uint64_t begin;
-    uint64_t end;
-    uint64_t step;
-    uint8_t zeros[24];
-};
-_Static_assert(sizeof(struct part_header) == 64, "the header is 64 bytes on disk");
-
-static struct part_header part_header(const struct manifest *manifest, size_t part)
-{
-    struct part_header header = {.version = CHECKPOINT_VERSION,
-                                 .begin = manifest_part_begin(manifest, part),
-                                 .end = manifest_part_end(manifest, part),
-                                 .step = manifest->step};
-    memcpy(header.magic, part_magic, sizeof(part_magic));
-    return header;
-}
-
-static char *part_path(const char *directory, size_t part)
-{
-    return mem_printf("%s/part-%05zu.bin", directory, part);
-}
-
-static char *step_path(const char *directory, uint64_t step)
-{
-    return mem_printf("%s/step-%08" PRIu64, directory, step);
-}
-
-static size_t weights_bytes(const struct manifest *manifest, const struct part_header *header)
-{
-    const size_t bytes = (header->end - header->begin) * dtype_bytes(manifest->form.weights);
-    return (bytes + 63) / 64 * 64;
-}
+#include <pthread.h>
+#include <stdatomic.h>
 
 // --- the directory of checkpoints ---
-
-// The number in "step-NNNNNNNN", or -1.
-static int64_t step_of_name(const char *name)
-{
-    if (strncmp(name, "step-", 5) != 0 || strlen(name) != 13 || strspn(name + 5, "0123456789") != 8)
-        return -1;
-    return strtoll(name + 5, NULL, 10);
-}
 
 // What cannot be removed now is removed by the next save. The manifest goes first, for good: a
 // directory that loses its parts must not look whole.
@@ -101,35 +52,6 @@ static int tidy(struct fs *fs, const char *directory, size_t keep, struct error 
     return rc;
 }
 
-// The step of the newest whole checkpoint, or -1.
-static int find_newest(struct fs *fs, const char *directory, int64_t *step, struct error *err)
-{
-    struct fs_info info;
-    struct fs_names names;
-    *step = -1;
-    const int found = fs->ops->stat(fs->state, directory, &info);
-    if (found == -ENOENT)
-        return 0;
-    if (found < 0)
-        return error_set_errno(err, -found, "cannot read '%s'", directory);
-    if (fs_list(fs, directory, &names, err))
-        return -1;
-    int rc = 0;
-    for (size_t i = names.count; i-- > 0 && rc == 0 && *step < 0;) {
-        const int64_t named = step_of_name(names.names[i]);
-        if (named < 0)
-            continue;
-        char *path = fs_join(directory, names.names[i]);
-        const int whole = manifest_exists(fs, path, err);
-        if (whole == 1)
-            *step = named;
-        rc = whole < 0 ? -1 : 0;
-        free(path);
-    }
-    fs_names_release(&names);
-    return rc;
-}
-
 // --- saving ---
 
 // Copies weights and states of a unit to host memory, one behind the other.
@@ -148,65 +70,65 @@ static int copy_unit(const struct trainer *trainer, const struct optimizer_unit 
                : 0;
 }
 
-// *digest is that of the file.
-static int write_part(const struct trainer *trainer, struct fs *fs, const char *directory,
-                      const struct manifest *manifest, const struct optimizer_unit *unit,
-                      struct digest *digest, struct error *err)
+// A unit's part in host memory.
+struct part_copy {
+    struct part_header header;
+    size_t number;
+    unsigned char *host;
+    size_t bytes;
+};
+
+static int copy_part(const struct trainer *trainer, const struct manifest *manifest,
+                     const struct optimizer_unit *unit, struct part_copy *out, struct error *err)
 {
     const struct part_header header = part_header(manifest, unit->number);
     const size_t state_at = weights_bytes(manifest, &header);
-    const size_t bytes = state_at + unit->state.bytes;
-    unsigned char *host = mem_alloc(bytes);
-    if (copy_unit(trainer, unit, host, state_at, err)) {
-        free(host);
-        return -1;
-    }
-    const struct fs_part pieces[] = {{&header, sizeof(header)}, {host, bytes}};
+    *out = (struct part_copy){
+        .header = header, .number = unit->number, .bytes = state_at + unit->state.bytes};
+    out->host = mem_alloc(out->bytes);
+    return copy_unit(trainer, unit, out->host, state_at, err);
+}
+
+// *digest is that of the file.
+static int write_part(const struct part_copy *part, struct fs *fs, const char *directory,
+                      struct digest *digest, struct error *err)
+{
+    const struct fs_part pieces[] = {{&part->header, sizeof(part->header)},
+                                     {part->host, part->bytes}};
     struct digest_builder builder;
     digest_begin(&builder);
     for (size_t i = 0; i < 2; i++)
         digest_update(&builder, pieces[i].bytes, pieces[i].length);
     *digest = digest_end(&builder);
-    char *path = part_path(directory, unit->number);
+    char *path = part_path(directory, part->number);
     const int rc = fs_write_atomic(fs, path, pieces, 2, true, err);
     free(path);
-    free(host);
     return rc;
 }
 
+static bool writes_unit(const struct trainer *trainer, const struct optimizer_unit *unit)
+{
+    return unit->number % (size_t)group_size(trainer->group) == (size_t)group_rank(trainer->group);
+}
+
+// One part in host memory at a time.
 static int write_own_parts(const struct trainer *trainer, struct fs *fs, const char *directory,
                            const struct manifest *manifest, struct digest *digests,
                            struct error *err)
 {
     const struct optimizer *optimizer = trainer->optimizer;
-    const size_t ranks = (size_t)group_size(trainer->group);
-    const size_t rank = (size_t)group_rank(trainer->group);
     int rc = 0;
     for (size_t u = 0; rc == 0 && u < optimizer->unit_count; u++) {
         const struct optimizer_unit *unit = &optimizer->units[u];
-        if (unit->number % ranks == rank)
-            rc = write_part(trainer, fs, directory, manifest, unit, &digests[unit->number], err);
+        struct part_copy part;
+        if (!writes_unit(trainer, unit))
+            continue;
+        rc = copy_part(trainer, manifest, unit, &part, err) ||
+                     write_part(&part, fs, directory, &digests[unit->number], err)
+                 ? -1
+                 : 0;
+        free(part.host);
     }
-    return rc;
-}
-
-// Collective: writes all parts and enters their digests in the manifest, on every rank.
-static int write_parts(const struct trainer *trainer, struct fs *fs, const char *directory,
-                       struct manifest *manifest, struct error *err)
-{
-    struct group *group = trainer->group;
-    const size_t ranks = (size_t)group_size(group), count = manifest->count;
-    struct digest *mine = mem_calloc(count, sizeof(*mine));
-    struct digest *all = mem_calloc(ranks * count, sizeof(*all));
-    int rc = write_own_parts(trainer, fs, directory, manifest, mine, err);
-    rc = group_agree(group, rc, err) ||
-                 group_all_gather(group, all, mine, count * sizeof(*mine), err)
-             ? -1
-             : 0;
-    for (size_t p = 0; p < count; p++)
-        manifest->parts[p] = all[p % ranks * count + p];
-    free(mine);
-    free(all);
     return rc;
 }
 
@@ -243,222 +165,199 @@ static int finish_save(const struct manifest *manifest, struct fs *fs, const cha
     return 0;
 }
 
-// Collective.
-static int save_new(struct trainer *trainer, struct fs *fs, const char *directory, const char *path,
-                    size_t keep, struct error *err)
+static struct manifest new_manifest(const struct trainer *trainer)
 {
-    const int rank = group_rank(trainer->group);
-    const uint64_t elements = trainer->model->layout.elements;
     struct manifest manifest = {.step = trainer->step,
                                 .identity = trainer->identity,
                                 .tokens = trainer->tokens,
                                 .consumed = trainer->consumed,
                                 .form = trainer->options.optimizer.form,
-                                .elements = elements,
+                                .elements = trainer->model->layout.elements,
                                 .part_elements = trainer->shards.unit};
-    manifest.count = manifest_part_count(elements, manifest.part_elements);
+    manifest.count = manifest_part_count(manifest.elements, manifest.part_elements);
     manifest.parts = mem_calloc(manifest.count, sizeof(*manifest.parts));
-    int rc = write_parts(trainer, fs, path, &manifest, err);
+    return manifest;
+}
+
+// A checkpoint under way.
+struct checkpoint_write {
+    struct group *group;
+    struct fs *fs;
+    char *directory, *path; // of all checkpoints, of this one
+    size_t keep;
+    struct manifest manifest;
+    struct digest *mine; // [manifest.count], of the parts that this rank writes
+    struct part_copy *copies;
+    size_t copy_count;
+    pthread_t thread;
+    bool has_thread;
+    atomic_bool written;
+    int rc;
+    struct error failure; // when rc is not 0
+};
+
+static void write_release(struct checkpoint_write *write)
+{
+    if (write->has_thread)
+        pthread_join(write->thread, NULL);
+    for (size_t i = 0; i < write->copy_count; i++)
+        free(write->copies[i].host);
+    free(write->copies);
+    free(write->mine);
+    free(write->directory);
+    free(write->path);
+    manifest_release(&write->manifest);
+    free(write);
+}
+
+void checkpoint_abandon(struct checkpoint_write *write)
+{
+    if (write)
+        write_release(write);
+}
+
+// Collective: *out, or NULL when this state was saved before.
+static int open_write(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
+                      struct checkpoint_write **out, struct error *err)
+{
+    struct group *group = trainer->group;
+    char *path = step_path(directory, trainer->step);
+    bool there = false;
+    int rc = 0;
+    *out = NULL;
+    if (group_rank(group) == 0)
+        rc = begin_save(trainer, fs, directory, path, &there, err);
+    if (group_agree(group, rc, err) || group_broadcast(group, &there, sizeof(there), 0, err)) {
+        error_prefix(err, "checkpoint '%s'", path);
+        free(path);
+        return -1;
+    }
+    if (there) {
+        free(path);
+        return 0;
+    }
+    struct checkpoint_write *write = mem_calloc(1, sizeof(*write));
+    *write = (struct checkpoint_write){.group = group,
+                                       .fs = fs,
+                                       .directory = mem_strdup(directory),
+                                       .path = path,
+                                       .keep = keep,
+                                       .manifest = new_manifest(trainer)};
+    write->mine = mem_calloc(write->manifest.count, sizeof(*write->mine));
+    *out = write;
+    return 0;
+}
+
+// Collective: when every rank's parts stand, the manifest follows. Releases the write.
+static int close_write(struct checkpoint_write *write, int rc, struct error *err)
+{
+    struct group *group = write->group;
+    struct manifest *manifest = &write->manifest;
+    const size_t ranks = (size_t)group_size(group), count = manifest->count;
+    const int rank = group_rank(group);
+    struct digest *all = mem_calloc(ranks * count, sizeof(*all));
+    rc = group_agree(group, rc, err) ||
+                 group_all_gather(group, all, write->mine, count * sizeof(*all), err)
+             ? -1
+             : 0;
+    for (size_t p = 0; p < count; p++)
+        manifest->parts[p] = all[p % ranks * count + p];
+    free(all);
     if (rc == 0) {
         if (rank == 0)
-            rc = finish_save(&manifest, fs, directory, path, keep, err);
-        rc = group_agree(trainer->group, rc, err);
+            rc = finish_save(manifest, write->fs, write->directory, write->path, write->keep, err);
+        rc = group_agree(group, rc, err);
     }
-    if (rc != 0 && rank == 0 && manifest_exists(fs, path, NULL) == 0)
-        remove_checkpoint(fs, path);
-    manifest_release(&manifest);
+    if (rc != 0 && rank == 0 && manifest_exists(write->fs, write->path, NULL) == 0)
+        remove_checkpoint(write->fs, write->path);
+    if (rc != 0)
+        error_prefix(err, "checkpoint '%s'", write->path);
+    write_release(write);
     return rc;
 }
 
 int checkpoint_save(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
                     struct error *err)
 {
+    struct checkpoint_write *write;
     assert(keep > 0);
-    struct group *group = trainer->group;
-    char *path = step_path(directory, trainer->step);
-    bool there = false;
-    int rc = 0;
-    if (group_rank(group) == 0)
-        rc = begin_save(trainer, fs, directory, path, &there, err);
-    if (group_agree(group, rc, err) || group_broadcast(group, &there, sizeof(there), 0, err))
-        rc = -1;
-    else if (!there)
-        rc = save_new(trainer, fs, directory, path, keep, err);
-    if (rc != 0)
-        error_prefix(err, "checkpoint '%s'", path);
-    free(path);
-    return rc;
-}
-
-// --- loading ---
-
-static int check_content(const struct strbuf *file, const struct manifest *manifest, size_t part,
-                         struct error *err)
-{
-    const struct part_header expected = part_header(manifest, part);
-    if (!digest_equal(digest_bytes(file->bytes, file->length), manifest->parts[part]))
-        return error_set(err, "the content does not match its digest");
-    if (file->length < sizeof(expected) || memcmp(file->bytes, &expected, sizeof(expected)) != 0)
-        return error_set(err, "the header does not match the manifest");
-    return 0;
-}
-
-static int check_length(const struct strbuf *file, const struct manifest *manifest, size_t part,
-                        size_t state_bytes, struct error *err)
-{
-    const struct part_header header = part_header(manifest, part);
-    const size_t bytes = sizeof(header) + weights_bytes(manifest, &header) + state_bytes;
-    return file->length == bytes ? 0
-                                 : error_set(err, "%zu bytes, expected %zu", file->length, bytes);
-}
-
-// All weights, and the states that this rank keeps.
-static void take_part(struct trainer *trainer, const struct manifest *manifest,
-                      const struct state *state, const char *content)
-{
-    struct model *model = trainer->model;
-    struct optimizer *optimizer = trainer->optimizer;
-    const struct range range = state->range;
-    const size_t element = dtype_bytes(manifest->form.weights);
-    const struct part_header header = {.begin = range.begin, .end = range.end};
-    const unsigned char *block = (const unsigned char *)content + weights_bytes(manifest, &header);
-    device_copy_in(model->device, (char *)model->weights.data + range.begin * element, content,
-                   range_count(range) * element);
-    for (size_t u = 0; u < optimizer->unit_count; u++)
-        state_copy_in(model->device, &optimizer->units[u].state, optimizer->units[u].block, state,
-                      block);
-}
-
-static int load_part(struct trainer *trainer, struct fs *fs, const char *directory,
-                     const struct manifest *manifest, size_t part, struct strbuf *file,
-                     struct error *err)
-{
-    struct state state;
-    char *path = part_path(directory, part);
-    state_plan(
-        &trainer->model->layout, manifest->form,
-        (struct range){manifest_part_begin(manifest, part), manifest_part_end(manifest, part)},
-        &state);
-    strbuf_reset(file);
-    int rc = fs_read(fs, path, file, err);
-    if (rc == 0 && (check_length(file, manifest, part, state.bytes, err) ||
-                    check_content(file, manifest, part, err)))
-        rc = error_prefix(err, "'%s'", path);
-    free(path);
-    if (rc == 0)
-        take_part(trainer, manifest, &state, file->bytes + sizeof(struct part_header));
-    state_release(&state);
-    return rc == 0 ? device_sync(trainer->model->device, err) : -1;
-}
-
-static int check_manifest(struct trainer *trainer, const struct manifest *manifest, uint64_t step,
-                          const char *path, struct error *err)
-{
-    if (!digest_equal(manifest->identity, trainer->identity) ||
-        manifest->elements != trainer->model->layout.elements)
-        return error_set(err,
-                         "checkpoint '%s' was made with other data, options or model; use another "
-                         "--out, or remove it to start over",
-                         path);
-    if (manifest->form.weights != trainer->options.optimizer.form.weights ||
-        manifest->form.moments != trainer->options.optimizer.form.moments)
-        return error_set(err, "checkpoint '%s' says %s weights and %s moments", path,
-                         dtype_name(manifest->form.weights),
-                         moment_kind_name(manifest->form.moments));
-    if (manifest->step != step || step > trainer->steps)
-        return error_set(err, "checkpoint '%s' says step %" PRIu64 " of %zu", path, manifest->step,
-                         trainer->steps);
-    uint64_t tokens;
-    struct digest consumed;
-    trainer_plan_consumed(trainer, (size_t)step, &tokens, &consumed);
-    if (manifest->tokens != tokens || !digest_equal(manifest->consumed, consumed))
-        return error_set(
-            err, "checkpoint '%s' consumed other sequences than the first %" PRIu64 " steps have",
-            path, step);
-    return 0;
-}
-
-static int load_step(struct trainer *trainer, struct fs *fs, const char *directory, uint64_t step,
-                     struct error *err)
-{
-    struct manifest manifest;
-    struct strbuf file = {0};
-    char *path = step_path(directory, step);
-    int rc = manifest_read(fs, path, &manifest, err);
-    if (rc == 0)
-        rc = check_manifest(trainer, &manifest, step, path, err);
-    for (size_t p = 0; rc == 0 && p < manifest.count; p++)
-        rc = load_part(trainer, fs, path, &manifest, p, &file, err);
-    if (rc == 0) {
-        trainer->step = step;
-        trainer->tokens = manifest.tokens;
-        trainer->consumed = manifest.consumed;
-    }
-    manifest_release(&manifest);
-    strbuf_release(&file);
-    free(path);
-    return rc;
-}
-
-// Rank 0 says which: on a network file system the others may not see the newest one yet, and would
-// continue from another step.
-int checkpoint_load(struct trainer *trainer, struct fs *fs, const char *directory,
-                    struct error *err)
-{
-    struct group *group = trainer->group;
-    int64_t step = -1;
-    int rc = group_rank(group) == 0 ? find_newest(fs, directory, &step, err) : 0;
-    if (group_agree(group, rc, err) || group_broadcast(group, &step, sizeof(step), 0, err))
+    if (open_write(trainer, fs, directory, keep, &write, err))
         return -1;
-    if (step < 0)
+    if (!write)
         return 0;
-    rc = load_step(trainer, fs, directory, (uint64_t)step, err);
-    return group_agree(group, rc, err) ? -1 : 1;
+    const int rc = write_own_parts(trainer, fs, write->path, &write->manifest, write->mine, err);
+    return close_write(write, rc, err);
 }
 
-// --- reading without a trainer ---
+// --- behind ---
 
-static int read_master_part(struct fs *fs, const char *directory, const struct manifest *manifest,
-                            size_t part, float *out, struct error *err)
+static int copy_own_parts(const struct trainer *trainer, struct checkpoint_write *write,
+                          struct error *err)
 {
-    const struct part_header header = part_header(manifest, part);
-    const struct state state = {.range = {header.begin, header.end},
-                                .weights = manifest->form.weights};
-    const size_t weights = weights_bytes(manifest, &header);
-    const size_t remainder =
-        state.weights == DTYPE_BF16 ? (header.end - header.begin) * sizeof(int16_t) : 0;
-    struct strbuf file = {0};
-    char *path = part_path(directory, part);
-    int rc = fs_read(fs, path, &file, err);
-    if (rc == 0 && check_content(&file, manifest, part, err))
-        rc = error_prefix(err, "'%s'", path);
-    if (rc == 0 && file.length < sizeof(header) + weights + remainder)
-        rc = error_set(err, "'%s': %zu bytes are too few", path, file.length);
-    const unsigned char *content = (const unsigned char *)file.bytes + sizeof(header);
-    if (rc == 0)
-        state_decode(&state, content + weights, content, STATE_MASTER, out + header.begin);
-    strbuf_release(&file);
-    free(path);
-    return rc;
+    const struct optimizer *optimizer = trainer->optimizer;
+    write->copies = mem_calloc(optimizer->unit_count, sizeof(*write->copies));
+    for (size_t u = 0; u < optimizer->unit_count; u++) {
+        const struct optimizer_unit *unit = &optimizer->units[u];
+        if (writes_unit(trainer, unit) &&
+            copy_part(trainer, &write->manifest, unit, &write->copies[write->copy_count++], err))
+            return -1;
+    }
+    return 0;
 }
 
-int checkpoint_read_master(struct fs *fs, const char *directory, uint64_t elements, float *out,
-                           struct error *err)
+static void *write_thread(void *argument)
 {
-    struct manifest manifest;
-    int64_t step;
-    if (find_newest(fs, directory, &step, err))
+    struct checkpoint_write *write = argument;
+    for (size_t i = 0; write->rc == 0 && i < write->copy_count; i++) {
+        const struct part_copy *part = &write->copies[i];
+        write->rc =
+            write_part(part, write->fs, write->path, &write->mine[part->number], &write->failure);
+    }
+    atomic_store(&write->written, true);
+    return NULL;
+}
+
+int checkpoint_begin(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
+                     struct checkpoint_write **out, struct error *err)
+{
+    assert(keep > 0);
+    if (open_write(trainer, fs, directory, keep, out, err))
         return -1;
-    if (step < 0)
-        return error_set(err, "'%s' has no checkpoint", directory);
-    char *path = step_path(directory, (uint64_t)step);
-    int rc = manifest_read(fs, path, &manifest, err);
-    if (rc == 0 && manifest.elements != elements)
-        rc = error_set(err, "checkpoint '%s' has %" PRIu64 " elements, the model %" PRIu64, path,
-                       manifest.elements, elements);
-    for (size_t p = 0; rc == 0 && p < manifest.count; p++)
-        rc = read_master_part(fs, path, &manifest, p, out, err);
-    manifest_release(&manifest);
-    free(path);
-    return rc;
+    if (!*out)
+        return 0;
+    int rc = copy_own_parts(trainer, *out, err);
+    if (rc == 0) {
+        const int created = pthread_create(&(*out)->thread, NULL, write_thread, *out);
+        (*out)->has_thread = created == 0;
+        if (created != 0)
+            rc = error_set_errno(err, created, "cannot start a thread for the checkpoint");
+    }
+    if (group_agree(trainer->group, rc, err) == 0)
+        return 0;
+    checkpoint_abandon(*out);
+    *out = NULL;
+    return -1;
+}
+
+int checkpoint_complete(struct checkpoint_write **write, struct error *err)
+{
+    struct checkpoint_write *own = *write;
+    *write = NULL;
+    if (!own)
+        return 0;
+    pthread_join(own->thread, NULL);
+    own->has_thread = false;
+    if (own->rc != 0)
+        *err = own->failure;
+    return close_write(own, own->rc, err);
+}
+
+int checkpoint_poll(struct checkpoint_write **write, struct error *err)
+{
+    bool busy;
+    if (!*write)
+        return 0;
+    if (group_any((*write)->group, !atomic_load(&(*write)->written), &busy, err))
+        return -1;
+    return busy ? 0 : checkpoint_complete(write, err);
 }

@@ -26,6 +26,20 @@
 int checkpoint_save(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
                     struct error *err);
 
+// The same behind the run: begin copies this rank's parts, which takes as much memory again as the
+// states have, and a thread writes them while training goes on. Every call is collective.
+//
+// One write at a time; *out is NULL when the state was saved before. A write is finished by poll,
+// which does nothing while a rank still writes, or by complete, which waits; both accept NULL, make
+// *write NULL when it is finished, and report what failed in writing.
+struct checkpoint_write;
+int checkpoint_begin(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
+                     struct checkpoint_write **out, struct error *err);
+int checkpoint_poll(struct checkpoint_write **write, struct error *err);
+int checkpoint_complete(struct checkpoint_write **write, struct error *err);
+// Not collective: waits for the thread and leaves no checkpoint. Accepts NULL.
+void checkpoint_abandon(struct checkpoint_write *write);
+
 // Collective. Loads the newest whole checkpoint of this run: 1 loaded, 0 none there, -1 error, also
 // when the newest belongs to other data or options, or is damaged; the trainer is then of no more
 // use.
