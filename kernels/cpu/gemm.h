@@ -88,8 +88,22 @@ void ISA(gemm)(const struct gemm *gemm, void *scratch);
 // bfloat16.
 void ISA(gemm_pack)(const struct panels *panels, struct matrix b, size_t depth, size_t columns);
 
+// Rows k and k + 1 of a matrix whose rows are contiguous, float32 or bfloat16, as one row of pairs;
+// 0 follows the last of an odd depth.
+void ISA(gemm_pair_row)(void *out, struct matrix m, size_t k, size_t depth, size_t columns);
+
 // Rows of a dtype as rows of bfloat16 pairs, `stride` pairs apart.
 void ISA(gemm_pair_rows)(uint32_t *out, size_t stride, struct matrix a, size_t rows, size_t depth);
+
+static inline const void *matrix_at(struct matrix m, size_t i, size_t j)
+{
+    return (const char *)m.data + (i * m.row + j * m.column) * dtype_bytes(m.dtype);
+}
+
+static inline bool is_pairs(enum dtype panels)
+{
+    return panels == DTYPE_BF16 && bf16_products;
+}
 
 static inline size_t panel_bytes(enum dtype dtype) // of an element
 {
@@ -99,7 +113,7 @@ static inline size_t panel_bytes(enum dtype dtype) // of an element
 // Elements of a panel's column.
 static inline size_t panel_depth(enum dtype dtype, size_t depth)
 {
-    return dtype == DTYPE_BF16 && bf16_products ? ceil_div(depth, 2) : depth;
+    return is_pairs(dtype) ? ceil_div(depth, 2) : depth;
 }
 
 static inline size_t panels_elements(size_t columns, size_t depth)
