@@ -86,12 +86,9 @@ static void submit(struct engine *engine, const struct load *load, uint64_t voca
             prompt[t] = (int32_t)(random_u64(4, document, t) % vocabulary);
         for (size_t t = 0; t < load->own; t++)
             prompt[load->document + t] = (int32_t)(random_u64(5, r, t) % vocabulary);
-        engine_submit(engine, &(struct engine_request){.id = r,
-                                                       .prompt = prompt,
-                                                       .prompt_count = count,
-                                                       .max_new = load->answer,
-                                                       .sampling = {.temperature = 1},
-                                                       .seed = r});
+        engine_submit(
+            engine, &(struct engine_request){
+                        .id = r, .prompt = prompt, .prompt_count = count, .max_new = load->answer});
     }
     free(prompt);
 }

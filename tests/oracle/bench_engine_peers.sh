@@ -6,8 +6,7 @@
 # llama.cpp runs in the mode that serves it best here: llama-batched-bench with -pps computes a
 # document once and shares its cache (-kvu) among parallel sequences, with flash attention (twice as
 # fast as without); it samples nothing. It shares one prompt at a time, so documents follow one
-# another and the time of N of them is N times that of one. The engine draws each token at
-# temperature 1.
+# another and the time of N of them is N times that of one. The engine takes the most probable token.
 #
 # usage: bench_engine_peers.sh MEMO LLAMA-BATCHED-BENCH MODEL.gguf [documents [threads]]
 # MODEL.gguf has the shape of Qwen2.5-0.5B: memo init --shape qwen2.5-0.5b --dtype bf16, then

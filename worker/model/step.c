@@ -78,6 +78,14 @@ static int run_step(struct model *model, struct kv_cache *cache, const struct st
     return 0;
 }
 
+// Rows of the head at once: as few slices as possible, of even height, as a low one costs nearly as
+// much.
+static size_t slice_rows(const struct pass *pass)
+{
+    size_t most = pass->workspace->slice_rows, slices = (pass->wanted + most - 1) / most;
+    return slices > 0 ? (pass->wanted + slices - 1) / slices : most;
+}
+
 int model_step(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                float *out, struct error *err)
 {
@@ -93,7 +101,7 @@ int model_step_greedy(struct model *model, struct kv_cache *cache, const struct 
     struct pass pass;
     if (run_step(model, cache, step, &pass, err))
         return -1;
-    size_t slice = cache->workspace->slice_rows, vocabulary = (size_t)model->config.vocabulary;
+    size_t slice = slice_rows(&pass), vocabulary = (size_t)model->config.vocabulary;
     for (size_t row = 0; row < pass.wanted; row += slice) {
         size_t rows = pass.wanted - row < slice ? pass.wanted - row : slice;
         decoder_logits(&pass, row, rows);
@@ -111,9 +119,10 @@ int model_step_slices(struct model *model, struct kv_cache *cache, const struct 
     struct pass pass;
     if (run_step(model, cache, step, &pass, err))
         return -1;
-    size_t slice = cache->workspace->slice_rows, vocabulary = (size_t)model->config.vocabulary;
+    size_t slice = slice_rows(&pass), vocabulary = (size_t)model->config.vocabulary;
     if (!cache->host_logits)
-        cache->host_logits = mem_alloc(slice * vocabulary * sizeof *cache->host_logits);
+        cache->host_logits =
+            mem_alloc(cache->workspace->slice_rows * vocabulary * sizeof *cache->host_logits);
     for (size_t row = 0; row < pass.wanted; row += slice) {
         size_t rows = pass.wanted - row < slice ? pass.wanted - row : slice;
         decoder_logits(&pass, row, rows);
