@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
+#include "datasets/reflections_summary.h"
 #include "datasets/reflections_tools.h"
 #include "tests/datasets/reflections_helper.h"
 
@@ -167,6 +168,41 @@ static void export_writes_every_pair_as_json(void **state)
     free(path);
 }
 
+static void a_summary_adds_up(void **state)
+{
+    struct reflection_set set;
+    struct reflections_summary summary;
+    uint64_t dropped = 0, prompts = 0, kept = 0;
+    commit_attempt(*state, "a", 0, 33, 0);
+    open_set(*state, &set);
+    reflections_summarize(&set, &summary);
+    for (uint32_t number = 0; number < 33; number++) {
+        struct example example;
+        example_fill(&example, number, 0);
+        for (size_t i = 0; i < example.task.drop_count; i++)
+            dropped += example.drops[i].pairs;
+        for (size_t i = 0; i < example.task.usage_count; i++)
+            prompts += example.usage[i].prompt_tokens;
+        kept += example.task.pairs;
+    }
+    assert_int_equal(summary.all.pairs, kept);
+    assert_int_equal(summary.all.dropped, dropped);
+    assert_int_equal(summary.all.prompt_tokens, prompts);
+    assert_int_equal(summary.outcomes[TASK_DONE] + summary.outcomes[TASK_EMPTY] +
+                         summary.outcomes[TASK_SET_ASIDE],
+                     33);
+    assert_int_equal(summary.aside_count, 1);
+    assert_int_equal(summary.asides[0].tasks, summary.outcomes[TASK_SET_ASIDE]);
+    assert_int_equal(summary.drop_count, 3);
+    for (size_t i = 0; i < summary.drop_count; i++)
+        dropped -= summary.drops[i].pairs;
+    assert_int_equal(dropped, 0);
+    assert_int_equal(summary.task_pairs.quantiles[0], 0);
+    assert_int_equal(summary.task_pairs.quantiles[SUMMARY_QUANTILES - 1], 4);
+    reflections_summary_release(&summary);
+    reflection_set_close(&set);
+}
+
 // One segment in each of several attempts; some tasks were done twice, with other texts the second
 // time.
 static void make_scattered(const char *directory, uint32_t attempts)
@@ -306,6 +342,7 @@ int main(void)
         WITH_SCRATCH(audit_finds_missing_and_unknown_tasks),
         WITH_SCRATCH(audit_of_nothing_misses_everything),
         WITH_SCRATCH(export_writes_every_pair_as_json),
+        WITH_SCRATCH(a_summary_adds_up),
         WITH_SCRATCH(compact_keeps_every_task_and_pair),
         WITH_SCRATCH(compact_loses_nothing_at_any_failure),
         WITH_SCRATCH(crash_while_removing_changes_nothing),
