@@ -14,7 +14,6 @@
 #define IDENTITY_NAME "merge.id"
 #define RECORD_PREFIX "done-"
 #define BUFFERS 2
-#define FLUSH_BYTES ((uint64_t)64 << 20) // written behind the page cache while merging goes on
 
 struct record {
     uint64_t tensor;
@@ -43,9 +42,8 @@ struct merge_output {
     int file, records;
     bool file_open, records_open;
     uint64_t records_end;
-    pthread_t thread, flusher;
-    bool started, flushing;
-    uint64_t unflushed; // bytes
+    pthread_t thread;
+    bool started;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     void *buffers[BUFFERS];
@@ -289,7 +287,6 @@ static void *write_behind(void *argument)
         const int rc = failed ? 0 : perform(output, &work);
         pthread_mutex_lock(&output->mutex);
         output->writing = false;
-        output->unflushed += work.bytes;
         if (rc != 0 && !failed) {
             error_set_errno(&output->problem, -rc, "cannot write '%s' (tensor '%s')", output->path,
                             output->entries[work.tensor].name);
@@ -298,26 +295,6 @@ static void *write_behind(void *argument)
         for (int b = 0; b < BUFFERS; b++)
             output->taken[b] = output->taken[b] && output->buffers[b] != work.buffer;
         pthread_cond_broadcast(&output->changed);
-    }
-    pthread_mutex_unlock(&output->mutex);
-    return NULL;
-}
-
-// Asks the file system to store what was written, so that little is left for the end. A failure is
-// found again by the last sync.
-static void *flush_behind(void *argument)
-{
-    struct merge_output *output = argument;
-    pthread_mutex_lock(&output->mutex);
-    while (!output->stopping) {
-        if (output->unflushed < FLUSH_BYTES) {
-            pthread_cond_wait(&output->changed, &output->mutex);
-            continue;
-        }
-        output->unflushed = 0;
-        pthread_mutex_unlock(&output->mutex);
-        (void)output->fs->ops->sync(output->fs->state, output->file);
-        pthread_mutex_lock(&output->mutex);
     }
     pthread_mutex_unlock(&output->mutex);
     return NULL;
@@ -408,11 +385,8 @@ int merge_output_open(struct fs *fs, const char *directory, const struct safeten
     if (rc == 0) {
         rc = pthread_create(&output->thread, NULL, write_behind, output);
         output->started = rc == 0;
-        if (rc == 0)
-            rc = pthread_create(&output->flusher, NULL, flush_behind, output);
-        output->flushing = output->started && rc == 0;
         if (rc != 0)
-            rc = error_set_errno(err, rc, "cannot start the writing threads");
+            rc = error_set_errno(err, rc, "cannot start the writing thread");
     }
     if (rc != 0) {
         merge_output_destroy(output);
@@ -432,8 +406,6 @@ void merge_output_destroy(struct merge_output *output)
         pthread_cond_broadcast(&output->changed);
         pthread_mutex_unlock(&output->mutex);
         pthread_join(output->thread, NULL);
-        if (output->flushing)
-            pthread_join(output->flusher, NULL);
     }
     if (output->digest.state)
         (void)digest_end(&output->digest);

@@ -105,6 +105,12 @@ void merge_engine_destroy(struct merge_engine *engine)
     free(engine);
 }
 
+void pass_release(const struct pass *pass)
+{
+    if (pass->tensor->release)
+        pass->tensor->release(pass->tensor->context, 0, pass->count);
+}
+
 struct extent pass_extent(const struct pass *pass, size_t task)
 {
     const size_t begin = pass->first + task * pass->block;
@@ -127,7 +133,7 @@ void pass_run(struct pass *pass, void (*run)(void *pass, size_t task, int thread
         pass->last = pass->count - begin < tile ? pass->count : begin + tile;
         const size_t blocks = (pass->last - begin + pass->block - 1) / pass->block;
         pool_run(pass->engine->pool, blocks, run, pass);
-        if (tensor->release)
+        if (tensor->release && pass->count > tile) // a tensor of one tile stays for the next pass
             tensor->release(tensor->context, begin, pass->last - begin);
     }
 }

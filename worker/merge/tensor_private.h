@@ -63,6 +63,9 @@ size_t pass_blocks(const struct pass *pass);
 // Runs `run` for every block of the tensor, tile by tile; task counts from the tile's begin.
 void pass_run(struct pass *pass, void (*run)(void *pass, size_t task, int thread));
 
+// The whole tensor is not needed soon.
+void pass_release(const struct pass *pass);
+
 struct extent {
     size_t begin, count, index; // index: which block of the tensor
 };

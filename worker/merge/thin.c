@@ -262,13 +262,20 @@ MERGE_CLONES static void keep_all(double *kept, const float *x, size_t count)
         kept[i] = (double)x[i];
 }
 
-// Only the block that holds the last tie looks at indices.
+// Without a branch: which value stays is as good as chance to the processor.
 MERGE_CLONES static void keep_above(double *kept, const float *x, uint32_t least, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        kept[i] = magnitude_bits(x[i]) >= least ? (double)x[i] : 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        float value;
+        memcpy(&bits, &x[i], sizeof(bits));
+        bits &= (bits & 0x7fffffffu) >= least ? UINT32_MAX : 0;
+        memcpy(&value, &bits, sizeof(value));
+        kept[i] = (double)value;
+    }
 }
 
+// Only the block that holds the last tie looks at indices.
 static void keep_between(double *kept, const float *x, struct magnitude_cut lower,
                          struct magnitude_cut upper, struct extent e)
 {
@@ -400,6 +407,7 @@ void merge_tensor_histogram(struct merge_engine *engine, const struct merge_para
     gather_bins(engine, engine->bins);
     for (size_t i = 0; i < SELECT_BINS; i++)
         bins[i] += engine->bins[i];
+    pass_release(&pass);
     free(pass.block_counts);
 }
 
@@ -414,6 +422,7 @@ uint64_t merge_tensor_equal(struct merge_engine *engine, const struct merge_para
     pass_run(&pass, tie_block);
     for (size_t b = 0; b < pass_blocks(&pass); b++)
         total += pass.block_counts[b];
+    pass_release(&pass);
     free(pass.block_counts);
     return total;
 }
@@ -427,6 +436,7 @@ uint64_t merge_tensor_end_of_ties(struct merge_engine *engine,
     pass.k = k;
     pass.block_counts = mem_calloc(pass_blocks(&pass) + 1, sizeof(*pass.block_counts));
     const uint64_t end = find_end_of_ties(&pass, bits, ties);
+    pass_release(&pass);
     free(pass.block_counts);
     return end;
 }
