@@ -187,6 +187,7 @@ static int allocate(struct reducer *r, struct error *err)
         device_discard(device, r->grads, all * sizeof(*r->grads));
         if (device_alloc(device, own_elements(r) * sizeof(*r->own), (void **)&r->own, err))
             return -1;
+        device_discard(device, r->own, own_elements(r) * sizeof(*r->own)); // until the first step
         r->staging = r->options.exact ? mem_alloc(bucket_elements(r) * sizeof(*r->staging)) : NULL;
     }
     return r->options.exact
@@ -281,12 +282,25 @@ void reducer_begin(struct reducer *r, bool last)
     pthread_mutex_unlock(&r->mutex);
 }
 
+// Buckets that are complete but not yet summed hold memory that a partial reducer promised to do
+// without.
+static bool is_far_behind(const struct reducer *r)
+{
+    enum { WAITING_BUCKETS = 2 };
+    if (!r->options.partial || r->left == 0 || r->complete_from == 0)
+        return false;
+    const uint64_t next = shards_bucket(&r->shards, r->left - 1).begin;
+    return next >= r->complete_from + WAITING_BUCKETS * bucket_elements(r);
+}
+
 void reducer_advance(void *reducer, uint64_t from)
 {
     struct reducer *r = reducer;
     pthread_mutex_lock(&r->mutex);
     r->complete_from = from < r->complete_from ? from : r->complete_from;
     pthread_cond_broadcast(&r->changed);
+    while (is_far_behind(r))
+        pthread_cond_wait(&r->changed, &r->mutex);
     pthread_mutex_unlock(&r->mutex);
 }
 

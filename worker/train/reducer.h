@@ -45,7 +45,8 @@ float *reducer_grads(const struct reducer *reducer);
 // contributions: rounds of all ranks together; bounds what an exact sum may add.
 void reducer_begin_step(struct reducer *reducer, size_t contributions);
 void reducer_begin(struct reducer *reducer, bool last);
-// Gradients of the elements from `from` on are complete.
+// Gradients of the elements from `from` on are complete. A partial reducer may wait here until it
+// has summed more of them: they would take too much memory.
 void reducer_advance(void *reducer, uint64_t from);
 // An error of the collectives, or a gradient that exact sums cannot hold.
 int reducer_wait(struct reducer *reducer, struct error *err);
