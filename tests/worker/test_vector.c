@@ -8,7 +8,7 @@
 #include "worker/merge/select.h"
 #include "worker/merge/vector_diff.h"
 #include "worker/model/layout.h"
-#include "worker/train/checkpoint_manifest.h"
+#include "worker/train/checkpoint_internal.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -230,17 +230,27 @@ static void write_small(const char *directory, const struct layout *layout, cons
 
 static void write_checkpoint(const char *directory, const float *values, uint64_t elements)
 {
-    struct digest digest = {{0}};
-    const struct manifest manifest = {
-        .step = 3, .elements = elements, .part_elements = 4096, .parts = &digest, .count = 1};
-    const uint64_t header[8] = {0, 1, 0, elements, 3}; // the version is the second
-    const struct fs_part parts[] = {{header, sizeof(header)}, {values, elements * sizeof(float)}};
+    struct digest digest;
+    const struct manifest manifest = {.step = 3,
+                                      .form = {DTYPE_F32, MOMENTS_F32},
+                                      .elements = elements,
+                                      .part_elements = 4096,
+                                      .parts = &digest,
+                                      .count = 1};
+    const struct part_header header = part_header(&manifest, 0);
+    const size_t bytes = sizeof(header) + weights_bytes(&manifest, &header);
     struct error err;
-    char *step = fs_join(directory, "run/checkpoints/step-00000003");
-    char *part = fs_join(step, "part-00000.bin");
+    char *checkpoints = fs_join(directory, "run/checkpoints"), *file = mem_calloc(bytes, 1);
+    char *step = step_path(checkpoints, 3), *part = part_path(step, 0);
+    memcpy(file, &header, sizeof(header));
+    memcpy(file + sizeof(header), values, elements * sizeof(float));
+    digest = digest_bytes(file, bytes);
     assert_int_equal(fs_make_directories(fs_system(), step, &err), 0);
-    assert_int_equal(fs_write_atomic(fs_system(), part, parts, 2, true, &err), 0);
+    assert_int_equal(
+        fs_write_atomic(fs_system(), part, &(struct fs_part){file, bytes}, 1, true, &err), 0);
     assert_int_equal(manifest_write(&manifest, fs_system(), step, &err), 0);
+    free(checkpoints);
+    free(file);
     free(step);
     free(part);
 }

@@ -4,14 +4,11 @@
 #include "base/mem.h"
 #include "worker/merge/weights.h"
 #include "worker/model/layout.h"
-#include "worker/train/checkpoint_manifest.h"
+#include "worker/train/checkpoint.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define PART_HEADER_BYTES 64 // see worker/train/checkpoint.h; float32 parameters follow
-#define PART_VERSION_AT 8
-#define PART_VERSION 1
 #define PIECE 4096 // elements compared at once
 
 struct master {
@@ -26,63 +23,6 @@ void master_close(struct master *master)
     free(master->values);
     layout_release(&master->layout);
     free(master);
-}
-
-// The newest directory with a manifest, or NULL; the caller frees.
-static char *newest_checkpoint(struct fs *fs, const char *checkpoints)
-{
-    struct fs_names names;
-    char *found = NULL;
-    if (fs_list(fs, checkpoints, &names, NULL))
-        return NULL;
-    for (size_t i = names.count; i-- > 0 && !found;) {
-        char *path = fs_join(checkpoints, names.names[i]);
-        if (strncmp(names.names[i], "step-", 5) == 0 && manifest_exists(fs, path, NULL) == 1)
-            found = path;
-        else
-            free(path);
-    }
-    fs_names_release(&names);
-    return found;
-}
-
-static bool read_part(const char *checkpoint, size_t part, uint64_t count, float *out)
-{
-    struct fs_map map;
-    uint32_t version = 0;
-    char *path = mem_printf("%s/part-%05zu.bin", checkpoint, part);
-    bool read = fs_map_open(path, &map, NULL) == 0;
-    free(path);
-    if (!read)
-        return false;
-    read = map.length >= PART_HEADER_BYTES + count * sizeof(float);
-    if (read)
-        memcpy(&version, map.bytes + PART_VERSION_AT, sizeof(version));
-    read = read && version == PART_VERSION;
-    if (read)
-        memcpy(out, map.bytes + PART_HEADER_BYTES, count * sizeof(float));
-    fs_map_close(&map);
-    return read;
-}
-
-// The float32 weights of the newest checkpoint, in the order of the layout; false when there is
-// none, or none that holds them in a way that is known here.
-static bool read_master(struct fs *fs, const char *checkpoints, uint64_t elements, float *out)
-{
-    struct manifest manifest = {0};
-    char *checkpoint = newest_checkpoint(fs, checkpoints);
-    if (!checkpoint || manifest_read(fs, checkpoint, &manifest, NULL)) {
-        free(checkpoint);
-        return false;
-    }
-    bool read = manifest.elements == elements;
-    for (size_t p = 0; read && p < manifest.count; p++) {
-        const uint64_t begin = manifest_part_begin(&manifest, p);
-        read = read_part(checkpoint, p, manifest_part_end(&manifest, p) - begin, out + begin);
-    }
-    manifest_release(&manifest);
-    free(checkpoint);
-    return read;
 }
 
 static int open_layout(struct fs *fs, const char *directory, struct layout *out)
@@ -154,7 +94,8 @@ struct master *master_open(struct fs *fs, const char *directory, const struct sa
         bool good = open_layout(fs, directory, &master->layout) == 0;
         if (good) {
             master->values = mem_alloc(master->layout.elements * sizeof(float) + 1);
-            good = read_master(fs, checkpoints, master->layout.elements, master->values) &&
+            good = checkpoint_read_master(fs, checkpoints, master->layout.elements, master->values,
+                                          NULL) == 0 &&
                    is_of(master, tensors);
         }
         if (!good) {
