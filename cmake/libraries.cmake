@@ -26,7 +26,7 @@ if(NOT MEMO_CUDA STREQUAL OFF AND CMAKE_CUDA_COMPILER AND CUDAToolkit_FOUND)
     enable_language(CUDA)
     set(CMAKE_CUDA_STANDARD 17)
     string(REPLACE "-DNDEBUG" "" CMAKE_CUDA_FLAGS_RELEASE "${CMAKE_CUDA_FLAGS_RELEASE}")
-    memo_dependency(cuda CUDA::cudart_static CUDA::cublasLt)
+    memo_dependency(cuda CUDA::cudart_static ${CMAKE_DL_LIBS}) # cuBLASLt is loaded when needed, see gemm.cu
     message(STATUS "memo: CUDA backend with toolkit ${CUDAToolkit_VERSION}, for sm_${CMAKE_CUDA_ARCHITECTURES}")
 elseif(MEMO_CUDA STREQUAL ON)
     message(FATAL_ERROR "MEMO_CUDA=ON, but no CUDA compiler was found: set CUDACXX or CUDAToolkit_ROOT")

@@ -391,6 +391,8 @@ static inline size_t moment_blocks(uint64_t first, size_t count)
 
 struct kernels {
     const char *name;
+    // Activations and their gradients best have the type of the weights; otherwise float32.
+    bool half_activations;
 
     void (*embedding_forward)(struct device *, const struct embedding_forward *);
     void (*embedding_backward)(struct device *, const struct embedding_backward *);

@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include <cublasLt.h>
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -12,6 +13,63 @@ enum {
     WORKSPACE_BYTES = 32 << 20, // NVIDIA's advice for Hopper
     PLANS_LIMIT = 256,          // shapes of a job: a dozen weights times a few batch sizes
 };
+
+// The library is loaded when a GPU is used, not when the program starts: it weighs 500 MB, and
+// nodes without a GPU need not have it.
+struct blas {
+    decltype(&cublasLtCreate) Create;
+    decltype(&cublasLtDestroy) Destroy;
+    decltype(&cublasLtGetStatusString) GetStatusString;
+    decltype(&cublasLtMatmul) Matmul;
+    decltype(&cublasLtMatmulAlgoGetHeuristic) MatmulAlgoGetHeuristic;
+    decltype(&cublasLtMatmulDescCreate) MatmulDescCreate;
+    decltype(&cublasLtMatmulDescDestroy) MatmulDescDestroy;
+    decltype(&cublasLtMatmulDescSetAttribute) MatmulDescSetAttribute;
+    decltype(&cublasLtMatmulPreferenceCreate) MatmulPreferenceCreate;
+    decltype(&cublasLtMatmulPreferenceDestroy) MatmulPreferenceDestroy;
+    decltype(&cublasLtMatmulPreferenceSetAttribute) MatmulPreferenceSetAttribute;
+    decltype(&cublasLtMatrixLayoutCreate) MatrixLayoutCreate;
+    decltype(&cublasLtMatrixLayoutDestroy) MatrixLayoutDestroy;
+};
+
+static struct blas blas; // filled once
+
+static int blas_load(struct error *err)
+{
+    const struct {
+        const char *name;
+        void **function;
+    } functions[] = {
+        {"cublasLtCreate", (void **)&blas.Create},
+        {"cublasLtDestroy", (void **)&blas.Destroy},
+        {"cublasLtGetStatusString", (void **)&blas.GetStatusString},
+        {"cublasLtMatmul", (void **)&blas.Matmul},
+        {"cublasLtMatmulAlgoGetHeuristic", (void **)&blas.MatmulAlgoGetHeuristic},
+        {"cublasLtMatmulDescCreate", (void **)&blas.MatmulDescCreate},
+        {"cublasLtMatmulDescDestroy", (void **)&blas.MatmulDescDestroy},
+        {"cublasLtMatmulDescSetAttribute", (void **)&blas.MatmulDescSetAttribute},
+        {"cublasLtMatmulPreferenceCreate", (void **)&blas.MatmulPreferenceCreate},
+        {"cublasLtMatmulPreferenceDestroy", (void **)&blas.MatmulPreferenceDestroy},
+        {"cublasLtMatmulPreferenceSetAttribute", (void **)&blas.MatmulPreferenceSetAttribute},
+        {"cublasLtMatrixLayoutCreate", (void **)&blas.MatrixLayoutCreate},
+        {"cublasLtMatrixLayoutDestroy", (void **)&blas.MatrixLayoutDestroy},
+    };
+    char name[32];
+    snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL); // stays for the life of the process
+    if (!library)
+        return error_set(err,
+                         "cannot load %s: %s; install cuBLAS of CUDA %d or name its directory in "
+                         "LD_LIBRARY_PATH",
+                         name, dlerror(), CUBLAS_VER_MAJOR);
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
+        *functions[i].function = dlsym(library, functions[i].name);
+        if (!*functions[i].function)
+            return error_set(err, "%s has no '%s': another version is needed", name,
+                             functions[i].name);
+    }
+    return 0;
+}
 
 // What an algorithm is chosen for.
 struct shape {
@@ -38,7 +96,7 @@ static int blas_check(cublasStatus_t status, const char *what, struct error *err
 {
     if (status == CUBLAS_STATUS_SUCCESS)
         return 0;
-    return error_set(err, "%s failed: %s", what, cublasLtGetStatusString(status));
+    return error_set(err, "%s failed: %s", what, blas.GetStatusString(status));
 }
 
 int gemm_create(struct gemm **out, struct error *err)
@@ -47,7 +105,7 @@ int gemm_create(struct gemm **out, struct error *err)
     *out = NULL;
     if (!gemm)
         return error_set(err, "cannot allocate the state of matrix products: out of memory");
-    if (blas_check(cublasLtCreate(&gemm->handle), "cublasLtCreate", err)) {
+    if (blas_load(err) || blas_check(blas.Create(&gemm->handle), "cublasLtCreate", err)) {
         free(gemm);
         return -1;
     }
@@ -63,11 +121,11 @@ int gemm_create(struct gemm **out, struct error *err)
 static void plan_release(struct plan *plan)
 {
     if (plan->operation)
-        cublasLtMatmulDescDestroy(plan->operation);
+        blas.MatmulDescDestroy(plan->operation);
     cublasLtMatrixLayout_t layouts[] = {plan->a, plan->b, plan->c};
     for (int i = 0; i < 3; i++)
         if (layouts[i])
-            cublasLtMatrixLayoutDestroy(layouts[i]);
+            blas.MatrixLayoutDestroy(layouts[i]);
 }
 
 void gemm_destroy(struct gemm *gemm)
@@ -77,7 +135,7 @@ void gemm_destroy(struct gemm *gemm)
     for (size_t i = 0; i < gemm->plan_count; i++)
         plan_release(&gemm->plans[i]);
     cudaFree(gemm->workspace);
-    cublasLtDestroy(gemm->handle);
+    blas.Destroy(gemm->handle);
     free(gemm);
 }
 
@@ -98,23 +156,23 @@ static int describe_operation(struct plan *plan, struct error *err)
     const struct shape *s = &plan->shape;
     const cublasOperation_t first = s->b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasOperation_t second = s->a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    if (blas_check(cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+    if (blas_check(blas.MatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                    "cublasLtMatmulDescCreate", err) ||
-        blas_check(cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA,
-                                                  &first, sizeof first),
+        blas_check(blas.MatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first,
+                                               sizeof first),
                    "transposition", err) ||
-        blas_check(cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSB,
-                                                  &second, sizeof second),
+        blas_check(blas.MatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSB,
+                                               &second, sizeof second),
                    "transposition", err))
         return -1;
     if (!s->has_bias)
         return 0;
     const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
     const cudaDataType_t type = blas_type(s->bias);
-    return blas_check(cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_EPILOGUE,
-                                                     &epilogue, sizeof epilogue),
+    return blas_check(blas.MatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_EPILOGUE,
+                                                  &epilogue, sizeof epilogue),
                       "bias epilogue", err) ||
-           blas_check(cublasLtMatmulDescSetAttribute(
+           blas_check(blas.MatmulDescSetAttribute(
                           plan->operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type),
                       "bias type", err);
 }
@@ -124,15 +182,15 @@ static int describe_layouts(struct plan *plan, struct error *err)
     const struct shape *s = &plan->shape;
     const cudaDataType_t in = blas_type(s->in), out = blas_type(s->out);
     return blas_check(s->b_transposed
-                          ? cublasLtMatrixLayoutCreate(&plan->b, in, s->k, s->n, (int64_t)s->k)
-                          : cublasLtMatrixLayoutCreate(&plan->b, in, s->n, s->k, (int64_t)s->n),
+                          ? blas.MatrixLayoutCreate(&plan->b, in, s->k, s->n, (int64_t)s->k)
+                          : blas.MatrixLayoutCreate(&plan->b, in, s->n, s->k, (int64_t)s->n),
                       "layout", err) ||
            blas_check(s->a_transposed
-                          ? cublasLtMatrixLayoutCreate(&plan->a, in, s->m, s->k, (int64_t)s->m)
-                          : cublasLtMatrixLayoutCreate(&plan->a, in, s->k, s->m, (int64_t)s->k),
+                          ? blas.MatrixLayoutCreate(&plan->a, in, s->m, s->k, (int64_t)s->m)
+                          : blas.MatrixLayoutCreate(&plan->a, in, s->k, s->m, (int64_t)s->k),
                       "layout", err) ||
-           blas_check(cublasLtMatrixLayoutCreate(&plan->c, out, s->n, s->m, (int64_t)s->n),
-                      "layout", err);
+           blas_check(blas.MatrixLayoutCreate(&plan->c, out, s->n, s->m, (int64_t)s->n), "layout",
+                      err);
 }
 
 static int choose_algorithm(struct gemm *gemm, struct plan *plan, struct error *err)
@@ -141,17 +199,17 @@ static int choose_algorithm(struct gemm *gemm, struct plan *plan, struct error *
     cublasLtMatmulHeuristicResult_t found;
     const size_t workspace = WORKSPACE_BYTES;
     int count = 0;
-    if (blas_check(cublasLtMatmulPreferenceCreate(&preference), "preference", err))
+    if (blas_check(blas.MatmulPreferenceCreate(&preference), "preference", err))
         return -1;
     const int rc =
-        blas_check(cublasLtMatmulPreferenceSetAttribute(preference,
-                                                        CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                        &workspace, sizeof workspace),
+        blas_check(blas.MatmulPreferenceSetAttribute(preference,
+                                                     CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                     &workspace, sizeof workspace),
                    "workspace", err) ||
-        blas_check(cublasLtMatmulAlgoGetHeuristic(gemm->handle, plan->operation, plan->b, plan->a,
-                                                  plan->c, plan->c, preference, 1, &found, &count),
+        blas_check(blas.MatmulAlgoGetHeuristic(gemm->handle, plan->operation, plan->b, plan->a,
+                                               plan->c, plan->c, preference, 1, &found, &count),
                    "heuristic", err);
-    cublasLtMatmulPreferenceDestroy(preference);
+    blas.MatmulPreferenceDestroy(preference);
     if (rc || count == 0)
         return -1;
     plan->algorithm = found.algo;
@@ -205,15 +263,15 @@ int gemm_run(struct device *device, const struct gemm_call *call)
     struct plan *plan = find_plan(gemm, &shape);
     if (!plan)
         return -1;
-    if (shape.has_bias && cublasLtMatmulDescSetAttribute(
+    if (shape.has_bias && blas.MatmulDescSetAttribute(
                               plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call->bias.data,
                               sizeof call->bias.data) != CUBLAS_STATUS_SUCCESS)
         return -1;
     const cublasStatus_t status =
-        cublasLtMatmul(gemm->handle, plan->operation, &one, call->b.data, plan->b, call->a.data,
-                       plan->a, &beta, call->c.data, plan->c, call->c.data, plan->c,
-                       &plan->algorithm, gemm->workspace, WORKSPACE_BYTES, cuda_of(device)->stream);
+        blas.Matmul(gemm->handle, plan->operation, &one, call->b.data, plan->b, call->a.data,
+                    plan->a, &beta, call->c.data, plan->c, call->c.data, plan->c, &plan->algorithm,
+                    gemm->workspace, WORKSPACE_BYTES, cuda_of(device)->stream);
     if (status != CUBLAS_STATUS_SUCCESS)
-        cuda_keep_error(device, "matrix product", cublasLtGetStatusString(status));
+        cuda_keep_error(device, "matrix product", blas.GetStatusString(status));
     return 0;
 }

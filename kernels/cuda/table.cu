@@ -3,6 +3,7 @@
 
 extern "C" const struct kernels kernels_cuda = {
     .name = "cuda",
+    .half_activations = true,
     .embedding_forward = cuda_embedding_forward,
     .embedding_backward = cuda_embedding_backward,
     .rmsnorm_forward = cuda_rmsnorm_forward,

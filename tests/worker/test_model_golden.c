@@ -183,6 +183,14 @@ static void all_agree_with_their_weights_held_in_bf16(void **state)
                                         "gemma3_tied", "gemma3_odd", "lfm2_tied",  "mistral_window",
                                         "lfm2_odd"};
     (void)state;
+    struct device *device = fixture_device();
+    const bool half = device->ops->half_activations;
+    device_destroy(device);
+    if (half) {
+        print_message("activations are bfloat16 too: PyTorch's own logits are then off by up to "
+                      "4.4e-2 (llama_tied), so that these files say nothing\n");
+        skip();
+    }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         check_bf16(names[i]);
 }

@@ -204,7 +204,7 @@ static struct workspace *workspace_prepare(struct model *model, size_t max_token
     w->slice_rows = choose_slice_rows(&model->config, max_tokens);
     w->with_backward = with_backward;
     w->recomputes = recomputes;
-    w->activations = DTYPE_F32;
+    w->activations = model->device->ops->half_activations ? model->weights.dtype : DTYPE_F32;
     w->layers = mem_calloc((size_t)model->config.layers, sizeof *w->layers);
     w->host_targets = mem_calloc(max_tokens, sizeof *w->host_targets);
     w->host_wanted = mem_calloc(max_tokens, sizeof *w->host_wanted);
