@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Thirty-two steps against torch.optim.AdamW on a model of transformers: tests/oracle/adamw_golden.py
-// wrote the files.
+// Thirty-two steps against torch.optim.AdamW on a model of transformers:
+// tests/oracle/adamw_golden.py wrote the files.
 #include "tests/worker/train_fixture.h"
 
 #include "datasets/safetensors.h"
