@@ -34,7 +34,7 @@ struct enclosures {
 struct chat_template {
     const char *name;
     const char *bos;                     // special token put first; or NULL
-    const struct enclosures *enclosures; // instead of the next six; or NULL
+    const struct enclosures *enclosures; // instead of headers; or NULL
     const char *start;                   // special token, and behind it the role
     const char *header_end;              // special token behind the role; or NULL
     const char *separator;               // text at the end of the header

@@ -6,7 +6,7 @@ Renders conversations with apply_chat_template of the package `transformers`, on
 Jinja texts are not part of this repository: DIRECTORY holds those of the published models under the
 names below. Also prints each text's digest (xxh3-128 without trailing white space, as in
 datasets/chat_template_detect.c; needs the package `xxhash`). Run by hand; the committed file was written
-with Python 3.11, transformers 5.23.0, jinja2 3.1.
+with Python 3.11, transformers 5.23.0 (those of Mistral with 5.24.0), jinja2 3.1.
 
 With NAMEs only those families are rendered anew, at the end of the file; all others keep their lines.
 
