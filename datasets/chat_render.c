@@ -11,18 +11,22 @@ struct sink {
     struct token_list *ids;
     const struct tokenizer *tokenizer;
     struct tokenizer_scratch *scratch;
+    bool is_behind_text; // of an enclosure: what follows continues that text
 };
 
-static int put_text(const struct sink *sink, const char *bytes, size_t length, struct error *err)
+static int put_text(struct sink *sink, const char *bytes, size_t length, struct error *err)
 {
     if (sink->text != NULL) {
         strbuf_add(sink->text, bytes, length);
         return 0;
     }
-    return tokenizer_encode(sink->tokenizer, sink->scratch, bytes, length, false, sink->ids, err);
+    return sink->is_behind_text ? tokenizer_encode_continued(sink->tokenizer, sink->scratch, bytes,
+                                                             length, sink->ids, err)
+                                : tokenizer_encode(sink->tokenizer, sink->scratch, bytes, length,
+                                                   false, sink->ids, err);
 }
 
-static int put_special(const struct sink *sink, const char *text, struct error *err)
+static int put_special(struct sink *sink, const char *text, struct error *err)
 {
     if (text == NULL) {
         return 0;
@@ -37,11 +41,34 @@ static int put_special(const struct sink *sink, const char *text, struct error *
                          text);
     }
     token_list_add(sink->ids, id);
+    sink->is_behind_text = false;
     return 0;
 }
 
-static int put_header(const struct chat_template *template, const struct sink *sink,
-                      const char *role, const char *lead, struct error *err)
+// One side of an enclosure.
+static int put_mark(struct sink *sink, const char *mark, bool is_text, struct error *err)
+{
+    if (mark == NULL || !is_text) {
+        return put_special(sink, mark, err);
+    }
+    int rc = put_text(sink, mark, strlen(mark), err);
+    sink->is_behind_text = true;
+    return rc;
+}
+
+static const struct enclosure *enclosure_of(const struct chat_template *template, const char *role)
+{
+    const struct enclosures *all = template->enclosures;
+    if (all == NULL) {
+        return NULL;
+    }
+    return strcmp(role, "system") == 0 ? &all->system
+           : strcmp(role, "user") == 0 ? &all->user
+                                       : &all->assistant;
+}
+
+static int put_header(const struct chat_template *template, struct sink *sink, const char *role,
+                      const char *lead, struct error *err)
 {
     const char *name = strcmp(role, "assistant") == 0 ? template->assistant : role;
     char header[32];
@@ -59,10 +86,12 @@ static int put_header(const struct chat_template *template, const struct sink *s
     return lead == NULL ? 0 : put_text(sink, lead, strlen(lead), err);
 }
 
-static int put_turn(const struct chat_template *template, const struct sink *sink, const char *role,
+static int put_turn(const struct chat_template *template, struct sink *sink, const char *role,
                     const struct body *body, struct chat_span *span, struct error *err)
 {
-    if (put_header(template, sink, role, body->lead, err) != 0) {
+    const struct enclosure *around = enclosure_of(template, role);
+    if ((around != NULL ? put_mark(sink, around->open, around->is_text, err)
+                        : put_header(template, sink, role, body->lead, err)) != 0) {
         return -1;
     }
     size_t begin = sink->text == NULL ? sink->ids->count : 0;
@@ -70,16 +99,22 @@ static int put_turn(const struct chat_template *template, const struct sink *sin
         0) {
         return error_prefix(err, "content of the %s", role);
     }
-    if (put_special(sink, template->end, err) != 0) {
+    size_t content_end = sink->text == NULL ? sink->ids->count : 0;
+    if ((around != NULL ? put_mark(sink, around->close, around->is_text, err)
+                        : put_special(sink, template->end, err)) != 0) {
         return -1;
     }
     if (span != NULL) {
-        *span = (struct chat_span){.begin = begin, .end = sink->ids->count};
+        *span =
+            (struct chat_span){.begin = begin, .content_end = content_end, .end = sink->ids->count};
+    }
+    if (around != NULL) {
+        return 0;
     }
     return put_text(sink, template->after_end, strlen(template->after_end), err);
 }
 
-static int put_message(const struct conversation *chat, const struct sink *sink, size_t index,
+static int put_message(const struct conversation *chat, struct sink *sink, size_t index,
                        struct chat_span *span, struct error *err)
 {
     const struct chat_template *template = chat->template;
@@ -90,7 +125,8 @@ static int put_message(const struct conversation *chat, const struct sink *sink,
         strbuf_adds(&body.text, template->system);
     }
     if (span != NULL) {
-        *span = (struct chat_span){.begin = sink->ids->count, .end = sink->ids->count};
+        *span = (struct chat_span){
+            .begin = sink->ids->count, .content_end = sink->ids->count, .end = sink->ids->count};
     }
     int rc = template->fill(chat, index, &body, err);
     if (rc == 0 && !body.absent) {
@@ -131,8 +167,8 @@ static int check_messages(const struct chat_template *template, const struct cha
     return 0;
 }
 
-static int render(const struct conversation *chat, const struct sink *sink,
-                  bool add_generation_prompt, struct chat_span *spans, struct error *err)
+static int render(const struct conversation *chat, struct sink *sink, bool add_generation_prompt,
+                  struct chat_span *spans, struct error *err)
 {
     const struct chat_template *template = chat->template;
     if (check_messages(template, chat->messages, chat->count, err) != 0 ||
@@ -153,7 +189,7 @@ static int render(const struct conversation *chat, const struct sink *sink,
             return error_prefix(err, "message %zu", i);
         }
     }
-    return add_generation_prompt
+    return add_generation_prompt && template->enclosures == NULL
                ? put_header(template, sink, "assistant", template->prompt_lead, err)
                : 0;
 }

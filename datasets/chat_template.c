@@ -5,7 +5,8 @@
 #include <string.h>
 
 #define TEMPLATE_NAMES                                                                             \
-    "chatml, gemma2, gemma3, lfm2, lfm2.5, llama3, llama3.1, qwen2.5, qwen3, qwen3-no-think"
+    "chatml, gemma2, gemma3, lfm2, lfm2.5, llama3, llama3.1, mistral-v1, mistral-v3, "             \
+    "mistral-v3-tekken, mistral-v7, mistral-v7-tekken, qwen2.5, qwen3, qwen3-no-think"
 #define NO_THINKING "<think>\n\n</think>\n\n"
 
 struct slice {
@@ -215,6 +216,58 @@ static int fill_lfm25(const struct conversation *chat, size_t index, struct body
     return fill_lfm2(chat, index, body, err);
 }
 
+// The system message goes before the content of the user's message with this index, if it is one.
+static void join_system(const struct conversation *chat, size_t index, size_t host,
+                        struct body *body)
+{
+    bool has_system = is_role(&chat->messages[0], "system");
+    body->absent = has_system && index == 0;
+    if (has_system && index == host && is_role(&chat->messages[index], "user")) {
+        add_slice(body, content_of(&chat->messages[0]));
+        strbuf_adds(&body->text, "\n\n");
+    }
+}
+
+static int fill_mistral_v1(const struct conversation *chat, size_t index, struct body *body,
+                           struct error *err)
+{
+    strbuf_adds(&body->text, " ");
+    join_system(chat, index, 1, body);
+    return fill_plain(chat, index, body, err);
+}
+
+static int fill_mistral_v3(const struct conversation *chat, size_t index, struct body *body,
+                           struct error *err)
+{
+    strbuf_adds(&body->text, " ");
+    join_system(chat, index, chat->count - 1, body);
+    return is_role(&chat->messages[index], "assistant") ? fill_trimmed(chat, index, body, err)
+                                                        : fill_plain(chat, index, body, err);
+}
+
+static int fill_mistral_v3_tekken(const struct conversation *chat, size_t index, struct body *body,
+                                  struct error *err)
+{
+    join_system(chat, index, chat->count - 1, body);
+    return fill_plain(chat, index, body, err);
+}
+
+static int fill_mistral_v7(const struct conversation *chat, size_t index, struct body *body,
+                           struct error *err)
+{
+    strbuf_adds(&body->text, " ");
+    return fill_plain(chat, index, body, err);
+}
+
+static const struct enclosures mistral_v1 = {
+    .user = {.open = " [INST]", .close = " [/INST]", .is_text = true},
+    .assistant = {.close = "</s>"}};
+
+static const struct enclosures mistral = {
+    .system = {.open = "[SYSTEM_PROMPT]", .close = "[/SYSTEM_PROMPT]"},
+    .user = {.open = "[INST]", .close = "[/INST]"},
+    .assistant = {.close = "</s>"}};
+
 #define CHATML                                                                                     \
     .start = "<|im_start|>", .separator = "\n", .end = "<|im_end|>", .after_end = "\n",            \
     .assistant = "assistant"
@@ -225,6 +278,7 @@ static int fill_lfm25(const struct conversation *chat, size_t index, struct body
 #define GEMMA                                                                                      \
     .bos = "<bos>", .start = "<start_of_turn>", .separator = "\n", .end = "<end_of_turn>",         \
     .after_end = "\n", .assistant = "model", .must_alternate = true
+#define MISTRAL .bos = "<s>", .end = "</s>", .enclosures = &mistral
 
 static const struct chat_template templates[] = {
     {.name = "chatml", CHATML, .fill = fill_plain},
@@ -239,6 +293,16 @@ static const struct chat_template templates[] = {
     {.name = "llama3.1",
      LLAMA3,
      .system = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"},
+    {.name = "mistral-v1",
+     .bos = "<s>",
+     .end = "</s>",
+     .enclosures = &mistral_v1,
+     .must_alternate = true,
+     .fill = fill_mistral_v1},
+    {.name = "mistral-v3", MISTRAL, .must_alternate = true, .fill = fill_mistral_v3},
+    {.name = "mistral-v3-tekken", MISTRAL, .must_alternate = true, .fill = fill_mistral_v3_tekken},
+    {.name = "mistral-v7", MISTRAL, .fill = fill_mistral_v7},
+    {.name = "mistral-v7-tekken", MISTRAL, .must_alternate = true, .fill = fill_plain},
     {.name = "gemma2", GEMMA, .fill = fill_gemma2},
     {.name = "gemma3", GEMMA, .fill = fill_gemma3},
     {.name = "lfm2", .bos = "<|startoftext|>", CHATML, .fill = fill_lfm2},

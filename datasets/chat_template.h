@@ -17,11 +17,26 @@
 //   lfm2      chatml behind <|startoftext|>; an empty system message is left out
 //   lfm2.5    the same without reasoning in answers before the user's last message
 //
-// with the header of an answer at the end when one is to follow. Tool calls are not rendered.
+// with the header of an answer at the end when one is to follow; and without headers, begun by <s>:
+//
+//   mistral-v1   " [INST] CONTENT [/INST]" of the user, " CONTENT</s>" of the assistant; [INST] is
+//             text; a system message and \n\n stand before the user's first (Mistral 7B Instruct
+//             v0.1 and v0.2, Mixtral 8x7B)
+//   mistral-v3   "[INST] CONTENT[/INST]", " CONTENT</s>", answers trimmed; [INST] is a special
+//             token; a system message and \n\n stand before the user's message that ends the
+//             conversation, and nowhere when an answer ends it (7B Instruct v0.3, Large 2407)
+//   mistral-v3-tekken   the same without the spaces, answers as they are (Nemo)
+//   mistral-v7   "[SYSTEM_PROMPT] CONTENT[/SYSTEM_PROMPT]", "[INST] CONTENT[/INST]" and
+//             " CONTENT</s>" in any order (Large 2411)
+//   mistral-v7-tekken   the same without the spaces, user and assistant in turns (Small 3.2)
+//
+// Tool calls are not rendered.
 //
 // The templates of Llama 3.2 and 3.3 write today's date, that of 3.1 always 26 Jul 2024. We always
 // write 26 Jul 2024, which the newer ones write too when they know no date: a model is asked with
-// the very tokens that it was trained with, whatever the day.
+// the very tokens that it was trained with, whatever the day. For the same reason mistral-v7-tekken
+// writes no system turn of its own, where the published templates write a long one with today's
+// date; it must be asked for by name.
 #ifndef MEMO_DATASETS_CHAT_TEMPLATE_H
 #define MEMO_DATASETS_CHAT_TEMPLATE_H
 
@@ -45,11 +60,13 @@ struct chat_message {
 // message without a turn of its own.
 struct chat_span {
     size_t begin;
-    size_t end; // one past the end token
+    size_t content_end; // where what ends the turn begins
+    size_t end;         // one past the end token; in mistral-v1 past " [/INST]" for the user
 };
 
 #define CHAT_TEMPLATE_CHOICES                                                                      \
-    "chatml|gemma2|gemma3|lfm2|lfm2.5|llama3|llama3.1|qwen2.5|qwen3|qwen3-no-think"
+    "chatml|gemma2|gemma3|lfm2|lfm2.5|llama3|llama3.1|mistral-v1|mistral-v3|mistral-v3-tekken|"    \
+    "mistral-v7|mistral-v7-tekken|qwen2.5|qwen3|qwen3-no-think"
 
 // By name, one of those above; an unknown name is an error that lists the names.
 int chat_template_find(const char *name, const struct chat_template **out, struct error *err);
@@ -75,10 +92,12 @@ int chat_render_text(const struct chat_template *template, const struct chat_mes
 
 // Appends token ids. The template's special tokens are put in by id, and content is never parsed
 // for special tokens, so no content can end its own message. Header and content are encoded apart:
-// the ids are those of the whole text except where content holds the text of a special token or
-// begins with line breaks (which would join the header's), and an answer has the same ids whether
-// it is trained on or generated. spans is NULL or has one element for each message; positions count
-// from the begin of out. The scratch is as in tokenizer_encode.
+// the ids are those of the whole text except where content holds the text of a special token,
+// begins with line breaks (which would join the header's) or, in mistral-v1, is empty or ends with
+// white space (which would join that before [/INST]), and an answer has the same ids whether it is
+// trained on or generated; with mistral-v3 and mistral-v3-tekken not behind a system message, which
+// only the prompt shows. spans is NULL or has one element for each message; positions count from
+// the begin of out. The scratch is as in tokenizer_encode.
 int chat_render_ids(const struct chat_template *template, const struct tokenizer *tokenizer,
                     struct tokenizer_scratch *scratch, const struct chat_message *messages,
                     size_t count, bool add_generation_prompt, struct token_list *out,

@@ -61,6 +61,12 @@ int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch
                      const char *bytes, size_t length, bool allow_special, struct token_list *out,
                      struct error *err);
 
+// The same for text that stands right behind other text, without special tokens: a tokenizer that
+// puts a space in front of every text (the Llama 2 kind) puts none in front of this one.
+int tokenizer_encode_continued(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
+                               const char *bytes, size_t length, struct token_list *out,
+                               struct error *err);
+
 // Appends the bytes of the tokens, special ones included. The result of any ids is not always valid
 // UTF-8. An id outside the vocabulary is an error; out then keeps the length it had.
 int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,

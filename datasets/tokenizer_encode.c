@@ -46,6 +46,7 @@ struct tokenizer_scratch {
     struct splitter_scratch *split;
     struct nfc_scratch nfc;
     struct strbuf normalized;
+    bool is_continued; // the next stretch of text stands behind other text
     struct cached_word *cache;
     struct symbol *symbols;
     size_t symbol_capacity;
@@ -281,16 +282,18 @@ static int encode_normalized(const struct tokenizer *t, struct tokenizer_scratch
                              const char *bytes, size_t length, bool allow_special,
                              struct token_list *out, struct error *err)
 {
+    size_t skipped = s->is_continued && t->prepend_space && length > 0;
+    s->is_continued = false;
     if (tokenizer_normalize(t, &s->nfc, bytes, length, &s->normalized)) {
-        bytes = s->normalized.bytes;
-        length = s->normalized.length;
+        bytes = s->normalized.bytes + skipped;
+        length = s->normalized.length - skipped;
     }
     return encode_around_added(t, s, true, bytes, length, allow_special, out, err);
 }
 
-int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
-                     const char *bytes, size_t length, bool allow_special, struct token_list *out,
-                     struct error *err)
+static int encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
+                  const char *bytes, size_t length, bool allow_special, bool is_continued,
+                  struct token_list *out, struct error *err)
 {
     size_t valid = utf8_valid_prefix(bytes, length);
     if (valid < length) {
@@ -303,10 +306,25 @@ int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch
     struct tokenizer_scratch *own = scratch == NULL ? tokenizer_scratch_create(tokenizer) : NULL;
     struct tokenizer_scratch *used = scratch == NULL ? own : scratch;
     size_t start = out->count;
+    used->is_continued = is_continued;
     int rc = encode_around_added(tokenizer, used, false, bytes, length, allow_special, out, err);
     if (rc != 0) {
         out->count = start;
     }
     tokenizer_scratch_destroy(own);
     return rc;
+}
+
+int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
+                     const char *bytes, size_t length, bool allow_special, struct token_list *out,
+                     struct error *err)
+{
+    return encode(tokenizer, scratch, bytes, length, allow_special, false, out, err);
+}
+
+int tokenizer_encode_continued(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
+                               const char *bytes, size_t length, struct token_list *out,
+                               struct error *err)
+{
+    return encode(tokenizer, scratch, bytes, length, false, true, out, err);
 }

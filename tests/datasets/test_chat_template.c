@@ -196,9 +196,11 @@ static void unknown_and_absent_templates_name_the_choices(void **state)
     struct error err = {""};
     const struct chat_template *template = NULL;
     assert_int_equal(chat_template_find("llama", &template, &err), -1);
-    assert_string_equal(err.text,
-                        "the chat template 'llama' is unknown; choose one of: chatml, gemma2, "
-                        "gemma3, lfm2, lfm2.5, llama3, llama3.1, qwen2.5, qwen3, qwen3-no-think");
+    assert_string_equal(
+        err.text,
+        "the chat template 'llama' is unknown; choose one of: chatml, gemma2, "
+        "gemma3, lfm2, lfm2.5, llama3, llama3.1, mistral-v1, mistral-v3, mistral-v3-tekken, "
+        "mistral-v7, mistral-v7-tekken, qwen2.5, qwen3, qwen3-no-think");
     static const char *const configs[] = {"{}",
                                           "[]",
                                           "{\"chat_template\": []}",

@@ -142,7 +142,7 @@ static int render_around(struct prompt_maker *maker, struct lm_text system, stru
     if (chat_render_ids(maker->chat, maker->tokenizer, maker->scratch, messages + !has_turn,
                         1 + has_turn, true, &entry->ids, spans, err))
         return -1;
-    entry->split = spans[has_turn].end - 1;
+    entry->split = spans[has_turn].content_end;
     return system.bytes > 0 && !has_turn ? insert_text(maker, system, entry, err) : 0;
 }
 
