@@ -3,10 +3,17 @@
 
 #include <stdlib.h>
 
-static const char *const config_files[] = {"config.json", "generation_config.json", NULL};
-static const char *const tokenizer_files[] = {
-    "tokenizer.json",          "tokenizer_config.json", "vocab.json",          "merges.txt",
-    "special_tokens_map.json", "added_tokens.json",     "chat_template.jinja", NULL};
+static const char *const config_files[] = {"config.json", NULL};
+// generation_config.json is among them: it names the tokens that end an answer.
+static const char *const tokenizer_files[] = {"tokenizer.json",
+                                              "tokenizer_config.json",
+                                              "vocab.json",
+                                              "merges.txt",
+                                              "special_tokens_map.json",
+                                              "added_tokens.json",
+                                              "generation_config.json",
+                                              "chat_template.jinja",
+                                              NULL};
 
 static int copy_file(struct fs *fs, const char *from, const char *to, const char *name,
                      struct error *err)

@@ -10,7 +10,7 @@
 // there, from one model directory into another, which is created. Weights are not touched.
 int model_directory_copy(struct fs *fs, const char *from, const char *to, struct error *err);
 
-// The same without config.json and generation_config.json.
+// The same without config.json.
 int model_directory_copy_tokenizer(struct fs *fs, const char *from, const char *to,
                                    struct error *err);
 

@@ -40,7 +40,8 @@ void tokenizer_destroy(struct tokenizer *tokenizer);
 int tokenizer_parse(const char *json, size_t json_bytes, const char *config, size_t config_bytes,
                     struct tokenizer **out, struct error *err);
 
-// Writes tokenizer.json and tokenizer_config.json into an existing directory, in the form that the
+// Writes tokenizer.json, tokenizer_config.json and generation_config.json (the tokens that end an
+// answer) into an existing directory, in the form that the
 // Python packages `tokenizers` and `transformers` read, with a ChatML template. Meant for
 // tokenizers of our own making; the files of a downloaded one carry more and are better copied. One
 // with byte fallback is an error.

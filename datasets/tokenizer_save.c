@@ -251,6 +251,26 @@ static void write_config(struct strbuf *out, const struct tokenizer *t)
     strbuf_addc(out, '\n');
 }
 
+// Without it transformers and vLLM would not end an answer where the model does.
+static void write_generation(struct strbuf *out, const struct tokenizer *t)
+{
+    const struct {
+        const char *name;
+        int32_t id;
+    } tokens[] = {
+        {"bos_token_id", t->bos_id}, {"eos_token_id", t->eos_id}, {"pad_token_id", t->pad_id}};
+    struct json_writer w = {.out = out, .indent = 2};
+    json_begin_object(&w);
+    for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++) {
+        if (tokens[i].id >= 0) {
+            json_key(&w, tokens[i].name);
+            json_int(&w, tokens[i].id);
+        }
+    }
+    json_end_object(&w);
+    strbuf_addc(out, '\n');
+}
+
 static int check_written(const struct tokenizer *t, const struct strbuf *json,
                          const struct strbuf *config, struct error *err)
 {
@@ -281,20 +301,26 @@ int tokenizer_save(const struct tokenizer *tokenizer, struct fs *fs, const char 
 {
     struct strbuf json = {0};
     struct strbuf config = {0};
+    struct strbuf generation = {0};
     if (tokenizer->byte_fallback) {
         return error_set(err, "a tokenizer with byte_fallback cannot be written; copy its files "
                               "instead");
     }
     write_tokenizer(&json, tokenizer);
     write_config(&config, tokenizer);
+    write_generation(&generation, tokenizer);
     int rc = check_written(tokenizer, &json, &config, err);
     if (rc == 0) {
         rc = write_file(fs, model_dir, "tokenizer_config.json", &config, err);
+    }
+    if (rc == 0) {
+        rc = write_file(fs, model_dir, "generation_config.json", &generation, err);
     }
     if (rc == 0) {
         rc = write_file(fs, model_dir, "tokenizer.json", &json, err);
     }
     strbuf_release(&json);
     strbuf_release(&config);
+    strbuf_release(&generation);
     return rc;
 }

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The five steps by a model that our own trainer taught to answer in the required JSON: a teacher
 # that follows rules answers the steps' prompts once, `memo train` learns prompts and answers, and
-# the trained model does the steps on the same documents. Every step must keep pairs.
+# the trained model does the steps on the same documents: in our engine, and behind a server that
+# other people wrote (`transformers serve`, when it is installed). Every step must keep pairs.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$root/tests/jobs/steps_lib.sh"
 
@@ -79,3 +80,21 @@ run 0 "$memo" train --base start --data lessons.jsonl --epochs 100 --batch 16 --
 tail -2 stderr >&2
 run 0 "${generate[@]}" --generator engine:pupil --chat-template qwen2.5 --dtype f32 --out learned
 keeps_pairs_in_every_step learned
+
+if ! command -v transformers >/dev/null ||
+    ! python3 -c 'import fastapi, uvicorn, openai, torch, rich, accelerate' 2>/dev/null; then
+    echo "not tried: transformers serve is not installed (pip install 'transformers[serving]')"
+    exit 0
+fi
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+transformers serve "$PWD/pupil" --device cpu --host 127.0.0.1 --port "$port" >server.log 2>&1 </dev/null &
+server=$!
+started+=("$server")
+for ((i = 0; i < 240; i++)); do
+    python3 -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health', timeout=5)" 2>/dev/null && break
+    kill -0 "$server" 2>/dev/null || fail "transformers serve ended: $(tail -n 5 server.log)"
+    sleep 0.5
+done
+run 0 "${generate[@]}" --generator "http:http://127.0.0.1:$port/v1" --model "$PWD/pupil" --out served
+keeps_pairs_in_every_step served
+kill "$server"
