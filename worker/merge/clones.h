@@ -11,4 +11,7 @@
 #define MERGE_CLONES
 #endif
 
+// Parts of such a function: compiled with it, for its instruction set.
+#define MERGE_INLINE __attribute__((always_inline)) static inline
+
 #endif

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define PROCESS_BYTES ((uint64_t)64 << 20) // code, libraries, MPI, headers: what is not tiles
-#define TILE_LIMIT ((size_t)1 << 22)       // elements; larger ones are no faster
+#define TILE_LIMIT ((size_t)1 << 23)       // elements; larger ones are no faster
 
 // Hands tiles of one tensor to an output.
 struct tensor_sink {
@@ -109,12 +109,13 @@ static size_t widest_row(const struct merge_job *job)
     return widest;
 }
 
-// What fits: mapped pages of every input's tile, and two buffers for each output.
+// What fits: mapped pages of every input's tile, the engine's two values for each element of a
+// tile, and two buffers for each output.
 static int choose_tile(const struct merge_job *job, size_t widest, size_t *tile, struct error *err)
 {
     const struct merge_request *request = job->request;
     const uint64_t fixed = PROCESS_BYTES + merge_engine_bytes(request->threads, job->count, widest);
-    const uint64_t element = 4 * (job->count + 1) + 2 * 4 * request->outputs;
+    const uint64_t element = 4 * (job->count + 1) + 2 * 4 + 2 * 4 * request->outputs;
     const uint64_t block = widest > 4096 ? widest : 4096;
     if (request->memory_bytes < fixed + element * block)
         return error_set(err,

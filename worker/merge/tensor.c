@@ -31,7 +31,8 @@ uint64_t merge_engine_bytes(int threads, size_t vectors, size_t widest)
 }
 
 // Carves arrays out of one block of memory. Arrays that begin at equal places of different pages
-// would make loads wait for stores to the other: each begins 320 bytes further in its page.
+// would make loads wait for stores to the other: each begins 320 bytes further in its page, and has
+// as many behind its end.
 static void *carve(char **at, size_t bytes)
 {
     char *begin = *at;
@@ -44,7 +45,7 @@ static size_t carved_bytes(size_t bytes)
     return (bytes + 4095) / 4096 * 4096 + 320;
 }
 
-static void scratch_init(struct scratch *s, size_t vectors, size_t block)
+static void scratch_init(struct scratch *s, size_t vectors, size_t block, size_t candidates)
 {
     const size_t total = (1 + vectors) * carved_bytes(block * sizeof(float)) +
                          (5 + vectors) * carved_bytes(block * sizeof(double)) + 64;
@@ -63,6 +64,7 @@ static void scratch_init(struct scratch *s, size_t vectors, size_t block)
     s->keys[0] = carve(&at, block * sizeof(double));
     s->keys[1] = carve(&at, block * sizeof(double));
     s->bins = mem_calloc(SELECT_BINS, sizeof(*s->bins));
+    s->candidates = mem_alloc((candidates + 1) * sizeof(*s->candidates));
 }
 
 static void scratch_release(struct scratch *s)
@@ -70,6 +72,7 @@ static void scratch_release(struct scratch *s)
     free(s->x);
     free(s->kept);
     free(s->bins);
+    free(s->candidates);
     free(s->memory);
 }
 
@@ -80,11 +83,12 @@ int merge_engine_create(int threads, size_t vectors, size_t tile, size_t widest,
     *engine = (struct merge_engine){.threads = threads,
                                     .vectors = vectors,
                                     .tile = tile,
-                                    .block_capacity = block_capacity(widest)};
+                                    .block_capacity = block_capacity(widest),
+                                    .candidates = 2 * tile / (size_t)threads};
     engine->scratch = mem_calloc((size_t)threads, sizeof(*engine->scratch));
     engine->bins = mem_calloc(SELECT_BINS, sizeof(*engine->bins));
     for (int i = 0; i < threads; i++)
-        scratch_init(&engine->scratch[i], vectors, engine->block_capacity);
+        scratch_init(&engine->scratch[i], vectors, engine->block_capacity, engine->candidates);
     if (pool_create(threads, &engine->pool, err)) {
         merge_engine_destroy(engine);
         return -1;
@@ -103,6 +107,21 @@ void merge_engine_destroy(struct merge_engine *engine)
     free(engine->scratch);
     free(engine->bins);
     free(engine);
+}
+
+void pass_gather_bins(struct merge_engine *engine, size_t first, size_t last)
+{
+    const size_t count = last - first + 1;
+    memset(engine->bins, 0, SELECT_BINS * sizeof(*engine->bins));
+    for (int t = 0; t < engine->threads; t++) {
+        struct scratch *s = &engine->scratch[t];
+        if (!s->counted)
+            continue;
+        for (size_t i = first; i <= last; i++)
+            engine->bins[i] += s->bins[i];
+        memset(s->bins + first, 0, count * sizeof(*s->bins));
+        s->counted = false;
+    }
 }
 
 void pass_release(const struct pass *pass)
@@ -192,47 +211,69 @@ MERGE_CLONES static void add_weighted(double *total, const double *kept, double 
         total[i] += weight * kept[i];
 }
 
-// out and divisor take the parts of one vector whose vote has the sign of total.
-MERGE_CLONES static void add_agreeing(double *out, double *divisor, const double *total,
-                                      const double *kept, double weight, double vote_weight,
-                                      size_t count)
+// Four elements side by side, whatever the instruction set makes of them: as plain loops the
+// choices below become branches, and which vector agrees is as good as chance.
+typedef double group_values __attribute__((vector_size(32)));
+typedef int64_t group_mask __attribute__((vector_size(32)));
+#define GROUP 4
+
+struct election {
+    double *const *kept;  // [vectors][count]
+    const double *weight; // [vectors]
+    const double *vote;   // [vectors] weights by which the sign is elected
+    size_t vectors;
+    bool normalize;
+};
+
+// out: the sum of the parts whose vote has the sign of all votes' sum, divided by their weights.
+MERGE_INLINE void elect_group(const struct election *e, double *out, size_t begin)
 {
-    for (size_t i = 0; i < count; i++) {
-        const double vote = vote_weight * kept[i];
-        const bool agrees = (vote > 0 && total[i] > 0) || (vote < 0 && total[i] < 0);
-        out[i] += agrees ? weight * kept[i] : 0;
-        divisor[i] += agrees ? weight : 0;
+    group_values total = {0}, sum = {0}, divisor = {0}, x;
+    for (size_t k = 0; k < e->vectors; k++) {
+        memcpy(&x, e->kept[k] + begin, sizeof(x));
+        total += e->vote[k] * x;
     }
+    for (size_t k = 0; k < e->vectors; k++) {
+        memcpy(&x, e->kept[k] + begin, sizeof(x));
+        const group_values vote = e->vote[k] * x, part = e->weight[k] * x;
+        const group_values weight = e->weight[k] + (group_values){0};
+        const group_mask agrees = ((vote > 0) & (total > 0)) | ((vote < 0) & (total < 0));
+        sum += (group_values)((group_mask)part & agrees);
+        divisor += (group_values)((group_mask)weight & agrees);
+    }
+    const group_mask none = divisor == 0;
+    const group_values one = 1.0 + (group_values){0};
+    if (e->normalize)
+        sum /= (group_values)(((group_mask)one & none) | ((group_mask)divisor & ~none));
+    memcpy(out + begin, &sum, sizeof(sum));
 }
 
-MERGE_CLONES static void divide(double *out, const double *divisor, size_t count)
+// Whole groups: behind the last element the arrays of a scratch have room for one.
+MERGE_CLONES static void elect_values(const struct election *e, double *out, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        out[i] /= divisor[i] != 0 ? divisor[i] : 1;
+    for (size_t begin = 0; begin < count; begin += GROUP)
+        elect_group(e, out, begin);
 }
 
 // sce elects without weights: its own follow from the vectors and are never negative.
-static double vote_weight(const struct pass *pass, size_t k)
-{
-    return pass->traits->family == FAMILY_SCE ? 1 : pass->weight[k];
-}
-
 static void elect(const struct pass *pass, struct scratch *s, size_t count)
 {
-    memset(s->total, 0, count * sizeof(*s->total));
-    memset(s->divisor, 0, count * sizeof(*s->divisor));
-    for (size_t k = 0; k < pass->p->vectors; k++)
-        add_weighted(s->total, s->kept[k], vote_weight(pass, k), count);
-    for (size_t k = 0; k < pass->p->vectors; k++)
-        add_agreeing(s->out, s->divisor, s->total, s->kept[k], pass->weight[k],
-                     vote_weight(pass, k), count);
-    if (pass->p->normalize)
-        divide(s->out, s->divisor, count);
+    double ones[MERGE_MODELS_LIMIT];
+    for (size_t k = 0; k < MERGE_MODELS_LIMIT; k++)
+        ones[k] = 1;
+    const struct election election = {.kept = s->kept,
+                                      .weight = pass->weight,
+                                      .vote =
+                                          pass->traits->family == FAMILY_SCE ? ones : pass->weight,
+                                      .vectors = pass->p->vectors,
+                                      .normalize = pass->p->normalize};
+    elect_values(&election, s->out, count);
 }
 
 static void sum_up(const struct pass *pass, struct scratch *s, size_t count)
 {
     double total = 0;
+    memset(s->out, 0, count * sizeof(*s->out));
     for (size_t k = 0; k < pass->p->vectors; k++) {
         add_weighted(s->out, s->kept[k], pass->weight[k], count);
         total += pass->weight[k];
@@ -246,7 +287,6 @@ static void sum_up(const struct pass *pass, struct scratch *s, size_t count)
 static void combine_block(const struct pass *pass, struct scratch *s, struct extent e)
 {
     const double lambda = pass->p->method == MERGE_LINEAR ? 1 : pass->p->lambda;
-    memset(s->out, 0, e.count * sizeof(*s->out));
     for (size_t k = 0; k < pass->p->vectors; k++)
         thin_block(pass, s, k, e, s->kept[k]);
     if (pass->traits->elects)
@@ -257,16 +297,28 @@ static void combine_block(const struct pass *pass, struct scratch *s, struct ext
         s->out[i] *= lambda;
 }
 
+#define LANES 8 // sums that run side by side, in an order that no instruction set changes
+
+MERGE_INLINE double add_one_change(double *out, double from, bool on_top)
+{
+    const double moved = on_top ? *out : *out - from;
+    *out = on_top ? from + *out : *out;
+    return moved * moved;
+}
+
 MERGE_CLONES static double add_change(double *out, const float *base, bool has_base, bool on_top,
                                       size_t count)
 {
-    double change = 0;
-    for (size_t i = 0; i < count; i++) {
-        const double from = has_base ? (double)base[i] : 0;
-        const double moved = on_top ? out[i] : out[i] - from;
-        change += moved * moved;
-        out[i] = on_top ? from + out[i] : out[i];
-    }
+    double lanes[LANES] = {0}, change = 0;
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (size_t lane = 0; lane < LANES; lane++)
+            lanes[lane] +=
+                add_one_change(&out[i + lane], has_base ? (double)base[i + lane] : 0, on_top);
+    for (; i < count; i++)
+        change += add_one_change(&out[i], has_base ? (double)base[i] : 0, on_top);
+    for (size_t lane = 0; lane < LANES; lane++)
+        change += lanes[lane];
     return change;
 }
 
@@ -405,6 +457,7 @@ int merge_tensor_run(struct merge_engine *engine, const struct merge_parameters 
         mem_calloc(n * (by_column ? tensor->columns : 1) + 1, sizeof(*pass.coefficients));
     pass.block_change = mem_calloc(blocks + 1, sizeof(*pass.block_change));
     pass.block_counts = mem_calloc(blocks + 1, sizeof(*pass.block_counts));
+    pass.collected = mem_calloc(blocks + 1, sizeof(*pass.collected));
     if (pass.traits->family == FAMILY_SPAN)
         span_prepare(&pass);
     else
@@ -419,5 +472,6 @@ int merge_tensor_run(struct merge_engine *engine, const struct merge_parameters 
     free(pass.coefficients);
     free(pass.block_change);
     free(pass.block_counts);
+    free(pass.collected);
     return rc;
 }

@@ -46,7 +46,7 @@ int merge_engine_create(int threads, size_t vectors, size_t tile, size_t widest,
                         struct merge_engine **out, struct error *err);
 void merge_engine_destroy(struct merge_engine *engine);
 
-// Bytes that an engine allocates.
+// Bytes that an engine allocates, and beside them 8 for each element of a tile.
 uint64_t merge_engine_bytes(int threads, size_t vectors, size_t widest);
 // Elements of a tile that engines really use for a tensor: whole blocks.
 size_t merge_engine_block(enum merge_method method, enum merge_groups groups, size_t columns);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shared by the files that merge one tensor: tensor.c (passes and result), thin.c (what is kept of
-// each vector), span.c (coefficients from products).
+// each vector), candidates.c (cuts by one reading), span.c (coefficients from products).
 #ifndef MEMO_WORKER_MERGE_TENSOR_PRIVATE_H
 #define MEMO_WORKER_MERGE_TENSOR_PRIVATE_H
 
@@ -17,16 +17,26 @@ struct scratch {
     double **kept; // [vectors]
     double *out, *total, *divisor;
     uint64_t *keys[2];
-    uint32_t *bins; // [SELECT_BINS], all 0 between phases
-    bool counted;   // bins were added to
+    uint32_t *bins;    // [SELECT_BINS], all 0 between phases
+    bool counted;      // bins were added to
+    float *candidates; // [engine->candidates] near a cut
+    size_t candidate_count;
+    uint64_t above; // values beyond the bracket
+    bool overflowed;
 };
 
 struct merge_engine {
     struct pool *pool;
     int threads;
-    size_t vectors, tile, block_capacity;
+    size_t vectors, tile, block_capacity, candidates;
     struct scratch *scratch; // [threads]
     uint64_t *bins;          // [SELECT_BINS]
+};
+
+// What one block has near a cut; values belong to a scratch.
+struct collected {
+    const float *values;
+    size_t count;
 };
 
 // One tensor's merge, phase after phase.
@@ -48,6 +58,9 @@ struct pass {
     uint32_t bits;   // also the high bin
     double *partial; // [blocks * sums]
     size_t sums;
+    // candidates.c
+    uint32_t bracket_low, bracket_high; // magnitude bits, both inside
+    struct collected *collected;        // [blocks]
     // span.c
     double *coefficients; // [vectors], or [columns * vectors]
     const struct merge_sink *sink;
@@ -79,6 +92,15 @@ void pass_load_all(const struct pass *pass, struct scratch *s, struct extent e);
 
 // Adds the partial sums [blocks * sums] block by block into out [sums].
 void pass_reduce(const struct pass *pass, double *out);
+
+// Empties the threads' bins first to last, all others being 0, into engine->bins.
+void pass_gather_bins(struct merge_engine *engine, size_t first, size_t last);
+
+// thin.c: the values whose magnitudes are selected: vector pass->k, or sce's deviation.
+const float *thin_load_selected(const struct pass *pass, struct scratch *s, struct extent e);
+
+// candidates.c: the cut that keeps `keep` of the selected values; false: not found this way.
+bool candidates_find_cut(struct pass *pass, uint64_t keep, struct magnitude_cut *out);
 
 // thin.c: find cuts, scales and weights; then, per block, kept values without their weight.
 void thin_prepare(struct pass *pass, const struct magnitude_cut *cuts);

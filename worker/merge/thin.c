@@ -27,8 +27,7 @@ static void deviation_block(const struct pass *pass, struct scratch *s, size_t c
     }
 }
 
-// The values whose magnitudes are selected: vector k, or the deviation (k = vectors).
-static const float *load_selected(const struct pass *pass, struct scratch *s, struct extent e)
+const float *thin_load_selected(const struct pass *pass, struct scratch *s, struct extent e)
 {
     if (pass->k < pass->p->vectors) {
         if (!pass->tensor->is_delta[pass->k] || pass->traits->on_models)
@@ -46,7 +45,7 @@ static void high_block(void *argument, size_t task, int thread)
     struct pass *pass = argument;
     struct scratch *s = &pass->engine->scratch[thread];
     const struct extent e = pass_extent(pass, task);
-    const float *x = load_selected(pass, s, e);
+    const float *x = thin_load_selected(pass, s, e);
     s->counted = true;
     select_add_high(s->bins, x, e.count);
     pass->block_counts[e.index] = select_count_equal(x, e.count, 0);
@@ -58,7 +57,7 @@ static void low_block(void *argument, size_t task, int thread)
     struct scratch *s = &pass->engine->scratch[thread];
     const struct extent e = pass_extent(pass, task);
     s->counted = true;
-    select_add_low(s->bins, load_selected(pass, s, e), e.count, pass->bits);
+    select_add_low(s->bins, thin_load_selected(pass, s, e), e.count, pass->bits);
 }
 
 static void tie_block(void *argument, size_t task, int thread)
@@ -67,22 +66,7 @@ static void tie_block(void *argument, size_t task, int thread)
     struct scratch *s = &pass->engine->scratch[thread];
     const struct extent e = pass_extent(pass, task);
     pass->block_counts[e.index] =
-        select_count_equal(load_selected(pass, s, e), e.count, pass->bits);
-}
-
-// Empties the threads' bins into out [SELECT_BINS].
-static void gather_bins(struct merge_engine *engine, uint64_t *out)
-{
-    memset(out, 0, SELECT_BINS * sizeof(*out));
-    for (int t = 0; t < engine->threads; t++) {
-        struct scratch *s = &engine->scratch[t];
-        if (!s->counted)
-            continue;
-        for (size_t i = 0; i < SELECT_BINS; i++)
-            out[i] += s->bins[i];
-        memset(s->bins, 0, SELECT_BINS * sizeof(*s->bins));
-        s->counted = false;
-    }
+        select_count_equal(thin_load_selected(pass, s, e), e.count, pass->bits);
 }
 
 static uint64_t find_end_of_ties(struct pass *pass, uint32_t bits, uint64_t ties)
@@ -98,7 +82,7 @@ static uint64_t find_end_of_ties(struct pass *pass, uint32_t bits, uint64_t ties
     pass->first = b * pass->block;
     pass->last = pass->count - pass->first < pass->block ? pass->count : pass->first + pass->block;
     const struct extent e = pass_extent(pass, 0);
-    const float *x = load_selected(pass, &pass->engine->scratch[0], e);
+    const float *x = thin_load_selected(pass, &pass->engine->scratch[0], e);
     return e.begin + select_end_of_ties(x, e.count, bits, ties);
 }
 
@@ -113,7 +97,7 @@ static struct magnitude_cut find_cut(struct pass *pass, const uint64_t *high, ui
     const uint32_t bin = select_bin(high, keep, &above);
     pass->bits = bin;
     pass_run(pass, low_block);
-    gather_bins(pass->engine, pass->engine->bins);
+    pass_gather_bins(pass->engine, 0, SELECT_BINS - 1);
     const uint32_t low = select_bin(pass->engine->bins, keep - above, &above_low);
     const uint64_t ties = keep - above - above_low;
     struct magnitude_cut cut = {.bits = bin << 16 | low, .end = UINT64_MAX};
@@ -128,7 +112,7 @@ static struct magnitude_cut find_small_cut(struct pass *pass, uint64_t keep)
     struct scratch *s = &pass->engine->scratch[0];
     pass->first = 0;
     pass->last = pass->count;
-    return magnitude_select(load_selected(pass, s, pass_extent(pass, 0)), pass->count, keep);
+    return magnitude_select(thin_load_selected(pass, s, pass_extent(pass, 0)), pass->count, keep);
 }
 
 // Two cuts: `dropped` largest, and those with the `kept` ones behind them.
@@ -145,9 +129,13 @@ static void select_vector(struct pass *pass, size_t k, uint64_t dropped, uint64_
     }
     if (dropped + kept >= pass->count && dropped == 0)
         return;
+    if (candidates_find_cut(pass, dropped + kept, &pass->lower[k]) &&
+        (dropped == 0 || candidates_find_cut(pass, dropped, &pass->upper[k])))
+        return;
     uint64_t *high = mem_calloc(SELECT_BINS, sizeof(*high));
     pass_run(pass, high_block);
-    gather_bins(pass->engine, high);
+    pass_gather_bins(pass->engine, 0, SELECT_BINS - 1);
+    memcpy(high, pass->engine->bins, SELECT_BINS * sizeof(*high));
     pass->lower[k] = find_cut(pass, high, dropped + kept);
     if (dropped > 0)
         pass->upper[k] = find_cut(pass, high, dropped);
@@ -161,7 +149,8 @@ static void select_deviation(struct pass *pass)
     uint64_t *high = mem_calloc(SELECT_BINS, sizeof(*high));
     pass->k = pass->p->vectors;
     pass_run(pass, high_block);
-    gather_bins(pass->engine, high);
+    pass_gather_bins(pass->engine, 0, SELECT_BINS - 1);
+    memcpy(high, pass->engine->bins, SELECT_BINS * sizeof(*high));
     for (size_t b = 0; b < blocks; b++)
         varying -= pass->block_counts[b];
     pass->deviation = find_cut(pass, high, (uint64_t)(pass->p->select_topk * (double)varying));
@@ -390,8 +379,10 @@ struct magnitude_cut merge_tensor_cut(struct merge_engine *engine,
     pass.lower = &lower;
     pass.upper = &upper;
     pass.block_counts = mem_calloc(pass_blocks(&pass) + 1, sizeof(*pass.block_counts));
+    pass.collected = mem_calloc(pass_blocks(&pass) + 1, sizeof(*pass.collected));
     select_vector(&pass, 0, 0, keep);
     free(pass.block_counts);
+    free(pass.collected);
     return lower;
 }
 
@@ -404,7 +395,7 @@ void merge_tensor_histogram(struct merge_engine *engine, const struct merge_para
     pass.bits = high ? *high : 0;
     pass.block_counts = mem_calloc(pass_blocks(&pass) + 1, sizeof(*pass.block_counts));
     pass_run(&pass, high ? low_block : high_block);
-    gather_bins(engine, engine->bins);
+    pass_gather_bins(engine, 0, SELECT_BINS - 1);
     for (size_t i = 0; i < SELECT_BINS; i++)
         bins[i] += engine->bins[i];
     pass_release(&pass);
