@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// memo train: full-parameter training of a memory model, by one process or by the ranks of mpirun.
+// memo train: trains a memory model, all of its weights or adapters, by one process or by the ranks
+// of mpirun.
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -9,6 +10,7 @@
 #include "jobs/train_records.h"
 #include "jobs/training_data.h"
 #include "jobs/verbs.h"
+#include "worker/model/lora.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/trainer.h"
 
@@ -35,6 +37,9 @@ struct train_options {
     double clip;
     double beta1, beta2, epsilon;
     const char *dtype;
+    int64_t lora_r;
+    double lora_alpha, lora_dropout;
+    const char *lora_targets;
     const char *moments;
     int64_t zero;
     const char *reduce;
@@ -90,7 +95,17 @@ static const struct option train_option_table[] = {
     {"beta2", OPTION_NUMBER, OPTION_AT(beta2), "X", "0.999", 0, 0.99999, NULL, "of AdamW", false},
     {"epsilon", OPTION_NUMBER, OPTION_AT(epsilon), "X", "1e-8", 1e-16, 1, NULL, "of AdamW", false},
     {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", "f32", 0, 0, "f32|bf16",
-     "of the weights that are computed with; the master weights are float32 either way", false},
+     "of the weights that are computed with; what is trained is float32 either way", false},
+    {"lora-r", OPTION_INT, OPTION_AT(lora_r), "N", "0", 0, 4096, NULL,
+     "train low-rank adapters of this rank and nothing else; --out becomes the merged model and "
+     "--out/adapter the adapters as PEFT has them (0: train all weights)",
+     false},
+    {"lora-alpha", OPTION_NUMBER, OPTION_AT(lora_alpha), "X", "32", 0, 1e6, NULL,
+     "adapters count alpha / r times", false},
+    {"lora-dropout", OPTION_NUMBER, OPTION_AT(lora_dropout), "X", "0", 0, 0.99, NULL,
+     "share of an adapter's inputs that a step drops", false},
+    {"lora-targets", OPTION_STRING, OPTION_AT(lora_targets), "NAME,...", LORA_TARGET_NAMES, 0, 0,
+     NULL, "projections that get adapters", false},
     {"moments", OPTION_CHOICE, OPTION_AT(moments), "NAME", "f32", 0, 0, "f32|bf16|8bit",
      "how AdamW keeps its moments", false},
     {"zero", OPTION_INT, OPTION_AT(zero), "N", "0", 0, 2, NULL,
@@ -222,7 +237,8 @@ static int open_trainer(struct train_job *job, struct error *err)
     how.zero = (enum zero_stage)options->zero;
     how.exact_sums = strcmp(options->reduce, "exact") == 0;
     if (schedule_parse_kind(options->schedule, &how.schedule.kind, err) ||
-        state_form_parse(options->dtype, options->moments, &how.optimizer.form, err))
+        state_form_parse(job->model->lora ? "f32" : options->dtype, options->moments,
+                         &how.optimizer.form, err))
         return -1;
     const char *choice = options->checkpoint_activations;
     const int rc = train_plan_make(job->model, job->group, (size_t)(options->memory * 1e9),
@@ -235,12 +251,29 @@ static int open_trainer(struct train_job *job, struct error *err)
     return trainer_create(job->model, job->group, &job->set, &how, &job->trainer, err);
 }
 
+// Weights that are not trained need no float32.
+static int load_model(struct train_job *job, struct error *err)
+{
+    const struct train_options *options = job->options;
+    const bool has_lora = options->lora_r > 0;
+    struct lora_options lora = {.r = options->lora_r,
+                                .alpha = options->lora_alpha,
+                                .dropout = options->lora_dropout,
+                                .seed = (uint64_t)options->seed};
+    const enum dtype dtype =
+        has_lora && strcmp(options->dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    if (lora_targets_parse(options->lora_targets, &lora.targets, err) ||
+        model_load(job->device, options->base, dtype, &job->model, err))
+        return -1;
+    return has_lora ? model_add_lora(job->model, &lora, err) : 0;
+}
+
 static int open_local(struct train_job *job, struct error *err)
 {
     const struct train_options *options = job->options;
     return compute_device_open(job->group, options->backend, options->threads, &job->device, err) ||
                    text_codec_open(options->base, options->chat_template, &job->codec, err) ||
-                   model_load(job->device, options->base, DTYPE_F32, &job->model, err) ||
+                   load_model(job, err) ||
                    text_codec_check(&job->codec, &job->model->config, err) || load_data(job, err)
                ? -1
                : 0;
@@ -252,11 +285,12 @@ static void say_what_will_be_done(const struct train_job *job, int resumed)
     const struct trainer *trainer = job->trainer;
     const size_t tokens = (size_t)job->set.offsets[job->set.count];
     device_describe(job->device, device, sizeof(device));
-    log_info("%.2f M parameters, %zu sequences of %zu tokens, %zu steps of %zu sequences, %d ranks "
-             "over %s, %s",
-             (double)job->model->layout.elements / 1e6, job->set.count, tokens, trainer->steps,
-             trainer->options.plan.per_step, group_size(job->group), group_transport(job->group),
-             device);
+    log_info(
+        "training %.2f M parameters, %zu sequences of %zu tokens, %zu steps of %zu sequences, %d ranks "
+        "over %s, %s",
+        (double)model_trained_layout(job->model)->elements / 1e6, job->set.count, tokens,
+        trainer->steps, trainer->options.plan.per_step, group_size(job->group),
+        group_transport(job->group), device);
     train_plan_log(&job->plan, trainer, (size_t)job->options->keep, job->options->out);
     if (resumed)
         log_info("continuing after step %zu of %zu", trainer->step, trainer->steps);
@@ -413,13 +447,27 @@ static int check_tokens(const struct train_job *job, struct error *err)
                      job->trainer->tokens, planned);
 }
 
+// The adapters first, then they become part of the model.
+static int save_adapters(struct train_job *job, struct error *err)
+{
+    if (!job->model->lora)
+        return 0;
+    char *directory = fs_join(job->options->out, "adapter");
+    const int rc = lora_save(job->model, fs_system(), directory, job->options->base, err) ||
+                           model_merge_lora(job->model, err)
+                       ? -1
+                       : 0;
+    free(directory);
+    return rc;
+}
+
 static int save_model(struct train_job *job, struct error *err)
 {
     int rc = 0;
     if (check_tokens(job, err) || trainer_finish(job->trainer, err))
         return -1;
     if (is_rank0(job))
-        rc = write_card(job, err) ||
+        rc = write_card(job, err) || save_adapters(job, err) ||
                      model_save(job->model, fs_system(), job->options->out,
                                 &(struct model_save_options){.tokenizer_from = job->options->base},
                                 err)
@@ -558,6 +606,7 @@ const struct verb verb_train = {
         "  memo train --base models/base --data reflections/ --out models/memory\n"
         "  mpirun -np 8 memo train --base models/base --data reflections/ --out models/memory\n"
         "  memo train --base models/start --data corpus.h5 --objective text --out models/base\n"
+        "  memo train --base models/base --data reflections/ --out models/memory --lora-r 16\n"
         "The same command continues from the last checkpoint, on any number of ranks.\n",
     .options = train_option_table,
     .options_bytes = sizeof(struct train_options),

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "kernels/bench.h"
+#include "worker/model/lora.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -129,9 +130,10 @@ static int refuse(struct model *model, const struct group *group, const struct t
 
 static size_t state_bytes(struct model *model, const struct trainer_options *options)
 {
-    const struct shards shards = shards_make(model->layout.elements, 0, 1);
+    const struct layout *layout = model_trained_layout(model);
+    const struct shards shards = shards_make(layout->elements, 0, 1);
     const struct optimizer_bytes bytes =
-        optimizer_bytes_needed(&model->layout, &shards, false, options->optimizer.form);
+        optimizer_bytes_needed(layout, &shards, false, options->optimizer.form);
     return bytes.weights + bytes.remainder + bytes.moments;
 }
 
@@ -151,7 +153,8 @@ int train_plan_make(struct model *model, const struct group *group, size_t limit
                     struct train_plan *out, struct error *err)
 {
     const size_t resident = process_resident_bytes();
-    const size_t weights = model->layout.elements * sizeof(float);
+    const size_t adapters = model->lora ? model->lora->layout.elements * sizeof(float) : 0;
+    const size_t weights = model->layout.elements * dtype_bytes(model->weights.dtype) + adapters;
     const size_t share = free_bytes() / (size_t)group_local_size(group);
     *out = (struct train_plan){.program_bytes = resident > weights ? resident - weights : 0};
     out->available_bytes = limit_bytes > 0               ? limit_bytes
@@ -166,7 +169,8 @@ int train_plan_make(struct model *model, const struct group *group, size_t limit
     out->copy_bytes = out->checkpoint_bytes / (size_t)group_size(group);
     out->behind = out->available_bytes >= out->total_bytes &&
                   out->available_bytes - out->total_bytes >= out->copy_bytes;
-    out->peak_flops = measure_peak(model, group, options->optimizer.form.weights);
+    out->peak_flops = measure_peak(
+        model, group, model->lora ? model->weights.dtype : options->optimizer.form.weights);
     return out->total_bytes > out->available_bytes ? refuse(model, group, out, options, err) : 0;
 }
 

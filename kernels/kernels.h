@@ -327,6 +327,40 @@ struct rows_scatter_add {
     size_t width;
 };
 
+// out = x * factor where an element is kept, 0 where it is dropped (Srivastava et al. 2014); added
+// to out with accumulate. Whether element (r, i) is kept depends on keys[r], stream and i only, not
+// on the other rows of the call nor on where the row stands.
+struct dropout {
+    struct tensor out;    // [R, D], may be x
+    struct tensor x;      // [R, D]
+    const uint64_t *keys; // [R], on the device; NULL: everything is kept
+    uint64_t stream;
+    uint32_t drop_below; // of 2^32: the probability of being dropped
+    float factor;
+    size_t rows;
+    size_t width;
+    bool accumulate;
+};
+
+// The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+HOST_DEVICE static inline uint64_t dropout_mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+HOST_DEVICE static inline uint64_t dropout_row(uint64_t key, uint64_t stream)
+{
+    return dropout_mix(key ^ dropout_mix(stream + 0x9E3779B97F4A7C15u));
+}
+
+// 32 random bits of an element, of what dropout_row gave for its row.
+HOST_DEVICE static inline uint32_t dropout_bits(uint64_t row, uint64_t i)
+{
+    return (uint32_t)(dropout_mix(row + (i + 1) * 0x9E3779B97F4A7C15u) >> 32);
+}
+
 // AdamW, Loshchilov and Hutter 2019, decoupled decay, bias-corrected, in the order of
 // torch.optim.AdamW: g = grad * grad_scale; p *= 1 - lr * decay; m += (g - m) (1 - beta1); v =
 // beta2 v + (1 - beta2) g^2; p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) +
@@ -416,6 +450,7 @@ struct kernels {
     void (*cross_entropy)(struct device *, const struct cross_entropy *);
     void (*rows_gather)(struct device *, const struct rows_gather *);
     void (*rows_scatter_add)(struct device *, const struct rows_scatter_add *);
+    void (*dropout)(struct device *, const struct dropout *);
     void (*adamw)(struct device *, const struct adamw *);
     void (*adamw_compact)(struct device *, const struct adamw_compact *); // NULL: not there
 

@@ -35,6 +35,7 @@ void ISA(short_conv_cached)(struct device *, const struct short_conv_cached *);
 void ISA(cross_entropy)(struct device *, const struct cross_entropy *);
 void ISA(rows_gather)(struct device *, const struct rows_gather *);
 void ISA(rows_scatter_add)(struct device *, const struct rows_scatter_add *);
+void ISA(dropout)(struct device *, const struct dropout *);
 void ISA(adamw)(struct device *, const struct adamw *);
 void ISA(adamw_compact)(struct device *, const struct adamw_compact *);
 void ISA(argmax)(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);

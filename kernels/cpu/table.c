@@ -29,6 +29,7 @@ const struct kernels TABLE_EXPAND(ISA_SUFFIX) = {
     .cross_entropy = ISA(cross_entropy),
     .rows_gather = ISA(rows_gather),
     .rows_scatter_add = ISA(rows_scatter_add),
+    .dropout = ISA(dropout),
     .adamw = ISA(adamw),
     .adamw_compact = ISA(adamw_compact),
     .argmax = ISA(argmax),

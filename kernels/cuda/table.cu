@@ -26,6 +26,7 @@ extern "C" const struct kernels kernels_cuda = {
     .cross_entropy = cuda_cross_entropy,
     .rows_gather = cuda_rows_gather,
     .rows_scatter_add = cuda_rows_scatter_add,
+    .dropout = cuda_dropout,
     .adamw = cuda_adamw,
     .adamw_compact = cuda_adamw_compact,
     .argmax = cuda_argmax,

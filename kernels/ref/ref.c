@@ -29,6 +29,7 @@ const struct kernels kernels_ref = {
     .cross_entropy = ref_cross_entropy,
     .rows_gather = ref_rows_gather,
     .rows_scatter_add = ref_rows_scatter_add,
+    .dropout = ref_dropout,
     .adamw = ref_adamw,
     .adamw_compact = ref_adamw_compact,
     .argmax = ref_argmax,

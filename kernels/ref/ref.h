@@ -72,6 +72,7 @@ void ref_short_conv_cached(struct device *, const struct short_conv_cached *);
 void ref_cross_entropy(struct device *, const struct cross_entropy *);
 void ref_rows_gather(struct device *, const struct rows_gather *);
 void ref_rows_scatter_add(struct device *, const struct rows_scatter_add *);
+void ref_dropout(struct device *, const struct dropout *);
 void ref_adamw(struct device *, const struct adamw *);
 void ref_adamw_compact(struct device *, const struct adamw_compact *);
 void ref_argmax(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/random.h"
+#include "datasets/safetensors.h"
 #include "worker/train/checkpoint.h"
 
 #include <setjmp.h>
@@ -16,6 +17,7 @@
 
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,9 +54,42 @@ static int make_model(struct rank *rank, struct error *err)
         config.vocabulary = training->vocabulary;
     const bool odd = training->odd_rank == group_rank(rank->group) + 1;
     if (training->model)
-        return model_load(rank->device, training->model, DTYPE_F32, &rank->model, err);
-    return model_create(rank->device, &config, DTYPE_F32, &rank->model, err) ||
+        return model_load(rank->device, training->model, training->dtype, &rank->model, err);
+    return model_create(rank->device, &config, training->dtype, &rank->model, err) ||
                    model_init_random(rank->model, odd ? 2 : 1, err)
+               ? -1
+               : 0;
+}
+
+static int read_adapters(struct rank *rank, const char *path, struct error *err)
+{
+    const struct lora *lora = rank->model->lora;
+    struct safetensors file;
+    int rc = 0;
+    if (safetensors_open(path, &file, err))
+        return -1;
+    for (size_t i = 0; rc == 0 && i < lora->layout.parameter_count; i++) {
+        const struct parameter *p = &lora->layout.parameters[i];
+        char name[128];
+        snprintf(name, sizeof(name), "initial.%s", p->name);
+        const struct safetensors_entry *entry = safetensors_find(&file, name);
+        if (!entry || entry->bytes != p->count * sizeof(float))
+            rc = error_set(err, "'%s': no '%s' of this size", path, name);
+        else
+            device_copy_in(rank->device, (float *)lora->weights.data + p->offset, entry->data,
+                           entry->bytes);
+    }
+    safetensors_close(&file);
+    return rc;
+}
+
+static int add_adapters(struct rank *rank, struct error *err)
+{
+    const struct training *training = rank->training;
+    if (!training->lora)
+        return 0;
+    return model_add_lora(rank->model, training->lora, err) ||
+                   (training->lora_initial && read_adapters(rank, training->lora_initial, err))
                ? -1
                : 0;
 }
@@ -66,6 +101,7 @@ static int begin(struct rank *rank, struct error *err)
     // One thread: threads do not survive a fork.
     const struct device_options options = {.backend = backend ? backend : "ref", .threads = 1};
     if (device_create(&options, &rank->device, err) || make_model(rank, err) ||
+        add_adapters(rank, err) ||
         trainer_create(rank->model, rank->group, training->set, &training->options, &rank->trainer,
                        err))
         return -1;
@@ -126,7 +162,7 @@ static int copy_state(struct rank *rank, struct error *err)
 {
     struct training *training = rank->training;
     struct trainer *trainer = rank->trainer;
-    const size_t elements = rank->model->layout.elements;
+    const size_t elements = model_trained_layout(rank->model)->elements;
     training->elements = elements;
     training->tokens = trainer->tokens;
     training->consumed = trainer->consumed;

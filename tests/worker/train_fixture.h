@@ -5,6 +5,7 @@
 #define MEMO_TESTS_WORKER_TRAIN_FIXTURE_H
 
 #include "base/fs.h"
+#include "worker/model/lora.h"
 #include "worker/train/trainer.h"
 
 enum { FIXTURE_MAX_STEPS = 64 };
@@ -14,10 +15,13 @@ struct training {
     int ranks;
     const struct sequence_set *set;
     struct trainer_options options;
-    const char *model;       // a directory; NULL: random weights of seed 1
-    const char *checkpoints; // directory; NULL: neither loaded nor saved
-    struct fs *fs;           // NULL: the system's
-    size_t save_every;       // steps; 0: never
+    const char *model;               // a directory; NULL: random weights of seed 1
+    const struct lora_options *lora; // NULL: all weights are trained
+    const char *lora_initial; // safetensors with "initial.NAME"; NULL: as model_add_lora does
+    enum dtype dtype;         // of a model that is loaded; bfloat16 with adapters only
+    const char *checkpoints;  // directory; NULL: neither loaded nor saved
+    struct fs *fs;            // NULL: the system's
+    size_t save_every;        // steps; 0: never
     size_t keep;
     bool behind;        // checkpoints are written behind the run
     int64_t vocabulary; // of the random model; 0: the fixture's 37

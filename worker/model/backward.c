@@ -4,28 +4,31 @@
 // through untouched. Norm outputs and the gated product are computed again from what forward kept:
 // they are one cheap sweep each, and storing them would add 2 D + F numbers per token and layer.
 #include "worker/model/decoder.h"
+#include "worker/model/lora.h"
 
 void linear_backward(const struct pass *pass, const struct linear *linear,
                      const struct linear *grads, struct tensor x, struct tensor grad_out,
                      struct tensor grad_x, size_t rows)
 {
     struct device *device = pass->model->device;
-    device->ops->linear_backward_weight(device, &(struct linear_backward_weight){
-                                                    .grad_weight = grads->weight,
-                                                    .grad_bias = grads->bias,
-                                                    .grad_out = grad_out,
-                                                    .x = x,
-                                                    .product = linear->weight.dtype,
-                                                    .rows = rows,
-                                                    .out_width = linear->out_width,
-                                                    .in_width = linear->in_width,
-                                                });
+    if (grads->weight.data)
+        device->ops->linear_backward_weight(device, &(struct linear_backward_weight){
+                                                        .grad_weight = grads->weight,
+                                                        .grad_bias = grads->bias,
+                                                        .grad_out = grad_out,
+                                                        .x = x,
+                                                        .product = linear->weight.dtype,
+                                                        .rows = rows,
+                                                        .out_width = linear->out_width,
+                                                        .in_width = linear->in_width,
+                                                    });
     device->ops->linear_backward_input(device, &(struct linear_backward_input){
                                                    .grad_x = grad_x,
                                                    .grad_out = grad_out,
                                                    .linear = linear,
                                                    .rows = rows,
                                                });
+    lora_backward(pass, linear, x, grad_out, grad_x, rows);
 }
 
 // workspace->normed of x once more; its statistics are still there.
@@ -268,15 +271,34 @@ static void final_norm_backward(const struct pass *pass, const struct decoder *g
 static void layer_complete(const struct pass *pass, size_t layer)
 {
     const struct workspace *workspace = pass->workspace;
-    if (workspace->complete)
-        workspace->complete(
-            workspace->complete_context,
-            layout_find(&pass->model->layout, PARAM_INPUT_NORM, (int64_t)layer)->offset);
+    const struct model *model = pass->model;
+    if (!workspace->complete)
+        return;
+    workspace->complete(
+        workspace->complete_context,
+        model->lora ? model->lora->layer_begin[layer]
+                    : layout_find(&model->layout, PARAM_INPUT_NORM, (int64_t)layer)->offset);
+}
+
+static void embedding_backward(const struct pass *pass, struct tensor grad)
+{
+    struct device *device = pass->model->device;
+    if (!grad.data)
+        return;
+    device->ops->embedding_backward(device,
+                                    &(struct embedding_backward){
+                                        .grad_weight = grad,
+                                        .grad_out = pass->workspace->grad_x,
+                                        .ids = pass->workspace->ids,
+                                        .tokens = pass->tokens,
+                                        .vocabulary = (size_t)pass->model->config.vocabulary,
+                                        .width = (size_t)pass->model->config.hidden,
+                                        .scale = decoder_embedding_scale(pass->model),
+                                    });
 }
 
 void decoder_backward(const struct pass *pass, const struct decoder *grads)
 {
-    struct device *device = pass->model->device;
     size_t last = (size_t)pass->model->config.layers - 1;
     final_norm_backward(pass, grads);
     ffn_backward(pass, grads, last, pass->workspace->grad_top, pass->wanted);
@@ -290,16 +312,7 @@ void decoder_backward(const struct pass *pass, const struct decoder *grads)
         attention_block_backward(pass, grads, layer);
         layer_complete(pass, layer);
     }
-    device->ops->embedding_backward(device,
-                                    &(struct embedding_backward){
-                                        .grad_weight = grads->embedding,
-                                        .grad_out = pass->workspace->grad_x,
-                                        .ids = pass->workspace->ids,
-                                        .tokens = pass->tokens,
-                                        .vocabulary = (size_t)pass->model->config.vocabulary,
-                                        .width = (size_t)pass->model->config.hidden,
-                                        .scale = decoder_embedding_scale(pass->model),
-                                    });
+    embedding_backward(pass, grads->embedding);
     if (pass->workspace->complete)
         pass->workspace->complete(pass->workspace->complete_context, 0);
 }

@@ -110,6 +110,7 @@ static void dense(const struct pass *pass, const struct linear *linear, struct t
                                             .rows = rows,
                                             .accumulate = accumulate,
                                         });
+    lora_forward(pass, linear, out, x, rows);
 }
 
 // out = residual + what a block adds: linear(x), through `weight`'s norm when the model has one.

@@ -86,11 +86,20 @@ struct workspace {
     struct tensor grad_gated;     // [T, F]
     struct decoder grads;         // views of grads_bound
     float *grads_bound;
+    float *unused_grad; // of what is not trained and has to be written: any values
     void (*complete)(void *context, uint64_t from); // see workspace_watch_gradients
     void *complete_context;
 
+    // of a model with adapters, see lora_pass.c
+    uint64_t *keys, *wanted_keys; // [T] of dropout, of all tokens and of the wanted rows
+    float *lora_x;                // [T, widest input]
+    float *lora_hidden;           // [T, r]
+    float *lora_grad_hidden;      // [T, r], with_backward
+    float *lora_b, *lora_grad_b;  // [widest output, r], the latter with_backward
+
     // host
     int32_t *host_targets, *host_wanted; // [T]
+    uint64_t *host_keys;                 // [T], of the wanted rows
     float *host_losses;                  // [T]
 };
 
@@ -113,6 +122,7 @@ struct pass {
     size_t wanted;                    // rows of workspace->top
     struct sequences sequences;       // packed sequences, or
     const struct cache_lookup *cache; // a cache (then sequences are unused)
+    bool drops;                       // adapters drop elements of their input
 };
 
 // Layers below `layer` that convolve, or those that attend: each kind has a cache of its own.
@@ -127,7 +137,13 @@ void decoder_backward(const struct pass *pass, const struct decoder *grads);
 // Everything that backward of a layer below the last reads, from its kept x.
 void decoder_recompute(const struct pass *pass, size_t layer);
 
-// Through one dense layer: grads += , grad_x = .
+// What adapters add to a dense layer: to out, and to grad_x and the gradients.
+void lora_forward(const struct pass *pass, const struct linear *linear, struct tensor out,
+                  struct tensor x, size_t rows);
+void lora_backward(const struct pass *pass, const struct linear *linear, struct tensor x,
+                   struct tensor grad_out, struct tensor grad_x, size_t rows);
+
+// Through one dense layer and its adapters: grads += , which may be empty, grad_x = .
 void linear_backward(const struct pass *pass, const struct linear *linear,
                      const struct linear *grads, struct tensor x, struct tensor grad_out,
                      struct tensor grad_x, size_t rows);

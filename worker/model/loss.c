@@ -3,6 +3,7 @@
 // logits of a slice become the gradient in place, which goes straight into the head's weight and
 // the rows' gradient, so that [tokens, vocabulary] never exists.
 #include "worker/model/decoder.h"
+#include "worker/model/lora.h"
 
 #include <assert.h>
 #include <string.h>
@@ -67,7 +68,17 @@ static struct pass begin_pass(struct model *model, struct workspace *workspace,
                    (batch->sequences + 1) * sizeof(int32_t));
     device_copy_in(device, workspace->wanted, workspace->host_wanted, wanted * sizeof(int32_t));
     device_copy_in(device, workspace->targets, workspace->host_targets, wanted * sizeof(int32_t));
+    const bool drops = lora_drops(model->lora) && batch->dropout_keys;
+    if (drops) {
+        for (size_t i = 0; i < wanted; i++)
+            workspace->host_keys[i] = batch->dropout_keys[workspace->host_wanted[i]];
+        device_copy_in(device, workspace->keys, batch->dropout_keys,
+                       batch->tokens * sizeof(*workspace->keys));
+        device_copy_in(device, workspace->wanted_keys, workspace->host_keys,
+                       wanted * sizeof(*workspace->keys));
+    }
     return (struct pass){
+        .drops = drops,
         .model = model,
         .workspace = workspace,
         .tokens = batch->tokens,
@@ -106,13 +117,29 @@ static void head_loss(const struct pass *pass, const struct decoder *grads, floa
     }
 }
 
+// Only adapters are trained: matrices have no gradients, and what the kernels always write of norms
+// and convolutions goes where nobody reads it.
+static void bind_unused(struct workspace *workspace)
+{
+    const struct model *model = workspace->model;
+    const struct tensor unused = {workspace->unused_grad, DTYPE_F32};
+    for (int64_t i = 0; i < model->config.layers; i++) {
+        struct decoder_layer *layer = &workspace->grads.layers[i];
+        layer->input_norm = layer->q_norm = layer->k_norm = layer->conv = unused;
+        layer->attention_out_norm = layer->post_norm = layer->ffn_out_norm = unused;
+    }
+    workspace->grads.final_norm = unused;
+}
+
 static const struct decoder *bind_gradients(struct workspace *workspace, float *grads)
 {
     const struct model *model = workspace->model;
     if (!grads)
         return NULL;
     assert(workspace->with_backward);
-    if (workspace->grads_bound != grads)
+    if (model->lora)
+        bind_unused(workspace);
+    else if (workspace->grads_bound != grads)
         decoder_bind(&workspace->grads, &model->config, &model->layout,
                      (struct tensor){grads, DTYPE_F32});
     workspace->grads_bound = grads;

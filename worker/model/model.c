@@ -2,6 +2,7 @@
 #include "worker/model/model.h"
 
 #include "worker/model/decoder.h"
+#include "worker/model/lora.h"
 
 #include "base/hash.h"
 #include "base/mem.h"
@@ -57,6 +58,7 @@ void model_destroy(struct model *model)
     if (!model)
         return;
     assert(model->pack_count == 0);
+    lora_destroy(model->device, model->lora);
     device_free(model->device, model->weights.data);
     device_free(model->device, model->inverse_frequency);
     decoder_release(model->decoder);
@@ -71,6 +73,16 @@ void model_replace_weights(struct model *model, struct tensor weights)
     device_free(model->device, model->weights.data);
     model->weights = weights;
     decoder_bind(model->decoder, &model->config, &model->layout, weights);
+}
+
+const struct layout *model_trained_layout(const struct model *model)
+{
+    return model->lora ? &model->lora->layout : &model->layout;
+}
+
+struct tensor model_trained_weights(const struct model *model)
+{
+    return model->lora ? model->lora->weights : model->weights;
 }
 
 static void for_each_linear(struct model *model,

@@ -17,7 +17,12 @@ struct model {
     float *inverse_frequency; // [2, head_width / 2], rotary embedding of full and of sliding
                               // layers, on the device
     int pack_count;
+    struct lora *lora; // adapters, see lora.h; NULL: none
 };
+
+// What training changes: the weights, or of a model with adapters those alone.
+const struct layout *model_trained_layout(const struct model *model);
+struct tensor model_trained_weights(const struct model *model);
 
 // Allocates zeroed weights. dtype is that of the weights on the device.
 int model_create(struct device *device, const struct model_config *config, enum dtype dtype,
@@ -48,6 +53,8 @@ struct batch {
     const int32_t *offsets;   // [sequences + 1]
     size_t tokens;
     size_t sequences;
+    // [tokens] of random numbers, by which adapters drop elements of a token; NULL: none is dropped
+    const uint64_t *dropout_keys;
 };
 
 // Activations and workspace for batches of at most max_tokens, with or without gradients.
@@ -70,7 +77,8 @@ void workspace_watch_gradients(struct workspace *workspace,
                                void (*complete)(void *context, uint64_t from), void *context);
 
 // Sum of the losses over the batch's targets (not the mean). With grads not NULL
-// ([layout.elements], f32, device) accumulates d(sum of losses * grad_scale)/d weights. The head
+// ([elements of model_trained_layout], f32, device) accumulates d(sum of losses * grad_scale)/d
+// trained weights. The head
 // and the cross-entropy run over slices of the rows that have a target, so that [tokens,
 // vocabulary] never exists.
 int model_loss(struct model *model, struct workspace *workspace, const struct batch *batch,

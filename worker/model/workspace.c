@@ -14,6 +14,7 @@
 // tiny shape takes 11 KiB a token and layer, Qwen2.5-0.5B 53 KiB (f32). The slice of logits adds 64
 // MiB at most.
 #include "worker/model/decoder.h"
+#include "worker/model/lora.h"
 
 #include "base/mem.h"
 
@@ -172,6 +173,31 @@ static void plan_gradients(struct planner *planner, struct workspace *w)
     w->grad_gated = plan_tensor(planner, dtype, rows, (size_t)config->ffn);
 }
 
+static void plan_lora(struct planner *planner, struct workspace *w)
+{
+    const struct model_config *config = &w->model->config;
+    const size_t rows = w->max_tokens, hidden = (size_t)config->hidden, ffn = (size_t)config->ffn;
+    size_t in_width = hidden > ffn ? hidden : ffn;
+    size_t out_width = hidden > 2 * ffn ? hidden : 2 * ffn;
+    if (!w->model->lora)
+        return;
+    const size_t r = (size_t)w->model->lora->options.r;
+    in_width = in_width > queries_width(config) ? in_width : queries_width(config);
+    out_width = out_width > qkv_width(config) ? out_width : qkv_width(config);
+    w->keys = plan(planner, rows, sizeof(*w->keys));
+    w->wanted_keys = plan(planner, rows, sizeof(*w->wanted_keys));
+    w->lora_x = plan_floats(planner, rows * in_width);
+    w->lora_hidden = plan_floats(planner, rows * r);
+    w->lora_b = plan_floats(planner, out_width * r);
+    if (!w->with_backward)
+        return;
+    w->lora_grad_hidden = plan_floats(planner, rows * r);
+    w->lora_grad_b = plan_floats(planner, out_width * r);
+    const size_t taps = config->conv_taps > 1 ? (size_t)config->conv_taps : 1;
+    const size_t head = (size_t)config->head_width;
+    w->unused_grad = plan_floats(planner, hidden * taps > head ? hidden * taps : head);
+}
+
 static void plan_workspace(struct planner *planner, struct workspace *w)
 {
     const struct model_config *config = &w->model->config;
@@ -184,6 +210,7 @@ static void plan_workspace(struct planner *planner, struct workspace *w)
     w->losses = plan_floats(planner, w->max_tokens);
     if (w->with_backward)
         plan_gradients(planner, w);
+    plan_lora(planner, w);
 }
 
 static size_t choose_slice_rows(const struct model_config *config, size_t max_tokens)
@@ -208,6 +235,7 @@ static struct workspace *workspace_prepare(struct model *model, size_t max_token
     w->layers = mem_calloc((size_t)model->config.layers, sizeof *w->layers);
     w->host_targets = mem_calloc(max_tokens, sizeof *w->host_targets);
     w->host_wanted = mem_calloc(max_tokens, sizeof *w->host_wanted);
+    w->host_keys = mem_calloc(max_tokens, sizeof *w->host_keys);
     w->host_losses = mem_calloc(max_tokens, sizeof *w->host_losses);
     decoder_create(&model->config, &w->grads);
     struct planner measure = {0};
@@ -263,6 +291,7 @@ void workspace_destroy(struct workspace *workspace)
     free(workspace->layers);
     free(workspace->host_targets);
     free(workspace->host_wanted);
+    free(workspace->host_keys);
     free(workspace->host_losses);
     free(workspace);
 }

@@ -59,9 +59,10 @@ static int copy_unit(const struct trainer *trainer, const struct optimizer_unit 
                      unsigned char *host, size_t state_at, struct error *err)
 {
     const struct model *model = trainer->model;
-    const size_t element = dtype_bytes(model->weights.dtype);
+    const struct tensor trained = model_trained_weights(model);
+    const size_t element = dtype_bytes(trained.dtype);
     const size_t bytes = range_count(unit->state.range) * element;
-    const char *weights = (const char *)model->weights.data + unit->state.range.begin * element;
+    const char *weights = (const char *)trained.data + unit->state.range.begin * element;
     memset(host + bytes, 0, state_at - bytes);
     return device_copy_out(model->device, host, weights, bytes, err) ||
                    device_copy_out(model->device, host + state_at, unit->block, unit->state.bytes,
@@ -172,7 +173,7 @@ static struct manifest new_manifest(const struct trainer *trainer)
                                 .tokens = trainer->tokens,
                                 .consumed = trainer->consumed,
                                 .form = trainer->options.optimizer.form,
-                                .elements = trainer->model->layout.elements,
+                                .elements = model_trained_layout(trainer->model)->elements,
                                 .part_elements = trainer->shards.unit};
     manifest.count = manifest_part_count(manifest.elements, manifest.part_elements);
     manifest.parts = mem_calloc(manifest.count, sizeof(*manifest.parts));

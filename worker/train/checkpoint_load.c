@@ -64,8 +64,8 @@ static void take_part(struct trainer *trainer, const struct manifest *manifest,
     const size_t element = dtype_bytes(manifest->form.weights);
     const struct part_header header = {.begin = range.begin, .end = range.end};
     const unsigned char *block = (const unsigned char *)content + weights_bytes(manifest, &header);
-    device_copy_in(model->device, (char *)model->weights.data + range.begin * element, content,
-                   range_count(range) * element);
+    device_copy_in(model->device, (char *)model_trained_weights(model).data + range.begin * element,
+                   content, range_count(range) * element);
     for (size_t u = 0; u < optimizer->unit_count; u++)
         state_copy_in(model->device, &optimizer->units[u].state, optimizer->units[u].block, state,
                       block);
@@ -78,7 +78,7 @@ static int load_part(struct trainer *trainer, struct fs *fs, const char *directo
     struct state state;
     char *path = part_path(directory, part);
     state_plan(
-        &trainer->model->layout, manifest->form,
+        model_trained_layout(trainer->model), manifest->form,
         (struct range){manifest_part_begin(manifest, part), manifest_part_end(manifest, part)},
         &state);
     strbuf_reset(file);
@@ -97,7 +97,7 @@ static int check_manifest(struct trainer *trainer, const struct manifest *manife
                           const char *path, struct error *err)
 {
     if (!digest_equal(manifest->identity, trainer->identity) ||
-        manifest->elements != trainer->model->layout.elements)
+        manifest->elements != model_trained_layout(trainer->model)->elements)
         return error_set(err,
                          "checkpoint '%s' was made with other data, options or model; use another "
                          "--out, or remove it to start over",

@@ -2,29 +2,49 @@
 #include "worker/train/identity.h"
 
 #include "base/mem.h"
+#include "worker/model/lora.h"
 
 #include <stdlib.h>
 
 enum { STAGING_ELEMENTS = 1 << 20 };
 
-static int weights_digest(const struct model *model, struct digest *out, struct error *err)
+static int weights_digest(struct device *device, struct tensor weights, uint64_t elements,
+                          struct digest *out, struct error *err)
 {
-    const float *weights = model->weights.data;
-    const size_t elements = model->layout.elements;
-    const size_t most = elements < STAGING_ELEMENTS ? elements : STAGING_ELEMENTS;
-    float *host = mem_alloc(most * sizeof(*host));
+    const size_t element = dtype_bytes(weights.dtype);
+    const size_t most = elements < STAGING_ELEMENTS ? (size_t)elements : STAGING_ELEMENTS;
+    void *host = mem_alloc(most * element);
     struct digest_builder builder;
     int rc = 0;
     digest_begin(&builder);
-    for (size_t done = 0; rc == 0 && done < elements; done += most) {
-        const size_t count = elements - done < most ? elements - done : most;
-        rc = device_copy_out(model->device, host, weights + done, count * sizeof(*host), err);
+    for (uint64_t done = 0; rc == 0 && done < elements; done += most) {
+        const size_t count = elements - done < most ? (size_t)(elements - done) : most;
+        rc = device_copy_out(device, host, (const char *)weights.data + done * element,
+                             count * element, err);
         if (rc == 0)
-            digest_update(&builder, host, count * sizeof(*host));
+            digest_update(&builder, host, count * element);
     }
     *out = digest_end(&builder);
     free(host);
     return rc;
+}
+
+// Nothing of a model without adapters.
+static int add_lora(struct digest_builder *builder, const struct model *model, struct error *err)
+{
+    const struct lora *lora = model->lora;
+    struct digest weights;
+    if (!lora)
+        return 0;
+    if (weights_digest(model->device, lora->weights, lora->layout.elements, &weights, err))
+        return -1;
+    const double numbers[] = {(double)lora->options.r, lora->options.alpha, lora->options.dropout};
+    digest_field(builder, weights.bytes, sizeof(weights.bytes));
+    digest_field(builder, numbers, sizeof(numbers));
+    digest_field_u64(builder, lora->options.targets);
+    digest_field_u64(builder, lora->options.seed);
+    digest_field_u64(builder, (uint64_t)model->weights.dtype);
+    return 0;
 }
 
 int identity_compute(const struct model *model, const struct sequence_set *set,
@@ -32,7 +52,7 @@ int identity_compute(const struct model *model, const struct sequence_set *set,
 {
     const struct digest data = sequence_set_digest(set);
     struct digest weights;
-    if (weights_digest(model, &weights, err))
+    if (weights_digest(model->device, model->weights, model->layout.elements, &weights, err))
         return -1;
     struct strbuf config = {0};
     struct digest_builder builder;
@@ -54,8 +74,9 @@ int identity_compute(const struct model *model, const struct sequence_set *set,
                               options->clip_norm};
     digest_field(&builder, numbers, sizeof(numbers));
     strbuf_release(&config);
+    const int rc = add_lora(&builder, model, err);
     *out = digest_end(&builder);
-    return 0;
+    return rc;
 }
 
 int identity_agree(struct group *group, struct digest identity, struct error *err)

@@ -30,7 +30,7 @@ static void plan_units(struct optimizer *o)
          more = next_unit(&o->shards, o->divided, &number, false, &range)) {
         struct optimizer_unit *unit = &o->units[o->unit_count++];
         unit->number = number;
-        state_plan(&o->model->layout, o->options.form, range, &unit->state);
+        state_plan(model_trained_layout(o->model), o->options.form, range, &unit->state);
         o->block_bytes += unit->state.bytes;
     }
 }
@@ -126,7 +126,8 @@ int optimizer_create(struct model *model, struct group *group, const struct shar
                      bool divided, const struct optimizer_options *options, struct optimizer **out,
                      struct error *err)
 {
-    assert(model->weights.dtype == DTYPE_F32);
+    assert(model_trained_weights(model).dtype == DTYPE_F32);
+    assert(!model->lora || options->form.weights == DTYPE_F32);
     *out = NULL;
     if (!is_plain(options->form) && !model->device->ops->adamw_compact)
         return error_set(err, "backend '%s' keeps weights and moments in f32 only",
@@ -160,7 +161,7 @@ void optimizer_destroy(struct optimizer *optimizer)
 
 static struct tensor weights_at(const struct optimizer *o, uint64_t element)
 {
-    struct tensor tensor = o->model->weights;
+    struct tensor tensor = model_trained_weights(o->model);
     tensor.data = (char *)tensor.data + element * dtype_bytes(tensor.dtype);
     return tensor;
 }
@@ -246,7 +247,7 @@ int optimizer_step(struct optimizer *o, const float *const *grads, double grad_s
         return -1;
     if (!o->divided || o->shards.ranks == 1)
         return 0;
-    return exchange(o, o->model->weights.data, dtype_bytes(o->model->weights.dtype), o->exchange,
+    return exchange(o, weights_at(o, 0).data, dtype_bytes(o->options.form.weights), o->exchange,
                     err);
 }
 
@@ -255,7 +256,7 @@ static int decode_unit(struct optimizer *o, const struct optimizer_unit *unit, e
 {
     struct device *device = o->model->device;
     const struct range range = unit->state.range;
-    const size_t weight_bytes = range_count(range) * dtype_bytes(o->model->weights.dtype);
+    const size_t weight_bytes = range_count(range) * dtype_bytes(o->options.form.weights);
     unsigned char *block = mem_alloc(unit->state.bytes);
     void *weights = mem_alloc(weight_bytes);
     int rc =
@@ -312,7 +313,7 @@ static int widen_own(struct optimizer *o, struct tensor *weights, struct error *
 int optimizer_widen(struct optimizer *o, struct error *err)
 {
     struct tensor weights = {.dtype = DTYPE_F32};
-    if (o->model->weights.dtype == DTYPE_F32)
+    if (o->options.form.weights == DTYPE_F32)
         return 0;
     int rc = group_agree(o->group, widen_own(o, &weights, err), err);
     if (rc == 0 && o->divided && o->shards.ranks > 1) {

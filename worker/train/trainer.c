@@ -2,6 +2,8 @@
 #include "worker/train/trainer.h"
 
 #include "base/mem.h"
+#include "base/random.h"
+#include "worker/model/lora.h"
 #include "worker/train/identity.h"
 
 #include <assert.h>
@@ -61,8 +63,11 @@ static int allocate(struct trainer *trainer, struct error *err)
     struct model *model = trainer->model;
     const struct trainer_options *options = &trainer->options;
     const bool partial = options->zero == ZERO_2;
-    trainer->shards =
-        shards_make(model->layout.elements, group_rank(trainer->group), group_size(trainer->group));
+    trainer->shards = shards_make(model_trained_layout(model)->elements, group_rank(trainer->group),
+                                  group_size(trainer->group));
+    if (lora_drops(model->lora))
+        trainer->dropout_keys =
+            mem_calloc(options->micro_batch_tokens, sizeof(*trainer->dropout_keys));
     trainer->host_squares = mem_calloc(cuts(trainer), sizeof(*trainer->host_squares));
     if ((partial && make_reducer(trainer, err)) ||
         optimizer_create(model, trainer->group, &trainer->shards, options->zero != ZERO_0,
@@ -101,7 +106,7 @@ static int prepare(struct trainer *trainer, struct error *err)
 int trainer_create(struct model *model, struct group *group, const struct sequence_set *set,
                    const struct trainer_options *options, struct trainer **out, struct error *err)
 {
-    assert(model->weights.dtype == DTYPE_F32);
+    assert(model_trained_weights(model).dtype == DTYPE_F32);
     assert(options->plan.per_step > 0 && options->plan.epochs > 0);
     *out = NULL;
     struct trainer *trainer = mem_calloc(1, sizeof(*trainer));
@@ -130,6 +135,7 @@ void trainer_destroy(struct trainer *trainer)
     optimizer_destroy(trainer->optimizer);
     reducer_destroy(trainer->reducer);
     device_free(device, trainer->squares);
+    free(trainer->dropout_keys);
     free(trainer->host_squares);
     free(trainer->sums);
     free(trainer);
@@ -160,13 +166,33 @@ static struct batch view_batch(const struct packed_batch *packed)
                           .sequences = packed->sequences};
 }
 
+// A token's key says which step, sequence and position it is of, wherever it is computed. The same
+// order as packed_batch_fill's.
+static const uint64_t *dropout_keys(struct trainer *trainer, uint32_t bin)
+{
+    const struct step_layout *layout = &trainer->layout;
+    const struct sequence_set *set = trainer->set;
+    size_t at = 0;
+    if (!trainer->dropout_keys)
+        return NULL;
+    for (size_t i = 0; i < layout->count; i++) {
+        const uint32_t s = layout->sequences[i];
+        const size_t length = (size_t)(set->offsets[s + 1] - set->offsets[s]);
+        for (size_t t = 0; layout->bins[i] == bin && t < length; t++)
+            trainer->dropout_keys[at++] = random_u64(trainer->model->lora->options.seed,
+                                                     trainer->step, (uint64_t)s << 32 | t);
+    }
+    return trainer->dropout_keys;
+}
+
 // Forward and backward of one micro-batch of this rank.
 static int compute_bin(struct trainer *trainer, uint32_t bin, float grad_scale, double *loss,
                        struct error *err)
 {
     struct packed_batch *packed = &trainer->batch;
     packed_batch_fill(packed, trainer->set, &trainer->layout, bin);
-    const struct batch batch = view_batch(packed);
+    struct batch batch = view_batch(packed);
+    batch.dropout_keys = dropout_keys(trainer, bin);
     return model_loss(trainer->model, trainer->workspace, &batch, reducer_grads(trainer->reducer),
                       grad_scale, loss, err);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Data-parallel full-parameter training: every rank holds the weights, computes its part of a
-// step's sequences, and the gradients are summed over the group while backward still computes
-// (reducer.h) before the AdamW step (optimizer.h).
+// Data-parallel training of all weights, or of adapters (lora.h): every rank holds the weights,
+// computes its part of a step's sequences, and the gradients are summed over the group while
+// backward still computes (reducer.h) before the AdamW step (optimizer.h).
 //
 // The loss of a step is the mean over all its target tokens, whatever rank or micro-batch they fall
 // into; so ranks, packing and micro-batch size change the result by rounding only. With exact_sums
@@ -65,12 +65,15 @@ struct trainer {
     struct step_cursor cursor;
     struct step_layout layout;
     struct packed_batch batch;
+    uint64_t *dropout_keys; // [micro_batch_tokens]; NULL: nothing is dropped
 };
 
 // Collective. The model's weights must be f32, and become bfloat16 when the optimizer's form says
-// so; model, group and set stay the caller's and outlive the trainer. An error when there is no
-// sequence, when one has more tokens than a micro-batch or than the model has positions, or ids
-// outside its vocabulary, and when a rank has other data, options or weights than the others.
+// so; of a model with adapters those alone are trained, the weights may be of any type, and the
+// form must say f32; model, group and set stay the caller's and outlive the trainer. An error when
+// there is no sequence, when one has more tokens than a micro-batch or than the model has
+// positions, or ids outside its vocabulary, and when a rank has other data, options or weights than
+// the others.
 int trainer_create(struct model *model, struct group *group, const struct sequence_set *set,
                    const struct trainer_options *options, struct trainer **out, struct error *err);
 void trainer_destroy(struct trainer *trainer);
@@ -84,7 +87,8 @@ struct digest trainer_identity(const struct trainer *trainer);
 // order.
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err);
 
-// Collective, after the last step: the model's weights become the float32 master weights.
+// Collective, after the last step: the model's weights become the float32 master weights; those of
+// a model with adapters stay what they are.
 int trainer_finish(struct trainer *trainer, struct error *err);
 
 // Collective: the mean loss over the target tokens of sequences that must fit like those of the
@@ -110,8 +114,8 @@ void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *toke
 // What all steps together will have consumed.
 uint64_t trainer_planned_tokens(const struct trainer *trainer);
 
-// Floating-point operations that a step needs: 6 per parameter of a matrix and token, of the head
-// per target token, and causal attention; what is computed twice counts once.
+// Floating-point operations that a step needs: 6 per trained parameter of a matrix and token, 4 of
+// another, of the head per target token, and causal attention; what is computed twice counts once.
 double trainer_flops(const struct model *model, const struct step_stats *stats);
 
 #endif

@@ -2,6 +2,8 @@
 // What a training run needs: memory, tokens, operations.
 #include "worker/train/trainer.h"
 
+#include "worker/model/lora.h"
+
 struct reducer_options trainer_sums(const struct trainer_options *options)
 {
     return (struct reducer_options){.exact = options->exact_sums,
@@ -21,7 +23,7 @@ static uint64_t layer_elements(const struct layout *layout, int64_t layer)
 // under way, and buckets overlap layers.
 static size_t partial_gradients(const struct model *model, const struct shards *shards)
 {
-    const struct layout *layout = &model->layout;
+    const struct layout *layout = model_trained_layout(model);
     uint64_t largest = 0;
     for (int64_t layer = 0; layer < model->config.layers; layer++) {
         const uint64_t count = layer_elements(layout, layer);
@@ -35,14 +37,17 @@ static size_t partial_gradients(const struct model *model, const struct shards *
 struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ranks,
                                           const struct trainer_options *options)
 {
-    const struct shards shards = shards_make(model->layout.elements, rank, ranks);
-    const struct optimizer_bytes optimizer = optimizer_bytes_needed(
-        &model->layout, &shards, options->zero != ZERO_0, options->optimizer.form);
+    const struct layout *layout = model_trained_layout(model);
+    const struct shards shards = shards_make(layout->elements, rank, ranks);
+    const size_t fixed =
+        model->lora ? model->layout.elements * dtype_bytes(model->weights.dtype) : 0;
+    const struct optimizer_bytes optimizer =
+        optimizer_bytes_needed(layout, &shards, options->zero != ZERO_0, options->optimizer.form);
     size_t gradients = reducer_bytes_needed(&shards, trainer_sums(options));
     if (options->zero == ZERO_2)
         gradients -= (size_t)shards_padded_elements(&shards) * sizeof(float) -
                      partial_gradients(model, &shards);
-    return (struct trainer_bytes){.weights = optimizer.weights,
+    return (struct trainer_bytes){.weights = fixed + optimizer.weights,
                                   .remainder = optimizer.remainder,
                                   .moments = optimizer.moments,
                                   .gradients = gradients,
@@ -76,6 +81,9 @@ double trainer_flops(const struct model *model, const struct step_stats *stats)
     const double mean_length = (double)stats->tokens / (double)stats->sequences;
     const double attention =
         6.0 * (double)config->layers * mean_length * (double)(config->heads * config->head_width);
-    return (double)stats->tokens * (6 * matrix_parameters(&model->layout) + attention) +
-           (double)stats->target_tokens * 6 * (double)(config->vocabulary * config->hidden);
+    const double each = model->lora ? 4 : 6; // of a weight, which may have no gradient
+    const double adapters = model->lora ? 6 * matrix_parameters(&model->lora->layout) : 0;
+    return (double)stats->tokens *
+               (each * matrix_parameters(&model->layout) + adapters + attention) +
+           (double)stats->target_tokens * each * (double)(config->vocabulary * config->hidden);
 }
