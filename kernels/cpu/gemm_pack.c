@@ -58,7 +58,8 @@ static void transpose_8x8(float *out, const float *in, size_t stride)
 }
 #endif
 
-// A full panel of float32 whose columns are contiguous in memory (a weight stored [out, in]).
+// A full panel of float32, or of pairs that pass as such, whose columns are contiguous in memory (a
+// weight stored [out, in]).
 static void pack_columns(float *out, const float *b, size_t stride, size_t depth)
 {
     size_t whole = depth / 8 * 8;
@@ -67,7 +68,7 @@ static void pack_columns(float *out, const float *b, size_t stride, size_t depth
             transpose_8x8(out + k * TILE_COLUMNS + j, b + j * stride + k, stride);
     for (size_t k = whole; k < depth; k++)
         for (size_t j = 0; j < TILE_COLUMNS; j++)
-            out[k * TILE_COLUMNS + j] = b[j * stride + k];
+            out[k * TILE_COLUMNS + j] = load_any(b, DTYPE_F32, j * stride + k);
 }
 
 // Any panel, element by element.

@@ -208,8 +208,11 @@ static inline vf vf_dot(vi a, vi b, vf c)
 
 static inline float load_any(const void *from, enum dtype dtype, size_t i)
 {
-    if (dtype == DTYPE_F32)
-        return ((const float *)from)[i];
+    if (dtype == DTYPE_F32) {
+        float value; // a pair of bfloat16 passes as one, and begins at any even address
+        memcpy(&value, (const char *)from + i * sizeof value, sizeof value);
+        return value;
+    }
     uint16_t half = ((const uint16_t *)from)[i];
     return dtype == DTYPE_BF16 ? bf16_to_f32(half) : f16_to_f32(half);
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 static void fiber_leave(void **fake, const void *stack, size_t bytes)
 {
@@ -164,6 +165,10 @@ static void fiber_prepare(struct fiber *fiber, unsigned number)
     if (!fiber->stack)
         fiber->stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+#if defined(__SANITIZE_ADDRESS__)
+    // A launch that failed left its threads in the middle of their functions.
+    __asan_unpoison_memory_region(fiber->stack, STACK_BYTES);
+#endif
     fiber->thread.block = &block;
     fiber->thread.number = number;
     fiber->thread.index = dim3(number % size.x, number / size.x % size.y, number / size.x / size.y);
