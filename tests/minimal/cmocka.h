@@ -51,10 +51,8 @@ __attribute__((weak)) jmp_buf minimal_runner;
 #define assert_string_equal(a, b) minimal_assert_string(a, b, __FILE__, __LINE__)
 #define assert_memory_equal(a, b, bytes) minimal_assert_memory(a, b, bytes, __FILE__, __LINE__)
 
-__attribute__((format(printf, 3, 4))) _Noreturn static inline void minimal_fail(const char *file,
-                                                                                int line,
-                                                                                const char *format,
-                                                                                ...)
+__attribute__((format(printf, 3, 4))) __attribute__((noreturn)) static inline void minimal_fail(
+    const char *file, int line, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -85,7 +83,7 @@ static inline void minimal_assert_string(const char *a, const char *b, const cha
 static inline void minimal_assert_memory(const void *a, const void *b, size_t bytes,
                                          const char *file, int line)
 {
-    const unsigned char *x = a, *y = b;
+    const unsigned char *x = (const unsigned char *)a, *y = (const unsigned char *)b;
     for (size_t i = 0; i < bytes; i++)
         if (x[i] != y[i])
             minimal_fail(file, line, "byte %zu of %zu: 0x%02x != 0x%02x", i, bytes, x[i], y[i]);

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,8 +188,8 @@ static void all_agree_with_their_weights_held_in_bf16(void **state)
     const bool half = device->ops->half_activations;
     device_destroy(device);
     if (half) {
-        print_message("activations are bfloat16 too: PyTorch's own logits are then off by up to "
-                      "4.4e-2 (llama_tied), so that these files say nothing\n");
+        printf("activations are bfloat16 too: PyTorch's own logits are then off by up to "
+               "4.4e-2 (llama_tied), so that these files say nothing\n");
         skip();
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

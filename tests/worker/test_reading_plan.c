@@ -51,7 +51,7 @@ static void check(const struct made *made, const struct reading_plan *plan, size
     for (size_t g = 0; g < plan->group_count; g++) {
         const struct attention_group *group = &plan->groups[g];
         assert_int_equal(group->first, at);
-        assert_in_range(group->tokens, 1, limit);
+        assert_true(group->tokens >= 1 && (size_t)group->tokens <= limit);
         assert_true((size_t)group->tokens <= plan->group_tokens);
         for (int32_t i = 0; i < group->tokens; i++, at++) {
             int32_t token = plan->order[at], next = 0;
