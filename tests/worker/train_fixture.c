@@ -107,7 +107,13 @@ static int begin(struct rank *rank, struct error *err)
         return -1;
     if (!training->checkpoints)
         return 0;
-    training->loaded = checkpoint_load(rank->trainer, training->fs, training->checkpoints, err);
+    struct strbuf changed = {0};
+    rank->trainer->score = training->score;
+    training->loaded =
+        checkpoint_load(rank->trainer, training->fs, training->checkpoints, &changed, err);
+    snprintf(training->changed, sizeof(training->changed), "%s",
+             changed.bytes ? changed.bytes : "");
+    strbuf_release(&changed);
     if (training->loaded < 0)
         return -1;
     return training->save_loaded ? checkpoint_save(rank->trainer, training->fs,
