@@ -144,6 +144,11 @@ static int do_steps(struct rank *rank, struct checkpoint_write **writing, struct
             checkpoint_poll(writing, err))
             return -1;
         training->steps++;
+        if (training->measure) {
+            trainer->score = training->score;
+            trainer->score.known = true;
+            trainer->score.value = training->measure(trainer->step);
+        }
         if (training->save_every > 0 && trainer->step % training->save_every == 0 &&
             save(rank, writing, err))
             return -1;
