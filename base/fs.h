@@ -49,15 +49,17 @@ struct fs {
     void *state;
 };
 
-// The operating system's files. With MEMO_FS_FAULT="enospc:N" in the environment, writes fail with
-// "no space left on device" after N bytes, for tests of the whole binary.
+// The operating system's files. With MEMO_FS_FAULT in the environment, for tests of the whole
+// binary: "enospc:N" makes writes fail with "no space left on device" after N bytes, "kill:N" has
+// the process killed (SIGKILL) once N bytes were written, in the middle of a write.
 struct fs *fs_system(void);
 
 // A table that passes everything to inner and fails as told; for tests. An operation that fails by
 // count is not passed on, except close. May be used by several threads.
 struct fs_fault {
     struct fs *inner;
-    uint64_t write_budget_bytes; // writes beyond it store what fits and fail with ENOSPC
+    uint64_t write_budget_bytes; // writes beyond it store what fits and fail with ENOSPC,
+    bool kills;                  // or kill the process
     int64_t fail_operation;      // the n-th operation from now (1 = next) fails with EIO; 0 = never
     int64_t operations;          // counted
 };

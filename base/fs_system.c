@@ -243,8 +243,10 @@ static void choose_system(void)
         return;
     unsigned long long budget_bytes;
     char rest;
-    if (sscanf(fault, "enospc:%llu%c", &budget_bytes, &rest) != 1) {
-        log_warn("MEMO_FS_FAULT is '%s' and has no effect, must be enospc:BYTES", fault);
+    system_fault.kills = sscanf(fault, "kill:%llu%c", &budget_bytes, &rest) == 1;
+    if (!system_fault.kills && sscanf(fault, "enospc:%llu%c", &budget_bytes, &rest) != 1) {
+        log_warn("MEMO_FS_FAULT is '%s' and has no effect, must be enospc:BYTES or kill:BYTES",
+                 fault);
         return;
     }
     system_fault.write_budget_bytes = budget_bytes;

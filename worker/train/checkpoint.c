@@ -27,12 +27,51 @@ static void remove_checkpoint(struct fs *fs, const char *path)
     fs_names_release(&names);
 }
 
-// Removes what was interrupted and all but the newest `keep` whole checkpoints.
-static int tidy(struct fs *fs, const char *directory, size_t keep, struct error *err)
+// The score of a whole checkpoint; not known of one that cannot be read.
+static struct held_out_score read_score(struct fs *fs, const char *path)
+{
+    struct manifest manifest;
+    struct error ignored;
+    struct held_out_score score = {0};
+    if (manifest_read(fs, path, &manifest, &ignored))
+        return score;
+    score = manifest.score;
+    manifest_release(&manifest);
+    return score;
+}
+
+// The best of those names whose checkpoints are whole, the earliest of equally good ones; count
+// when none has a score of this name.
+static size_t find_best(struct fs *fs, const char *directory, const struct fs_names *names,
+                        struct held_out_score *best)
+{
+    size_t found = names->count;
+    best->known = false;
+    for (size_t i = 0; best->name[0] && i < names->count; i++) {
+        if (step_of_name(names->names[i]) < 0)
+            continue;
+        char *path = fs_join(directory, names->names[i]);
+        const struct held_out_score score = read_score(fs, path);
+        if (held_out_score_is_better(&score, best)) {
+            *best = score;
+            found = i;
+        }
+        free(path);
+    }
+    return found;
+}
+
+// Removes what was interrupted and all but the newest `keep` whole checkpoints and the best one by
+// this figure.
+static int tidy(struct fs *fs, const char *directory, size_t keep, const char *figure,
+                struct error *err)
 {
     struct fs_names names;
+    struct held_out_score best = {0};
     if (fs_list(fs, directory, &names, err))
         return -1;
+    strcpy(best.name, figure);
+    const size_t protected = keep < SIZE_MAX ? find_best(fs, directory, &names, &best) : 0;
     size_t kept = 0;
     int rc = 0;
     for (size_t i = names.count; i-- > 0 && rc == 0;) {
@@ -44,12 +83,30 @@ static int tidy(struct fs *fs, const char *directory, size_t keep, struct error 
             rc = -1;
         else if (whole == 1 && kept < keep)
             kept++;
-        else
+        else if (whole == 0 || i != protected)
             remove_checkpoint(fs, path);
         free(path);
     }
     fs_names_release(&names);
     return rc;
+}
+
+int checkpoint_best(struct fs *fs, const char *directory, const char *figure, int64_t *step,
+                    struct held_out_score *score, struct error *err)
+{
+    struct fs_names names;
+    *score = (struct held_out_score){0};
+    *step = -1;
+    strcpy(score->name, figure);
+    if (!fs_exists(fs, directory))
+        return 0;
+    if (fs_list(fs, directory, &names, err))
+        return -1;
+    const size_t best = find_best(fs, directory, &names, score);
+    if (best < names.count)
+        *step = step_of_name(names.names[best]);
+    fs_names_release(&names);
+    return 0;
 }
 
 // --- saving ---
@@ -137,7 +194,7 @@ static int write_own_parts(const struct trainer *trainer, struct fs *fs, const c
 static int begin_save(const struct trainer *trainer, struct fs *fs, const char *directory,
                       const char *path, bool *there, struct error *err)
 {
-    if (fs_make_directories(fs, directory, err) || tidy(fs, directory, SIZE_MAX, err))
+    if (fs_make_directories(fs, directory, err) || tidy(fs, directory, SIZE_MAX, "", err))
         return -1;
     const int whole = manifest_exists(fs, path, err);
     if (whole < 0)
@@ -162,8 +219,14 @@ static int finish_save(const struct manifest *manifest, struct fs *fs, const cha
     const int rc = fs->ops->sync_directory(fs->state, directory);
     if (rc < 0)
         return error_set_errno(err, -rc, "cannot sync '%s'", directory);
-    tidy(fs, directory, keep, NULL); // the checkpoint stands; the next save tries again
+    tidy(fs, directory, keep, manifest->score.name,
+         NULL); // the checkpoint stands; the next save tries again
     return 0;
+}
+
+static char *copy_text(const char *text)
+{
+    return text ? mem_strdup(text) : NULL;
 }
 
 static struct manifest new_manifest(const struct trainer *trainer)
@@ -172,11 +235,15 @@ static struct manifest new_manifest(const struct trainer *trainer)
                                 .identity = trainer->identity,
                                 .tokens = trainer->tokens,
                                 .consumed = trainer->consumed,
+                                .rounded = copy_text(trainer->rounded),
+                                .score = trainer->score,
                                 .form = trainer->options.optimizer.form,
                                 .elements = model_trained_layout(trainer->model)->elements,
                                 .part_elements = trainer->shards.unit};
     manifest.count = manifest_part_count(manifest.elements, manifest.part_elements);
     manifest.parts = mem_calloc(manifest.count, sizeof(*manifest.parts));
+    for (int f = 0; f < ENVIRONMENT_FIELDS; f++)
+        manifest.environment.values[f] = copy_text(trainer->environment.values[f]);
     return manifest;
 }
 

@@ -13,6 +13,8 @@
 #include "collectives/group.h"
 #include "datasets/packing.h"
 #include "worker/model/model.h"
+#include "worker/train/environment.h"
+#include "worker/train/held_out_score.h"
 #include "worker/train/optimizer.h"
 #include "worker/train/reducer.h"
 #include "worker/train/schedule.h"
@@ -55,6 +57,9 @@ struct trainer {
     size_t step;                    // next one to do
     uint64_t tokens;                // of the steps done, whatever run did them
     struct digest consumed;         // of their sequences in their order: see trainer_step
+    struct environment environment; // of this run
+    char *rounded;                  // what environment changed between its runs; NULL: nothing
+    struct held_out_score score;    // of the weights as they are: the caller's, forgotten by a step
     struct shards shards;
     struct optimizer *optimizer;
     struct reducer *reducer;
@@ -84,7 +89,7 @@ struct digest trainer_identity(const struct trainer *trainer);
 // Collective. A loss or gradient norm that is not finite is an error, and weights, moments and step
 // keep the values that they had before. consumed becomes the digest of itself and the numbers of
 // the step's sequences: runs that end with the same one trained on the same sequences in the same
-// order.
+// order. That the ranks computed just these sequences, each once, is verified.
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err);
 
 // Collective, after the last step: the model's weights become the float32 master weights; those of
