@@ -299,9 +299,9 @@ static int open_model(struct bench *bench, struct error *err)
     const char *shape = bench->options->shape ? bench->options->shape : "tiny";
     struct model_config config;
     if (model_config_shape(shape, &config, err) ||
-        model_create(bench->device, &config, DTYPE_F32, &bench->model, err) ||
-        model_init_random(bench->model, 1, err))
+        model_create(bench->device, &config, DTYPE_F32, &bench->model, err))
         return -1;
+    bench_fill_weights(bench->model);
     if (!bench->options->json)
         printf("%s, %.2f M parameters\n", shape, (double)bench->model->layout.elements / 1e6);
     return 0;
