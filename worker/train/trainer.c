@@ -149,9 +149,21 @@ struct digest trainer_identity(const struct trainer *trainer)
     return trainer->identity;
 }
 
+void trainer_watch_states(struct trainer *trainer, double (*settle)(void *context), void *context)
+{
+    trainer->settle = settle;
+    trainer->settle_context = context;
+}
+
+static double settle_states(const struct trainer *trainer)
+{
+    return trainer->settle ? trainer->settle(trainer->settle_context) : 0;
+}
+
 // Gradients and activations go first: the master weights take their place.
 int trainer_finish(struct trainer *trainer, struct error *err)
 {
+    settle_states(trainer);
     workspace_destroy(trainer->workspace);
     reducer_destroy(trainer->reducer);
     trainer->workspace = NULL;
@@ -439,6 +451,7 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
                          "raise --warmup",
                          trainer->step, out->loss, out->grad_norm);
     const double clip = trainer->options.clip_norm;
+    out->settle_seconds = settle_states(trainer);
     if (optimizer_step(trainer->optimizer, trainer->sums,
                        clip > 0 && out->grad_norm > clip ? clip / out->grad_norm : 1,
                        out->learning_rate, (int64_t)trainer->step + 1, err))
