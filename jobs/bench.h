@@ -3,6 +3,9 @@
 #ifndef MEMO_JOBS_BENCH_H
 #define MEMO_JOBS_BENCH_H
 
+#include "base/options.h"
+#include "collectives/group.h"
+#include "datasets/packing.h"
 #include "kernels/bench.h"
 
 enum { BENCH_BATCHES_LIMIT = 16 };
@@ -13,7 +16,8 @@ struct bench_options {
     int64_t prompt;
     const char *dtype;
     const char *tokenizer;
-    int64_t micro_batch_tokens;
+    struct option_list data;
+    int64_t layers, step_tokens, micro_batch_tokens, ranks, zero;
     int64_t documents, requests, document_tokens, own_tokens, answer_tokens;
     double seconds;
     const char *backend;
@@ -23,12 +27,27 @@ struct bench_options {
 
 struct bench {
     const struct bench_options *options;
+    bool is_usual;       // no part was named
+    struct group *group; // of mpirun's ranks; only training shares work, rank 0 prints
     struct device *device;
-    struct model *model; // small and float32, for all but bench_model
+    struct model *model; // small and float32, of those parts that say so
     struct bench_limits limits;
     size_t batches[BENCH_BATCHES_LIMIT]; // as given
     size_t batch_count;                  // 0: none given
 };
+
+// One measurement: a rate, and its share of a limit when there is one (of NULL: none).
+void bench_report(const struct bench *bench, const char *what, double rate, const char *unit,
+                  double share, const char *of);
+
+// Before a fork, and where memory is needed: the next part opens again what it needs.
+void bench_close_device(struct bench *bench);
+
+// Steps of training, by one rank and by several.
+int bench_train(struct bench *bench, struct error *err);
+
+// Pairs of --data as token sequences of the given tokenizer's chat template.
+int bench_pairs(const struct bench_options *options, struct sequence_set *out, struct error *err);
 
 // Prefill and decode of a model whose weights do not change.
 int bench_model(struct bench *bench, struct error *err);

@@ -115,7 +115,8 @@ void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *toke
 uint64_t trainer_planned_tokens(const struct trainer *trainer);
 
 // Floating-point operations that a step needs: 6 per trained parameter of a matrix and token, 4 of
-// another, of the head per target token, and causal attention; what is computed twice counts once.
+// another, of the head and of the last layer's feed-forward block per target token, and causal
+// attention; what is computed twice counts once.
 double trainer_flops(const struct model *model, const struct step_stats *stats);
 
 #endif
