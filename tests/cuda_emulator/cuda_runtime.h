@@ -299,19 +299,14 @@ template <typename F> cudaError_t cudaFuncSetAttribute(F *, enum cudaFuncAttribu
     return cudaSuccess;
 }
 
-// --- what tests arrange ---
+// --- of the emulator itself ---
 
-// The next call of this function of the runtime fails so; NULL: none does.
-void emulator_fail_next(const char *function, cudaError_t error);
-// What cudaGetDeviceProperties says, and how much cudaMalloc gives in all.
-void emulator_set_device(int major, int minor, size_t memory_bytes);
 // The runtime's sticky error, with a text of its own.
 void emulator_set_error(cudaError_t error, const char *text);
 cudaError_t emulator_error(void);
 // The device's memory is touched in between only.
 void emulator_open_memory(void);
 void emulator_close_memory(void);
-unsigned emulator_graph_launches(void);
 
 // --- device functions ---
 

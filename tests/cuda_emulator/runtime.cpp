@@ -2,6 +2,7 @@
 // The emulator's runtime: memory of the device in an address range of its own, closed to the host;
 // streams that do everything at once, or keep it for a graph; errors that stay.
 #include "cuda_runtime.h"
+#include "tests/cuda_emulator/arrange.h"
 
 #include <map>
 #include <pthread.h>
@@ -46,6 +47,7 @@ static struct cudaDeviceProp device = {.name = "emulator",
 static cudaError_t last_error;
 static std::string error_text, failing;
 static cudaError_t failing_error;
+static int driver_version = 13000;
 static unsigned graph_launches;
 
 void emulator_set_device(int major, int minor, size_t memory_bytes)
@@ -53,6 +55,11 @@ void emulator_set_device(int major, int minor, size_t memory_bytes)
     device.major = major;
     device.minor = minor;
     device.totalGlobalMem = memory_bytes;
+}
+
+void emulator_set_driver(int version)
+{
+    driver_version = version;
 }
 
 void emulator_fail_next(const char *function, cudaError_t error)
@@ -152,7 +159,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int number)
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = 13000;
+    *version = driver_version;
     return cudaSuccess;
 }
 
@@ -186,7 +193,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     *out = NULL;
     if (error != cudaSuccess || capturing_anywhere)
         return error != cudaSuccess ? error : (cudaError_t)cudaErrorStreamCaptureUnsupported;
-    if (bytes > device.totalGlobalMem - allocated_bytes)
+    if (allocated_bytes + bytes > device.totalGlobalMem)
         return cudaErrorMemoryAllocation;
     if (!range)
         range = (char *)mmap(NULL, RANGE_BYTES, PROT_NONE,
