@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Where there is no GPU, the cuda backend says in one line what is missing and what to do, and the verb ends with 1.
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=tests/jobs/lib.sh
+. "$(dirname "$0")/lib.sh"
 
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
     echo "skipped: there is a GPU here"
