@@ -22,6 +22,11 @@ for dtype in f32 bf16; do
         tr -d ' ' <stdout | grep -qF "$what" || fail "no $what in $(cat stdout)"
     done
 done
+run 0 "$memo" bench kernels --shape tiny --prompt 40 --batch 2 --json
+[ "$(grep -c '"kernel ' stdout)" -eq 13 ] || fail "not 13 operations: $(cat stdout)"
+run 0 "$memo" bench train --shape tiny --layers 1 --step-tokens 256 --micro-batch-tokens 256 --seconds 0.1 --moments 8bit \
+    --checkpoint-activations --json
+grep -qF '"training, 1 rank' stdout || fail "no training in $(cat stdout)"
 for wrong in "model --batch 0" "model --batch 1,,2" "model --batch 4,x" "train --batch 1,2,"; do
     # shellcheck disable=SC2086 # the words of a command
     run 2 "$memo" bench $wrong
