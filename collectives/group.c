@@ -20,6 +20,8 @@ struct group *group_create(const struct group_ops *ops, void *state, int rank, i
     group->size = size;
     group->local_size = 1;
     group->deadline_seconds = GROUP_DEADLINE_SECONDS;
+    group->flight = flight_create(rank, size);
+    group->owns_flight = true;
     return group;
 }
 
@@ -41,6 +43,10 @@ void group_close(struct group *group)
         return;
     }
     group->ops->close(group);
+    if (group->owns_flight) {
+        flight_destroy(group->flight);
+    }
+    free(group->record_directory);
     free(group);
 }
 
@@ -69,26 +75,52 @@ const char *group_transport(const struct group *group)
     return group->ops->transport;
 }
 
+void group_set_deadline(struct group *group, double seconds)
+{
+    assert(seconds > 0);
+    group->deadline_seconds = seconds;
+}
+
+void group_set_step(struct group *group, uint64_t step)
+{
+    flight_set_step(group->flight, step);
+}
+
 // Every call is begin, the transport's operation, end.
-static int call_begin(struct group *group, const char *call, struct error *err)
+static int call_begin(struct group *group, const char *call, size_t bytes, struct error *err)
 {
     group->call = call;
     group->sequence++;
     if (group->broken) {
         return error_set(err, "an earlier call of this group failed, the job must end");
     }
+    group->entry = flight_enter(group->flight, group->ops->transport, call, group->sequence, bytes);
     return 0;
 }
 
+static void name_call(const struct group *group, struct error *err)
+{
+    uint64_t step;
+    if (flight_step(group->flight, &step)) {
+        error_prefix(err, "rank %d of %d, %s number %" PRIu64 ", step %" PRIu64, group->rank,
+                     group->size, group->call, group->sequence, step);
+    } else {
+        error_prefix(err, "rank %d of %d, %s number %" PRIu64, group->rank, group->size,
+                     group->call, group->sequence);
+    }
+}
+
+// A call that failed stays entered in the record.
 static int call_end(struct group *group, int rc, struct error *err)
 {
     if (rc == 0) {
+        flight_leave(group->flight, group->entry);
         return 0;
     }
-    error_prefix(err, "rank %d of %d, %s number %" PRIu64, group->rank, group->size, group->call,
-                 group->sequence);
+    name_call(group, err);
     if (!group->broken) {
         group->broken = true;
+        group_record_failure(group, err);
         group->failure = *err;
     }
     return -1;
@@ -97,7 +129,7 @@ static int call_end(struct group *group, int rc, struct error *err)
 static int all_reduce(struct group *group, const char *call, void *data, size_t count,
                       const struct group_element *element, struct error *err)
 {
-    int rc = call_begin(group, call, err);
+    int rc = call_begin(group, call, count * element->bytes, err);
     if (rc == 0) {
         rc = group->ops->all_reduce(group, data, count, element, err);
     }
@@ -122,7 +154,7 @@ int group_all_reduce_i64(struct group *group, int64_t *data, size_t count, struc
 static int reduce_scatter(struct group *group, const char *call, void *out, const void *in,
                           size_t count, const struct group_element *element, struct error *err)
 {
-    int rc = call_begin(group, call, err);
+    int rc = call_begin(group, call, count * element->bytes, err);
     if (rc == 0) {
         rc = group->ops->reduce_scatter(group, out, in, count, element, err);
     }
@@ -144,7 +176,7 @@ int group_reduce_scatter_i64(struct group *group, int64_t *out, const int64_t *i
 int group_all_gather(struct group *group, void *out, const void *in, size_t bytes,
                      struct error *err)
 {
-    int rc = call_begin(group, "all-gather", err);
+    int rc = call_begin(group, "all-gather", bytes, err);
     if (rc == 0) {
         rc = group->ops->all_gather(group, out, in, bytes, err);
     }
@@ -154,7 +186,7 @@ int group_all_gather(struct group *group, void *out, const void *in, size_t byte
 int group_broadcast(struct group *group, void *data, size_t bytes, int root, struct error *err)
 {
     assert(root >= 0 && root < group->size);
-    int rc = call_begin(group, "broadcast", err);
+    int rc = call_begin(group, "broadcast", bytes, err);
     if (rc == 0) {
         rc = group->ops->broadcast(group, data, bytes, root, err);
     }
@@ -163,7 +195,7 @@ int group_broadcast(struct group *group, void *data, size_t bytes, int root, str
 
 int group_barrier(struct group *group, struct error *err)
 {
-    int rc = call_begin(group, "barrier", err);
+    int rc = call_begin(group, "barrier", 0, err);
     if (rc == 0) {
         rc = group->ops->barrier(group, err);
     }
@@ -199,6 +231,7 @@ int group_agree(struct group *group, int rc, struct error *err)
                 error_prefix(&text, "rank %d", lowest);
             }
             *err = text;
+            group_record_disagreement(group, err);
             return -1;
         }
     }

@@ -4,6 +4,7 @@
 #ifndef MEMO_COLLECTIVES_GROUP_INTERNAL_H
 #define MEMO_COLLECTIVES_GROUP_INTERNAL_H
 
+#include "collectives/flight.h"
 #include "collectives/group.h"
 
 // Waiting longer than this for the other ranks is an error. Longer than any step, evaluation or
@@ -52,11 +53,33 @@ struct group {
     double deadline_seconds;
     const char *call;  // name of the current or last call
     uint64_t sequence; // calls begun; equal on all ranks in a correct program
+    uint64_t entry;    // of the current call in the flight record
     bool broken;       // a call failed; failure says why
     struct error failure;
+    struct flight *flight;
+    bool owns_flight;
+    char *record_directory; // of flight records; NULL: none are written
+    bool silent;            // another rank speaks for this failure
+    double next_look;       // at the directory, while waiting; see group_keep_waiting
+    bool wrote_on_signal;
 };
 
 struct group *group_create(const struct group_ops *ops, void *state, int rank, int size);
+
+// For the loops in which a transport waits, about every 10 ms or less: -1 when the wait must end,
+// because it lasted longer than the deadline (`err` untouched: the transport says whom it misses)
+// or because the call of another rank failed, which is all that can be said here (`err` is set and
+// *told true).
+int group_keep_waiting(struct group *group, double waited_seconds, bool *told, struct error *err);
+
+// When a call of the group failed for the first time: leaves this rank's record, finds out who is
+// missing and who tells people. Adds to err what the records of all ranks say.
+void group_record_failure(struct group *group, struct error *err);
+// When ranks agreed that one of them failed.
+void group_record_disagreement(struct group *group, const struct error *err);
+// Ends the process's part of a broken group without a second message: the rank that speaks at once,
+// the others once it had the time to.
+void group_await_last_words(const struct group *group);
 
 // How this process was started. Read from the environment, so that a plain start on a laptop never
 // touches MPI.

@@ -54,6 +54,7 @@ struct train_options {
     int64_t keep;
     const char *backend;
     int64_t threads;
+    double collective_seconds;
 };
 
 #define OPTION_AT(field) offsetof(struct train_options, field)
@@ -134,6 +135,8 @@ static const struct option train_option_table[] = {
      "default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "of each rank (0: the host's processors shared among its ranks)", false},
+    {"collective-seconds", OPTION_NUMBER, OPTION_AT(collective_seconds), "X", "1800", 0.1, 1e6,
+     NULL, "that a rank waits for the others before the job fails and says who is missing", false},
     {0},
 };
 
@@ -548,6 +551,15 @@ static int is_finished(struct train_job *job, bool *finished, struct error *err)
                : 0;
 }
 
+// Collective.
+static int keep_flight_records(struct train_job *job, struct error *err)
+{
+    char *directory = fs_join(job->options->out, "run/flight");
+    const int rc = group_record(job->group, directory, err);
+    free(directory);
+    return rc;
+}
+
 static int train(struct train_job *job, struct error *err)
 {
     bool finished;
@@ -562,8 +574,8 @@ static int train(struct train_job *job, struct error *err)
     }
     if (is_rank0(job))
         rc = run_directory_open(&job->run, job->options->out, true, &verb_train, job->options, err);
-    if (group_agree(job->group, rc, err))
-        return EXIT_FAILED;
+    if (group_agree(job->group, rc, err) || keep_flight_records(job, err))
+        return run_directory_close(&job->run, EXIT_FAILED, err);
     return run_directory_close(&job->run, run_training(job, err), err);
 }
 
@@ -589,10 +601,11 @@ static int run_train(const void *parsed, const struct option_list *positional, s
         return EXIT_USAGE;
     if (group_open(&job.group, err))
         return EXIT_FAILED;
+    group_set_deadline(job.group, job.options->collective_seconds);
     job.checkpoints = fs_join(job.options->out, "run/checkpoints");
     const int code = train(&job, err);
-    if (!is_rank0(&job))
-        err->text[0] = '\0'; // rank 0 speaks for all
+    if (!group_speaks(job.group))
+        err->text[0] = '\0'; // another rank speaks for all
     else if (code == EXIT_FAILED)
         verb_report_failure(&verb_train, err);
     close_everything(&job);

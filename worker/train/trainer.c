@@ -377,6 +377,7 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
 {
     assert(trainer->step < trainer->steps);
     struct digest consumed;
+    group_set_step(trainer->group, trainer->step);
     begin_step(trainer, out, &consumed);
     if (compute_gradients(trainer, out, err))
         return error_prefix(err, "step %zu", trainer->step);
