@@ -36,6 +36,12 @@ void group_note_termination(void)
     terminating = 1;
 }
 
+// Of the group itself, or of the one that it stands beside.
+static const char *directory_of(const struct group *group)
+{
+    return group->control ? group->control->record_directory : group->record_directory;
+}
+
 static void pause_briefly(void)
 {
     struct timespec pause = {.tv_nsec = 20000000};
@@ -44,7 +50,7 @@ static void pause_briefly(void)
 
 static bool has_file(const struct group *group, const char *name)
 {
-    char *path = fs_join(group->record_directory, name);
+    char *path = fs_join(directory_of(group), name);
     const bool there = fs_exists(fs_system(), path);
     free(path);
     return there;
@@ -58,7 +64,7 @@ static void write_record(const struct group *group, const char *reason)
     if (has_file(group, "message")) {
         return;
     }
-    (void)flight_write(group->flight, fs_system(), group->record_directory, reason, &ignored);
+    (void)flight_write(group->flight, fs_system(), directory_of(group), reason, &ignored);
 }
 
 static int clear_directory(const char *directory, struct error *err)
@@ -90,7 +96,7 @@ int group_record(struct group *group, const char *directory, struct error *err)
 
 bool group_speaks(const struct group *group)
 {
-    return group->broken && group->record_directory ? !group->silent : group->rank == 0;
+    return group->broken && directory_of(group) ? !group->silent : group->rank == 0;
 }
 
 int group_keep_waiting(struct group *group, double waited_seconds, bool *told, struct error *err)
@@ -99,7 +105,7 @@ int group_keep_waiting(struct group *group, double waited_seconds, bool *told, s
     if (waited_seconds > group->deadline_seconds) {
         return -1;
     }
-    if (waited_seconds < LOOK_SECONDS || group->record_directory == NULL) {
+    if (waited_seconds < LOOK_SECONDS || directory_of(group) == NULL) {
         group->next_look = LOOK_SECONDS;
         return 0;
     }
@@ -121,7 +127,7 @@ int group_keep_waiting(struct group *group, double waited_seconds, bool *told, s
 static bool create_mark(const struct group *group)
 {
     struct fs *fs = fs_system();
-    char *path = fs_join(group->record_directory, "failed");
+    char *path = fs_join(directory_of(group), "failed");
     int handle = -1;
     const int rc = fs->ops->create(fs->state, path, true, &handle);
     if (rc == 0) {
@@ -142,7 +148,7 @@ static void await_records(const struct group *group)
 {
     const double begin = clock_seconds(), seconds = records_seconds(group);
     for (int r = 0; r < group->size; r++) {
-        while (!flight_exists(fs_system(), group->record_directory, r) &&
+        while (!flight_exists(fs_system(), directory_of(group), r) &&
                clock_seconds() - begin < seconds) {
             pause_briefly();
         }
@@ -154,14 +160,14 @@ static void say(const struct group *group, struct error *err)
     struct error ignored;
     struct strbuf missing = {0};
     await_records(group);
-    if (flight_survey(fs_system(), group->record_directory, &missing, &ignored) > 0) {
+    if (flight_survey(fs_system(), directory_of(group), &missing, &ignored) > 0) {
         for (size_t i = 0; i < missing.length; i++) {
             missing.bytes[i] = missing.bytes[i] == '\n' ? ' ' : missing.bytes[i];
         }
         error_set(err, "%s; %s", err->text, missing.bytes);
     }
     strbuf_release(&missing);
-    char *path = fs_join(group->record_directory, "message");
+    char *path = fs_join(directory_of(group), "message");
     (void)fs_write_text(fs_system(), path, err->text, strlen(err->text), &ignored);
     free(path);
 }
@@ -170,7 +176,7 @@ static void listen(const struct group *group, struct error *err)
 {
     struct error ignored;
     struct strbuf text = {0};
-    char *path = fs_join(group->record_directory, "message");
+    char *path = fs_join(directory_of(group), "message");
     const double begin = clock_seconds();
     while (!fs_exists(fs_system(), path) &&
            clock_seconds() - begin < records_seconds(group) + WORDS_SECONDS) {
@@ -185,7 +191,7 @@ static void listen(const struct group *group, struct error *err)
 
 void group_record_failure(struct group *group, struct error *err)
 {
-    if (group->record_directory == NULL) {
+    if (directory_of(group) == NULL) {
         return;
     }
     group->silent = !create_mark(group);
@@ -199,7 +205,7 @@ void group_record_failure(struct group *group, struct error *err)
 
 void group_record_disagreement(struct group *group, const struct error *err)
 {
-    if (group->record_directory != NULL) {
+    if (directory_of(group) != NULL) {
         write_record(group, err->text);
     }
 }
