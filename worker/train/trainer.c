@@ -441,6 +441,7 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
     assert(trainer->step < trainer->steps);
     struct digest consumed;
     struct step_sum planned;
+    group_set_step(trainer->group, trainer->step);
     begin_step(trainer, out, &consumed, &planned);
     if (compute_gradients(trainer, &planned, out, err))
         return error_prefix(err, "step %zu", trainer->step);
