@@ -136,7 +136,7 @@ static void model_handle(struct sim_world *world, const struct coordinator_event
     case EVENT_STOP_REQUESTED:
         head->stopping = true;
         break;
-    case EVENT_TICK:
+    default:
         break;
     }
     model_expire(world);
@@ -242,6 +242,14 @@ static void act(struct sim_world *world, const struct coordinator_action *action
         w->stopped = true;
         w->stopped_seconds = world->now_seconds;
         send_message(world, action->worker, &(struct message){.kind = MESSAGE_STOP});
+        break;
+    case ACTION_DROP:
+        send_message(world, action->worker,
+                     &(struct message){
+                         .kind = MESSAGE_DROP, .tasks = &(uint32_t){action->task}, .count = 1});
+        break;
+    default:
+        sim_broken(world, "action %d, which nobody asked for", action->kind);
         break;
     }
 }

@@ -82,7 +82,10 @@ static int runner_poll(void *state, struct task_result *out, struct error *err)
         if (dies_here(worker, "at the end of a task"))
             return error_set(err, "dead");
         worker->running[i] = worker->running[--worker->running_count];
-        *out = (struct task_result){.task = ended.task, .pairs = 1, .tokens = 10};
+        *out = (struct task_result){
+            .task = ended.task, .pairs = 1, .tokens = 10, .dropped = ended.dropped};
+        if (ended.dropped)
+            return 1;
         out->failed = sim_task_is_poisoned(worker->world, ended.task);
         strcpy(out->reason, out->failed ? "poisoned" : "");
         if (!out->failed)
@@ -108,6 +111,13 @@ static int runner_commit(void *state, struct error *err)
     worker->uncommitted_count = 0;
     (void)dies_here(worker, "after a commit, before its report");
     return 0;
+}
+
+static void runner_drop(void *state, uint32_t task)
+{
+    struct sim_worker *worker = state;
+    for (size_t i = 0; i < worker->running_count; i++)
+        worker->running[i].dropped |= worker->running[i].task == task;
 }
 
 static size_t runner_uncommitted_bytes(void *state)
@@ -203,6 +213,7 @@ void sim_worker_start(struct sim_world *world, int number, int incarnation)
                                           .submit = runner_submit,
                                           .poll = runner_poll,
                                           .commit = runner_commit,
+                                          .drop = runner_drop,
                                           .uncommitted_bytes = runner_uncommitted_bytes};
     worker->running = mem_calloc(worker->runner.window, sizeof(*worker->running));
     if (agent_create(&worker->transport, &worker->runner, &options, &worker->agent, &err))

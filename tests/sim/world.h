@@ -45,6 +45,7 @@ struct sim_running {
     uint32_t task;
     uint64_t execution;
     double end_seconds;
+    bool dropped;
 };
 
 // One worker: its process, and what it has in memory.
