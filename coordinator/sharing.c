@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "coordinator/sharing.h"
 
+#include "base/log.h"
+
 void sharing_init(struct sharing *sharing, const struct sharing_options *options,
                   struct coordinator *coordinator, double looked_seconds)
 {
@@ -11,6 +13,14 @@ void sharing_init(struct sharing *sharing, const struct sharing_options *options
                                     options->blocks[b].count);
 }
 
+static void tell(struct sharing *sharing, const struct coordinator_event *event)
+{
+    if (sharing->options->tell)
+        sharing->options->tell(sharing->options->state, event);
+    else
+        coordinator_handle(sharing->coordinator, event);
+}
+
 static void tell_found(struct sharing *sharing, uint32_t first, uint32_t end, double now_seconds)
 {
     const struct sharing_options *options = sharing->options;
@@ -19,10 +29,9 @@ static void tell_found(struct sharing *sharing, uint32_t first, uint32_t end, do
         if (coordinator_is_final(sharing->coordinator, t) ||
             !options->find(options->state, t, &aside))
             continue;
-        coordinator_handle(
-            sharing->coordinator,
-            &(struct coordinator_event){
-                .kind = EVENT_FOUND, .now_seconds = now_seconds, .task = t, .set_aside = aside});
+        tell(sharing,
+             &(struct coordinator_event){
+                 .kind = EVENT_FOUND, .now_seconds = now_seconds, .task = t, .set_aside = aside});
     }
 }
 
@@ -51,9 +60,20 @@ static void tell_jobs(struct sharing *sharing, double now_seconds)
         jobs = options->expected_jobs;
     if (jobs == coordinator_counts(sharing->coordinator).jobs || jobs == 0)
         return;
-    coordinator_handle(
-        sharing->coordinator,
-        &(struct coordinator_event){.kind = EVENT_JOBS, .now_seconds = now_seconds, .jobs = jobs});
+    tell(sharing,
+         &(struct coordinator_event){.kind = EVENT_JOBS, .now_seconds = now_seconds, .jobs = jobs});
+}
+
+// A beat that fails, on a full disk for example, may succeed the next time.
+static int bear(struct sharing *sharing, double now_seconds, const struct error *err)
+{
+    if (!sharing->failing) {
+        log_warn("%s: trying again", err->text);
+        sharing->failing = true;
+        sharing->failing_since_seconds = now_seconds;
+    }
+    return now_seconds - sharing->failing_since_seconds > sharing->options->patience_seconds ? -1
+                                                                                             : 0;
 }
 
 int sharing_step(struct sharing *sharing, double now_seconds, struct error *err)
@@ -62,12 +82,12 @@ int sharing_step(struct sharing *sharing, double now_seconds, struct error *err)
     if (sharing->stop_told)
         return 0;
     if (claims_step(claims, now_seconds, err))
-        return -1;
+        return bear(sharing, now_seconds, err);
+    sharing->failing = false;
     sharing->stop_told = claims_are_over(claims);
     if (sharing->stop_told)
-        coordinator_handle(
-            sharing->coordinator,
-            &(struct coordinator_event){.kind = EVENT_STOP_REQUESTED, .now_seconds = now_seconds});
+        tell(sharing,
+             &(struct coordinator_event){.kind = EVENT_STOP_REQUESTED, .now_seconds = now_seconds});
     tell_jobs(sharing, now_seconds);
     return sharing->stop_told ? 0 : look_for_news(sharing, now_seconds, err);
 }
@@ -85,10 +105,9 @@ int sharing_claim(struct sharing *sharing, uint32_t block, double now_seconds, s
             return -1;
         tell_found(sharing, range->first, range->first + range->count, now_seconds);
     }
-    coordinator_handle(sharing->coordinator,
-                       &(struct coordinator_event){
-                           .kind = claim == CLAIM_REFUSED ? EVENT_CLAIM_REFUSED : EVENT_CLAIM_WON,
-                           .now_seconds = now_seconds,
-                           .block = block});
+    tell(sharing, &(struct coordinator_event){.kind = claim == CLAIM_REFUSED ? EVENT_CLAIM_REFUSED
+                                                                             : EVENT_CLAIM_WON,
+                                              .now_seconds = now_seconds,
+                                              .block = block});
     return 0;
 }

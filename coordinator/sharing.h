@@ -17,10 +17,13 @@ struct sharing_options {
     size_t block_count;
     struct claims *claims; // of these blocks; the caller's
     size_t tasks;
+    double patience_seconds; // while the files of the claims cannot be written
     double look_seconds;     // between two looks for what others have done
     size_t expected_jobs;    // others may begin a little later
     double expected_seconds; // and then it counts who is there
     void *state;
+    // Takes an event to the coordinator; NULL: coordinator_handle does.
+    void (*tell)(void *state, const struct coordinator_event *event);
     // Reads what was committed since the last time.
     int (*look)(void *state, struct error *err);
     // Whether the task's row was there at the last look, and whether it sets the task aside.
@@ -32,6 +35,8 @@ struct sharing {
     struct coordinator *coordinator;
     double looked_seconds; // when the last look began; the first one is the caller's, before
     double next_look_seconds;
+    bool failing; // the claims cannot be kept at the moment
+    double failing_since_seconds;
     bool stop_told;
 };
 

@@ -57,7 +57,10 @@ static size_t cut_into_blocks(struct generate_sharing *sharing)
 static int look(void *state, struct error *err)
 {
     const struct generate_sharing *sharing = state;
-    return reflections_index_refresh(sharing->index, err);
+    return reflections_index_refresh(sharing->index, err) ||
+                   reflections_index_make_durable(sharing->index, err)
+               ? -1
+               : 0;
 }
 
 static bool find(void *state, uint32_t task, bool *aside)
@@ -115,6 +118,7 @@ int generate_sharing_open(struct generate_sharing *sharing, struct error *err)
         .blocks = sharing->blocks,
         .block_count = blocks,
         .tasks = sharing->plan->count,
+        .patience_seconds = sharing->options->claim_seconds,
         .look_seconds = LOOK_SECONDS * (1 + (double)sharing->plan->count / LOOK_TASKS),
         .expected_jobs = expected_jobs(),
         .expected_seconds = sharing->options->claim_seconds,
