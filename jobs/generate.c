@@ -7,6 +7,7 @@
 #include "coordinator/shell.h"
 #include "jobs/compute.h"
 #include "jobs/generate_runner.h"
+#include "jobs/generate_sharing.h"
 #include "jobs/generation.h"
 #include "jobs/run_directory.h"
 #include "jobs/verbs.h"
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #define COMMIT_BYTES (64u << 20) // a segment is not made larger on purpose
+#define LATE_SECONDS 10.0        // no task is given to a second worker before
 
 #define OPTION_AT(field) offsetof(struct generate_options, field)
 
@@ -84,6 +86,12 @@ static const struct option generate_option_table[] = {
      "http: without any answer for so long the job ends", false},
     {"retry-seconds", OPTION_NUMBER, OPTION_AT(retry_seconds), "S", "0.5", 0.001, 1e4, NULL,
      "http: about the first delay before a request is tried again; later ones double", false},
+    {"claims", OPTION_CHOICE, OPTION_AT(claims), "NAME", "on", 0, 0, "on|off",
+     "whether the work is divided with other jobs that run on --out at the same time", false},
+    {"claim-tasks", OPTION_INT, OPTION_AT(claim_tasks), "N", "0", 0, 1 << 20, NULL,
+     "tasks claimed from other jobs at once (0: chosen by their number)", false},
+    {"claim-seconds", OPTION_NUMBER, OPTION_AT(claim_seconds), "S", "60", 1, 1e5, NULL,
+     "a job that gives no sign of life for so long loses its tasks to the others", false},
     {"max-gaps", OPTION_INT, OPTION_AT(max_gaps), "N", "2", 1, 16, NULL,
      "cloze: most pairs made of one sentence", false},
     {0},
@@ -94,6 +102,7 @@ struct generate_job {
     const struct generate_options *options;
     struct generation generation;
     struct generate_runner runner;
+    struct generate_sharing sharing; // of the current plan
     struct reflections_index *index;
     struct group *group;
     struct fs *fs;
@@ -239,8 +248,13 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     log_info("%s: %zu of %zu tasks, %llu pairs, %llu of them new", job->options->out,
              counts->done + counts->aside, counts->tasks, (unsigned long long)pairs,
              (unsigned long long)new_pairs);
+    if (counts->elsewhere > 0)
+        log_info("%zu tasks were done here, %zu meanwhile by other jobs", counts->computed,
+                 counts->elsewhere);
     run_directory_int(&job->run, "tasks", (int64_t)counts->tasks);
     run_directory_int(&job->run, "tasks_done", (int64_t)(counts->done + counts->aside));
+    run_directory_int(&job->run, "tasks_computed",
+                      (int64_t)(job->earlier.counts.computed + counts->computed));
     run_directory_int(&job->run, "set_aside", (int64_t)counts->aside);
     run_directory_int(&job->run, "retries",
                       (int64_t)(job->earlier.counts.retries + counts->retries));
@@ -266,8 +280,21 @@ static struct cluster_dependency *list_dependencies(const struct task_plan *plan
 }
 
 // Collective.
-static int run_plan(struct generate_job *job, enum cluster_end *end,
-                    struct cluster_progress *progress, struct error *err)
+static int open_sharing(struct generate_job *job, struct error *err)
+{
+    job->sharing = (struct generate_sharing){.options = job->options,
+                                             .plan = &job->generation.plan,
+                                             .index = job->index,
+                                             .fs = job->fs,
+                                             .attempt = job->attempt,
+                                             .coordinates = group_rank(job->group) == 0};
+    const int rc = generate_sharing_open(&job->sharing, err);
+    job->runner.owner_path = job->sharing.owner_path;
+    return group_agree(job->group, rc, err);
+}
+
+static int run_cluster(struct generate_job *job, enum cluster_end *end,
+                       struct cluster_progress *progress, struct error *err)
 {
     const struct generate_options *options = job->options;
     const struct task_plan *plan = &job->generation.plan;
@@ -287,7 +314,9 @@ static int run_plan(struct generate_job *job, enum cluster_end *end,
         .priorities = priorities,
         .restored = job->restored,
         .restored_aside = job->restored_aside,
+        .sharing = job->sharing.claims ? &job->sharing.sharing : NULL,
         .lease_seconds = generation_lease_seconds(options),
+        .late_seconds = LATE_SECONDS,
         .max_attempts = (int)options->max_attempts,
         .runner = &runner,
         .agent = {.plan = plan->digest,
@@ -300,6 +329,19 @@ static int run_plan(struct generate_job *job, enum cluster_end *end,
     const int rc = cluster_run(job->group, &cluster, end, progress, err);
     free(dependencies);
     free(priorities);
+    return rc;
+}
+
+// Collective.
+static int run_plan(struct generate_job *job, enum cluster_end *end,
+                    struct cluster_progress *progress, struct error *err)
+{
+    int rc = open_sharing(job, err);
+    if (rc == 0)
+        rc = run_cluster(job, end, progress, err);
+    job->restored_pairs += job->sharing.found_pairs;
+    generate_sharing_close(&job->sharing);
+    job->runner.owner_path = NULL;
     return rc;
 }
 

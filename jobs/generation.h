@@ -43,6 +43,9 @@ struct generate_options {
     double commit_seconds;
     double max_tasks_per_second;
     int64_t max_gaps;
+    const char *claims;
+    int64_t claim_tasks;
+    double claim_seconds;
 };
 
 struct generation {

@@ -98,6 +98,12 @@ static int lab_commit(void *state, struct error *err)
     return 0;
 }
 
+static void lab_drop(void *state, uint32_t task)
+{
+    (void)state;
+    (void)task;
+}
+
 static size_t lab_bytes(void *state)
 {
     return ((struct lab *)state)->finished_count;
@@ -136,6 +142,7 @@ static struct lab *lab_create(size_t tasks)
                                        .submit = lab_submit,
                                        .poll = lab_poll,
                                        .commit = lab_commit,
+                                       .drop = lab_drop,
                                        .uncommitted_bytes = lab_bytes};
     lab->job = (struct cluster_job){.tasks = tasks,
                                     .restored = lab->restored,

@@ -3,6 +3,7 @@
 // sim --planted N         every planted bug must be found within N seeds
 // sim --seed N [--story]  plays one seed, and tells what happens in it
 #include "base/clock.h"
+#include "base/log.h"
 #include "tests/sim/sim.h"
 
 #include <inttypes.h>
@@ -14,10 +15,11 @@ static int play_one(uint64_t seed, bool story)
     struct sim_stats stats;
     struct error err;
     const int rc = sim_run(seed, &sim_real_machine, story ? stdout : NULL, &stats, &err);
-    printf("seed %" PRIu64 ": %zu tasks, %zu workers, %zu starts, %zu crashes, %zu executions, "
+    printf("seed %" PRIu64
+           ": %zu jobs, %zu tasks, %zu workers each, %zu starts, %zu crashes, %zu executions, "
            "%zu duplicate rows, %zu set aside, %zu events\n",
-           seed, stats.tasks, stats.workers, stats.runs, stats.crashes, stats.executions,
-           stats.duplicate_rows, stats.aside, stats.events);
+           seed, stats.jobs, stats.tasks, stats.workers, stats.runs, stats.crashes,
+           stats.executions, stats.duplicate_rows, stats.aside, stats.events);
     if (rc)
         printf("%s\n", err.text);
     return rc ? 1 : 0;
@@ -36,16 +38,18 @@ static int play_many(uint64_t seeds)
             broken++;
         }
         sum.tasks += stats.tasks;
+        sum.jobs += stats.jobs;
         sum.runs += stats.runs;
         sum.events += stats.events;
         sum.crashes += stats.crashes;
         sum.duplicate_rows += stats.duplicate_rows;
         sum.aside += stats.aside;
     }
-    printf("%" PRIu64 " seeds, %zu tasks, %zu starts, %zu crashes, %zu duplicate rows, %zu set "
+    printf("%" PRIu64
+           " seeds, %zu jobs, %zu tasks, %zu starts, %zu crashes, %zu duplicate rows, %zu set "
            "aside, %zu events, %.1f s: %" PRIu64 " broken\n",
-           seeds, sum.tasks, sum.runs, sum.crashes, sum.duplicate_rows, sum.aside, sum.events,
-           clock_seconds() - begin, broken);
+           seeds, sum.jobs, sum.tasks, sum.runs, sum.crashes, sum.duplicate_rows, sum.aside,
+           sum.events, clock_seconds() - begin, broken);
     return broken > 0 ? 1 : 0;
 }
 
@@ -73,6 +77,7 @@ static int find_bugs(uint64_t seeds)
 
 int main(int argc, char **argv)
 {
+    log_configure(LOG_ERROR, NULL);
     const uint64_t number = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
     if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
         return play_many(number);
