@@ -303,3 +303,8 @@ int launcher_descriptor(const struct launcher *launcher)
 {
     return launcher->control;
 }
+
+pid_t launcher_process(const struct launcher *launcher)
+{
+    return launcher->pid;
+}

@@ -50,5 +50,6 @@ struct launcher_event {
 int launcher_poll(struct launcher *launcher, struct launcher_event *out, struct error *err);
 
 int launcher_descriptor(const struct launcher *launcher); // readable: poll has something to say
+pid_t launcher_process(const struct launcher *launcher);
 
 #endif

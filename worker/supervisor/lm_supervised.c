@@ -27,7 +27,7 @@ struct supervised {
     double died_seconds;
     double resume_seconds;  // no engine is started before
     unsigned failed_starts; // in a row
-    unsigned failures;      // deaths since the last answer
+    unsigned failures;      // deaths since the last answer or culprit
     unsigned culprits;      // since the last answer
     bool ready;             // the engine was, before it died
     bool refused;           // the first engine says that the model cannot be opened
@@ -97,6 +97,8 @@ static int take_message(struct supervised *s, const struct engine_message *messa
 static int read_messages(struct supervised *s, struct lm_result *out, struct error *err)
 {
     struct engine_message message;
+    if (s->engine.state == ENGINE_STARTING)
+        return 0; // the launcher's word that it runs comes first
     int rc = frame_stream_pump(&s->engine.stream, err);
     while (rc == 0 && (rc = frame_stream_next(&s->engine.stream, &message, err)) > 0) {
         engine_process_sign(&s->engine);
@@ -151,6 +153,7 @@ static int mourn(struct supervised *s, struct error *err)
     s->ready = false;
     const bool convicted = flights_engine_died(&s->flights, s->engine.how);
     s->culprits += convicted;
+    s->failures = convicted ? 0 : s->failures;
     s->counts.culprits += convicted;
     s->died_seconds = clock_seconds();
     s->resume_seconds = s->died_seconds + next_pause(s);

@@ -3,10 +3,10 @@
 // again when it dies. Answers are those of lm_engine.h, bit for bit; a request whose engine died is
 // asked again, and one that kills engines ends with LM_FATAL (flights.h).
 //
-// From the second death without an answer between on, a start is preceded by a pause that doubles
-// from RESTART_PAUSE_SECONDS on. After ENGINE_STARTS_LIMIT engines in a row that died before they
-// were ready, or CULPRITS_LIMIT requests in a row that each killed several, it is the machine that
-// is broken and not the text: LM_POLL_BROKEN.
+// From the second death in a row on (without an answer or a culprit between), a start is preceded
+// by a pause that doubles from RESTART_PAUSE_SECONDS on. After ENGINE_STARTS_LIMIT engines in a row
+// that died before they were ready, or CULPRITS_LIMIT requests in a row that each killed several,
+// it is the machine that is broken and not the text: LM_POLL_BROKEN.
 #ifndef MEMO_WORKER_LM_SUPERVISED_H
 #define MEMO_WORKER_LM_SUPERVISED_H
 
