@@ -9,6 +9,7 @@
 #include "jobs/generate_runner.h"
 #include "jobs/generate_sharing.h"
 #include "jobs/generation.h"
+#include "jobs/language_model.h"
 #include "jobs/run_directory.h"
 #include "jobs/verbs.h"
 
@@ -76,6 +77,14 @@ static const struct option generate_option_table[] = {
      "engine: default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "engine: of one worker (0: the processors of a host, shared among its ranks)", false},
+    {"supervise", OPTION_CHOICE, OPTION_AT(supervise), "WHEN", "auto", 0, 0, "auto|on|off",
+     "engine: in a process of its own, which is started again when it dies; a document that kills "
+     "three is set aside (auto: on)",
+     false},
+    {"engine-seconds", OPTION_NUMBER, OPTION_AT(engine_seconds), "S", "300", 0, 1e6, NULL,
+     "supervised engine: one that gives no sign of life for so long is killed (0: never)", false},
+    {"engine-memory", OPTION_NUMBER, OPTION_AT(engine_memory), "GB", "0", 0, 1e6, NULL,
+     "supervised engine: one that uses more memory of the host is killed (0: no limit)", false},
     {"tries", OPTION_INT, OPTION_AT(tries), "N", "10", 1, 100, NULL,
      "http: of one request, before its task fails", false},
     {"answer-seconds", OPTION_NUMBER, OPTION_AT(answer_seconds), "S", "300", 0.01, 1e5, NULL,
@@ -105,6 +114,7 @@ struct generate_job {
     struct generate_sharing sharing; // of the current plan
     struct reflections_index *index;
     struct group *group;
+    struct launcher *launcher; // NULL: nothing is supervised
     struct fs *fs;
     char *attempt;  // directory of this attempt's segments
     bool *restored; // rank 0: [plan.count]
@@ -415,7 +425,8 @@ static int open_everything(struct generate_job *job, struct error *err)
     const bool works = group_rank(job->group) != 0 || group_size(job->group) == 1;
     const int threads = works ? compute_threads(job->group, job->options->threads) : 0;
     job->fs = fs_system();
-    if (group_agree(job->group, generation_open(job->options, threads, &job->generation, err),
+    if (group_agree(job->group,
+                    generation_open(job->options, threads, job->launcher, &job->generation, err),
                     err) ||
         begin_attempt(job, err))
         return -1;
@@ -440,7 +451,20 @@ static void close_everything(struct generate_job *job)
     free(job->attempt);
     free(job->restored);
     free(job->restored_aside);
+    launcher_close(job->launcher);
     group_close(job->group);
+}
+
+// The launcher must come before the group: what it starts shall have nothing of MPI.
+static int begin(struct generate_job *job, struct error *err)
+{
+    if (language_model_is_supervised(job->options) && launcher_open(&job->launcher, err))
+        return -1;
+    if (group_open(&job->group, err)) {
+        launcher_close(job->launcher);
+        return -1;
+    }
+    return 0;
 }
 
 static int run_generate(const void *parsed, const struct option_list *positional, struct error *err)
@@ -450,7 +474,7 @@ static int run_generate(const void *parsed, const struct option_list *positional
     (void)positional;
     if (generation_check(job.options, err))
         return EXIT_USAGE;
-    if (group_open(&job.group, err))
+    if (begin(&job, err))
         return EXIT_FAILED;
     if (open_everything(&job, err) == 0)
         code = run_plans(&job, err);
