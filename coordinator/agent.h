@@ -33,6 +33,9 @@ struct task_runner {
     // Makes all results since the last commit durable.
     int (*commit)(void *state, struct error *err);
     size_t (*uncommitted_bytes)(void *state);
+    // What the last commit made durable, in the job's own words for the job's eyes on rank 0
+    // (cluster_job.figures): adds at most PROTOCOL_MAX_TEXT - 1 bytes of text. NULL: nothing.
+    void (*figures)(void *state, struct strbuf *out);
 };
 
 struct agent_options {

@@ -139,8 +139,10 @@ static void write_metric(struct generate_job *job, const struct cluster_progress
     strbuf_release(&line);
 }
 
-static void show_progress(void *state, const struct cluster_progress *progress)
+static bool show_progress(void *state, const struct cluster_progress *progress,
+                          const struct worker_table *workers)
 {
+    (void)workers;
     struct generate_job *job = state;
     const struct coordinator_counts *counts = &progress->counts;
     const size_t finished = counts->done + counts->aside;
@@ -157,6 +159,7 @@ static void show_progress(void *state, const struct cluster_progress *progress)
                  (unsigned long long)(job->earlier.pairs + progress->pairs),
                  (double)progress->tokens / seconds, counts->workers, counts->aside, left);
     write_metric(job, progress);
+    return false;
 }
 
 // What is committed already, by earlier attempts or an earlier plan, is not done again.
