@@ -43,6 +43,10 @@ struct generate_options {
     double commit_seconds;
     double max_tasks_per_second;
     int64_t max_gaps;
+    int64_t status_port;
+    const char *status_host;
+    double gpus;
+    double max_gpu_hours;
 };
 
 struct generation {
