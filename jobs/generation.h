@@ -50,6 +50,10 @@ struct generate_options {
     const char *claims;
     int64_t claim_tasks;
     double claim_seconds;
+    int64_t status_port;
+    const char *status_host;
+    double gpus;
+    double max_gpu_hours;
 };
 
 struct generation {
