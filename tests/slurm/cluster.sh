@@ -11,8 +11,8 @@
 # that were free. Each node is a set of namespaces: its own host name (so that MPI sees several
 # hosts), /etc/hosts, /dev/shm and processes. Its first process is a shell around slurmd; when that is
 # killed the kernel ends all others of the node, which is how a node is lost here, and how nothing is
-# left behind at the end. Where namespaces are not permitted all nodes carry this machine's name, and
-# cluster_has_namespaces is false.
+# left behind at the end. Where namespaces are not permitted (or MEMO_SLURM_NAMESPACES=no) all nodes
+# carry this machine's name, and cluster_has_namespaces is false.
 # shellcheck shell=bash
 
 cluster=''
@@ -21,6 +21,7 @@ cluster_pids=()          # of munged and slurmctld
 cluster_node_pids=()     # [K] what holds node K: unshare, or slurmd itself
 cluster_namespaces=()    # the words in front of a node's first process
 cluster_waits=(timeout -k 2 20) # no client command waits longer for a daemon
+cluster_bound=(setpriv --pdeathsig KILL) # a daemon does not outlive the test, however that ends
 
 PATH=$PATH:/usr/sbin:/sbin # where Debian has daemons
 
@@ -33,9 +34,9 @@ cluster_has_namespaces() { [ ${#cluster_namespaces[@]} -gt 0 ]; }
 
 cluster_require() {
     local command
-    for command in munged munge slurmctld slurmd sbatch mpirun ss; do
+    for command in munged munge slurmctld slurmd sbatch mpirun setpriv; do
         command -v "$command" >/dev/null ||
-            cluster_skip "$command is not installed (Debian: slurm-wlm, munge, openmpi-bin, iproute2)"
+            cluster_skip "$command is not installed (Debian: slurm-wlm, munge, openmpi-bin, util-linux)"
     done
     # Slurm resolves addresses only of families for which the machine has one that is not loopback's
     # first: where 127.0.0.1 is the only address, not even that resolves.
@@ -47,6 +48,7 @@ cluster_find_namespaces() {
     local candidate=(unshare --uts --mount --pid --fork --mount-proc --kill-child=KILL)
     [ "$(id -u)" -eq 0 ] || candidate+=(--user --map-current-user --keep-caps)
     cluster_namespaces=()
+    [ "${MEMO_SLURM_NAMESPACES:-yes}" = yes ] || return 0
     if timeout -k 2 10 "${candidate[@]}" sh -c 'hostname node0 && mount --bind /etc/hosts /etc/hosts &&
         mount -t tmpfs node /dev/shm' 2>/dev/null; then
         cluster_namespaces=("${candidate[@]}")
@@ -59,7 +61,7 @@ cluster_find_ports() {
     for ((try = 0; try < 50; try++)); do
         base=$((20000 + (RANDOM % 1000) * 10)) free=yes
         for ((port = base; port <= base + cluster_nodes; port++)); do
-            [ -z "$(ss -Hltn "sport = :$port")" ] || free=no
+            if (: </dev/tcp/127.0.0.1/"$port") 2>/dev/null; then free=no; fi
         done
         if [ $free = yes ]; then
             cluster_port=$base
@@ -166,7 +168,7 @@ cluster_until() {
 
 cluster_start_munged() {
     (umask 077 && head -c 128 /dev/urandom >"$cluster/munge.key")
-    munged --foreground --force --num-threads=2 --origin=127.0.0.1 --key-file="$cluster/munge.key" \
+    "${cluster_bound[@]}" munged --foreground --force --num-threads=2 --origin=127.0.0.1 --key-file="$cluster/munge.key" \
         --socket="$cluster/munge.socket" --pid-file="$cluster/munged.pid" --seed-file="$cluster/munge.seed" \
         --log-file="$cluster/log/munged.log" >"$cluster/log/munged.out" 2>&1 &
     cluster_pids+=($!)
@@ -182,7 +184,7 @@ cluster_controller_answers() {
 }
 
 cluster_start_controller() {
-    slurmctld -D -f "$SLURM_CONF" >"$cluster/log/slurmctld.out" 2>&1 &
+    "${cluster_bound[@]}" slurmctld -D -f "$SLURM_CONF" >"$cluster/log/slurmctld.out" 2>&1 &
     cluster_pids=("$!" "${cluster_pids[@]}") # it ends before munged
     cluster_until 15 cluster_controller_answers ||
         cluster_skip "slurmctld did not start: $(tail -n 3 "$cluster/log/slurmctld.out")"
@@ -207,10 +209,10 @@ cluster_start_node() {
     mkdir -p "$cluster/tmp/$name" "$cluster/spool/$name"
     if cluster_has_namespaces; then
         cluster_write_hosts "$number" >"$cluster/hosts.$name"
-        "${cluster_namespaces[@]}" bash -c "$cluster_node_script" bash "$name" "$cluster" -f "$SLURM_CONF" -N "$name" \
+        "${cluster_bound[@]}" "${cluster_namespaces[@]}" bash -c "$cluster_node_script" bash "$name" "$cluster" -f "$SLURM_CONF" -N "$name" \
             "$@" >>"$cluster/log/slurmd.$name.out" 2>&1 &
     else
-        slurmd -D -f "$SLURM_CONF" -N "$name" "$@" >>"$cluster/log/slurmd.$name.out" 2>&1 &
+        "${cluster_bound[@]}" slurmd -D -f "$SLURM_CONF" -N "$name" "$@" >>"$cluster/log/slurmd.$name.out" 2>&1 &
     fi
     cluster_node_pids[number]=$!
 }
@@ -260,7 +262,7 @@ cluster_boot_node() { cluster_start_node "$1" -b; }
 cluster_leftovers() {
     local process
     for process in /proc/[0-9]*; do
-        tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -qx "SLURM_CONF=$cluster/slurm.conf" || continue
+        cat "$process/environ" 2>/dev/null | tr '\0' '\n' | grep -qx "SLURM_CONF=$cluster/slurm.conf" || continue
         case $(readlink "$process/exe") in
         */slurmstepd | */slurmd*) echo "${process#/proc/}" ;;
         esac
