@@ -262,7 +262,7 @@ cluster_boot_node() { cluster_start_node "$1" -b; }
 cluster_leftovers() {
     local process
     for process in /proc/[0-9]*; do
-        cat "$process/environ" 2>/dev/null | tr '\0' '\n' | grep -qx "SLURM_CONF=$cluster/slurm.conf" || continue
+        grep -zqxF "SLURM_CONF=$cluster/slurm.conf" "$process/environ" 2>/dev/null || continue
         case $(readlink "$process/exe") in
         */slurmstepd | */slurmd*) echo "${process#/proc/}" ;;
         esac
