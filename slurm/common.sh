@@ -67,12 +67,21 @@ memo_seconds() { # TIME
     echo $((10#$days * 86400 + seconds))
 }
 
+# This job alone: the last job of an array has the number of the whole array.
+memo_job() {
+    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+        echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    else
+        echo "$SLURM_JOB_ID"
+    fi
+}
+
 # Seconds until Slurm ends this job; nothing when there is no limit or nobody answers.
 memo_time_left() {
     if [ -n "${SLURM_JOB_END_TIME:-}" ]; then
         echo $((SLURM_JOB_END_TIME - $(date +%s)))
     else
-        memo_seconds "$(timeout 30 squeue -h -j "$SLURM_JOB_ID" -o %L 2>/dev/null)"
+        memo_seconds "$(timeout 30 squeue -h -j "$(memo_job)" -o %L 2>/dev/null)"
     fi
 }
 
@@ -119,8 +128,8 @@ memo_requeue_or_end() { # CODE
     elif [ "$1" -eq 75 ] || { [ "$memo_stop" = USR2 ] && [ "$1" -ne 0 ]; }; then
         [ "$restarts" -lt "$MEMO_MAX_RESTARTS" ] ||
             memo_fail "stopped, and not requeued: $restarts restarts are as many as MEMO_MAX_RESTARTS allows"
-        memo_say "stopped with exit code $1; requeueing job $SLURM_JOB_ID"
-        scontrol requeue "$SLURM_JOB_ID"
+        memo_say "stopped with exit code $1; requeueing job $(memo_job)"
+        scontrol requeue "$(memo_job)"
     else
         memo_say "exit code $1"
     fi
@@ -130,7 +139,7 @@ memo_requeue_or_end() { # CODE
 memo_announce() {
     local left
     left=$(memo_time_left)
-    memo_say "attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-?}, ${left:-unlimited} s left"
+    memo_say "attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $(memo_job) on ${SLURM_JOB_NODELIST:-?}, ${left:-unlimited} s left"
 }
 
 # memo_run WORD...: a memo command of one process.

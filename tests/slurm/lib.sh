@@ -121,4 +121,4 @@ half_way() {
     in_state "$2" RUNNING || fail "job $2 is $(field "$2" JobState), not half-way"
 }
 
-attempts() { grep -c 'attempt [0-9]* of job' "$1"; }
+attempts() { grep -c 'attempt [0-9]* of job' "$1"; } # LOG
