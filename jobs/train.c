@@ -9,6 +9,7 @@
 #include "worker/model/lora.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int make_plan(struct train_job *job, struct trainer_options *how, struct error *err)
