@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What saving and loading of checkpoints share: names and layout of files.
+// What saving and loading of checkpoints share: names and layout of files, and their directory.
 #ifndef MEMO_WORKER_TRAIN_CHECKPOINT_INTERNAL_H
 #define MEMO_WORKER_TRAIN_CHECKPOINT_INTERNAL_H
 
@@ -55,5 +55,15 @@ static inline int64_t step_of_name(const char *name)
         return -1;
     return strtoll(name + 5, NULL, 10);
 }
+
+// --- checkpoint_directory.c ---
+
+// What cannot be removed now is removed by the next save.
+void checkpoint_remove(struct fs *fs, const char *path);
+
+// Removes what was interrupted and all but the newest `keep` whole checkpoints and the best one by
+// this figure.
+int checkpoint_tidy(struct fs *fs, const char *directory, size_t keep, const char *figure,
+                    struct error *err);
 
 #endif
