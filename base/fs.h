@@ -58,8 +58,7 @@ struct fs *fs_system(void);
 // count is not passed on, except close. May be used by several threads.
 struct fs_fault {
     struct fs *inner;
-    uint64_t write_budget_bytes; // writes beyond it store what fits and fail with ENOSPC,
-    bool kills;                  // or kill the process
+    uint64_t write_budget_bytes; // writes beyond it store what fits and fail with ENOSPC
     int64_t fail_operation;      // the n-th operation from now (1 = next) fails with EIO; 0 = never
     int64_t operations;          // counted
 };

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 
 static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER; // the counters of every fs_fault
 
@@ -32,16 +31,6 @@ static size_t spend_budget(struct fs_fault *fault, size_t length)
     return allowed;
 }
 
-// What becomes of a write of which only a part was allowed; a direct one cannot store every part.
-static int spent(const struct fs_fault *fault, int rc, size_t allowed, size_t length)
-{
-    if (allowed == length)
-        return rc;
-    if (fault->kills)
-        raise(SIGKILL);
-    return -ENOSPC;
-}
-
 static int fault_create(void *state, const char *path, bool exclusive, int *handle)
 {
     struct fs_fault *fault = state;
@@ -57,7 +46,7 @@ static int fault_write(void *state, int handle, const void *bytes, size_t length
         return -EIO;
     size_t allowed = spend_budget(fault, length);
     int rc = fault->inner->ops->write(fault->inner->state, handle, bytes, allowed);
-    return spent(fault, rc, allowed, length);
+    return rc == 0 && allowed < length ? -ENOSPC : rc;
 }
 
 static int fault_open_update(void *state, const char *path, int *handle)
@@ -82,7 +71,7 @@ static int fault_write_at(void *state, int handle, uint64_t offset, const void *
         return -EIO;
     size_t allowed = spend_budget(fault, length);
     int rc = fault->inner->ops->write_at(fault->inner->state, handle, offset, bytes, allowed);
-    return spent(fault, rc, allowed, length);
+    return allowed < length ? -ENOSPC : rc; // a direct write cannot store every part
 }
 
 static int fault_sync(void *state, int handle)

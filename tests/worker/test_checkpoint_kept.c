@@ -140,6 +140,30 @@ static void a_continued_run_keeps_the_best_of_before(void **state)
     training_release(&third);
 }
 
+// It may be the best: what cannot be read is not thrown away, and is said where the best is needed.
+static void a_checkpoint_that_cannot_be_read_is_kept(void **state)
+{
+    struct training first = training_in(*state), second;
+    struct error err;
+    int64_t step;
+    struct held_out_score score;
+    char *manifest = mem_printf("%s/step-00000003/manifest.json", (const char *)*state);
+    strcpy(first.score.name, "loss");
+    second = first;
+    first.measure = best_at_three;
+    first.stop_after = 5;
+    training_run_well(&first);
+    assert_int_equal(fs_write_text(fs_system(), manifest, "{}", 2, &err), 0);
+    second.measure = all_alike;
+    training_run_well(&second);
+    assert_steps(*state, "3 4 11 12 "); // of those that can be read, 4 is the best
+    assert_int_equal(checkpoint_best(fs_system(), *state, "loss", &step, &score, &err), -1);
+    assert_non_null(strstr(err.text, manifest));
+    training_release(&first);
+    training_release(&second);
+    free(manifest);
+}
+
 static struct training continued(const char *directory, const struct training *how, size_t steps)
 {
     struct training training = *how;
@@ -272,6 +296,7 @@ int main(void)
         TEST(the_best_is_kept_besides_the_newest),
         TEST(the_best_is_found_with_its_score),
         TEST(a_continued_run_keeps_the_best_of_before),
+        TEST(a_checkpoint_that_cannot_be_read_is_kept),
         TEST(an_equal_environment_changes_nothing),
         TEST(other_ranks_stage_and_micro_batches_are_told),
         TEST(with_exact_sums_ranks_and_stage_do_not_matter),

@@ -9,107 +9,6 @@
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
 
-// --- the directory of checkpoints ---
-
-// What cannot be removed now is removed by the next save. The manifest goes first, for good: a
-// directory that loses its parts must not look whole.
-static void remove_checkpoint(struct fs *fs, const char *path)
-{
-    struct fs_names names;
-    if (manifest_remove(fs, path) || fs->ops->sync_directory(fs->state, path) ||
-        fs_list(fs, path, &names, NULL))
-        return;
-    for (size_t i = 0; i < names.count; i++) {
-        char *file = fs_join(path, names.names[i]);
-        fs->ops->remove(fs->state, file);
-        free(file);
-    }
-    fs->ops->remove(fs->state, path);
-    fs_names_release(&names);
-}
-
-// The score of a whole checkpoint; not known of one that cannot be read.
-static struct held_out_score read_score(struct fs *fs, const char *path)
-{
-    struct manifest manifest;
-    struct error ignored;
-    struct held_out_score score = {0};
-    if (manifest_read(fs, path, &manifest, &ignored))
-        return score;
-    score = manifest.score;
-    manifest_release(&manifest);
-    return score;
-}
-
-// The best of those names whose checkpoints are whole, the earliest of equally good ones; count
-// when none has a score of this name.
-static size_t find_best(struct fs *fs, const char *directory, const struct fs_names *names,
-                        struct held_out_score *best)
-{
-    size_t found = names->count;
-    best->known = false;
-    for (size_t i = 0; best->name[0] && i < names->count; i++) {
-        if (step_of_name(names->names[i]) < 0)
-            continue;
-        char *path = fs_join(directory, names->names[i]);
-        const struct held_out_score score = read_score(fs, path);
-        if (held_out_score_is_better(&score, best)) {
-            *best = score;
-            found = i;
-        }
-        free(path);
-    }
-    return found;
-}
-
-// Removes what was interrupted and all but the newest `keep` whole checkpoints and the best one by
-// this figure.
-static int tidy(struct fs *fs, const char *directory, size_t keep, const char *figure,
-                struct error *err)
-{
-    struct fs_names names;
-    struct held_out_score best = {0};
-    if (fs_list(fs, directory, &names, err))
-        return -1;
-    strcpy(best.name, figure);
-    const size_t protected = keep < SIZE_MAX ? find_best(fs, directory, &names, &best) : 0;
-    size_t kept = 0;
-    int rc = 0;
-    for (size_t i = names.count; i-- > 0 && rc == 0;) {
-        if (step_of_name(names.names[i]) < 0)
-            continue;
-        char *path = fs_join(directory, names.names[i]);
-        const int whole = manifest_exists(fs, path, err);
-        if (whole < 0)
-            rc = -1;
-        else if (whole == 1 && kept < keep)
-            kept++;
-        else if (whole == 0 || i != protected)
-            remove_checkpoint(fs, path);
-        free(path);
-    }
-    fs_names_release(&names);
-    return rc;
-}
-
-int checkpoint_best(struct fs *fs, const char *directory, const char *figure, int64_t *step,
-                    struct held_out_score *score, struct error *err)
-{
-    struct fs_names names;
-    *score = (struct held_out_score){0};
-    *step = -1;
-    strcpy(score->name, figure);
-    if (!fs_exists(fs, directory))
-        return 0;
-    if (fs_list(fs, directory, &names, err))
-        return -1;
-    const size_t best = find_best(fs, directory, &names, score);
-    if (best < names.count)
-        *step = step_of_name(names.names[best]);
-    fs_names_release(&names);
-    return 0;
-}
-
 // --- saving ---
 
 // Copies weights and states of a unit to host memory, one behind the other.
@@ -203,7 +102,8 @@ static int write_own_parts(const struct trainer *trainer, struct fs *fs, const c
 static int begin_save(const struct trainer *trainer, struct fs *fs, const char *directory,
                       const char *path, bool *there, struct error *err)
 {
-    if (fs_make_directories(fs, directory, err) || tidy(fs, directory, SIZE_MAX, "", err))
+    if (fs_make_directories(fs, directory, err) ||
+        checkpoint_tidy(fs, directory, SIZE_MAX, "", err))
         return -1;
     const int whole = manifest_exists(fs, path, err);
     if (whole < 0)
@@ -229,8 +129,8 @@ int checkpoint_seal(const struct checkpoint_place *place, const struct manifest 
     const int rc = fs->ops->sync_directory(fs->state, place->directory);
     if (rc < 0)
         return error_set_errno(err, -rc, "cannot sync '%s'", place->directory);
-    tidy(fs, place->directory, place->keep, manifest->score.name,
-         NULL); // the checkpoint stands; the next save tries again
+    checkpoint_tidy(fs, place->directory, place->keep, manifest->score.name,
+                    NULL); // the checkpoint stands; the next save tries again
     return 0;
 }
 
@@ -305,7 +205,7 @@ int checkpoint_take_back(struct group *group, const struct checkpoint_place *pla
                          struct error *err)
 {
     if (group_rank(group) == 0 && manifest_exists(place->fs, place->path, NULL) == 0)
-        remove_checkpoint(place->fs, place->path);
+        checkpoint_remove(place->fs, place->path);
     return error_prefix(err, "checkpoint '%s'", place->path);
 }
 
