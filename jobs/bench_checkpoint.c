@@ -44,11 +44,12 @@ int bench_checkpoint(struct trainer *trainer, const char *directory, struct benc
                      struct error *err)
 {
     struct checkpoint_write *write = NULL;
+    char *own = mem_printf("%s/ranks-%d", directory, group_size(trainer->group));
     *out = (struct bench_checkpoint){.bytes = state_bytes(trainer), .copy_bytes = copy_rate()};
     const double start = clock_seconds();
-    int rc = checkpoint_begin(trainer, fs_system(), directory, 1, &write, err);
+    int rc = checkpoint_begin(trainer, fs_system(), own, 1, &write, err);
     if (rc == 0 && !write)
-        rc = error_set(err, "'%s' has a checkpoint already: give an empty directory", directory);
+        rc = error_set(err, "'%s' has a checkpoint already: give an empty directory", own);
     out->waited = clock_seconds() - start;
     while (rc == 0 && write) {
         struct step_stats stats;
@@ -62,6 +63,7 @@ int bench_checkpoint(struct trainer *trainer, const char *directory, struct benc
     }
     out->seconds = clock_seconds() - start;
     checkpoint_abandon(write);
+    free(own);
     return rc;
 }
 
