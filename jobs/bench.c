@@ -44,6 +44,8 @@ static const struct option bench_option_table[] = {
      NULL, "training: most tokens computed at once", false},
     {"ranks", OPTION_INT, OPTION_AT(ranks), "N", "1", 1, 64, NULL,
      "training: also by N ranks in shared memory, which divide the threads", false},
+    {"checkpoint", OPTION_STRING, OPTION_AT(checkpoint), "DIR", NULL, 0, 0, NULL,
+     "training: also write a checkpoint there behind the run (an empty directory)", false},
     {"zero", OPTION_INT, OPTION_AT(zero), "N", "0", 0, 2, NULL,
      "training: what ranks divide, as in memo train", false},
     {"moments", OPTION_CHOICE, OPTION_AT(moments), "TYPE", "f32", 0, 0, "f32|bf16|8bit",

@@ -32,6 +32,7 @@ struct reached {
     double tokens, flops, seconds; // of all ranks
     double communication, exposed; // seconds
     size_t steps;
+    struct bench_checkpoint checkpoint;
 };
 
 struct trial {
@@ -180,6 +181,7 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
                     struct error *err)
 {
     const struct training *training = trial->training;
+    const struct bench_options *options = training->bench->options;
     const struct trainer_options how = trainer_options_of(training, group_size(group));
     struct model *model = NULL;
     struct trainer *trainer = NULL;
@@ -187,7 +189,9 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
     if (rc == 0) {
         bench_fill_weights(model);
         rc = trainer_create(model, group, &training->set, &how, &trainer, err) ||
-                     time_steps(trainer, training->bench->options->seconds, &trial->reached, err)
+                     time_steps(trainer, options->seconds, &trial->reached, err) ||
+                     (options->checkpoint && bench_checkpoint(trainer, options->checkpoint,
+                                                              &trial->reached.checkpoint, err))
                  ? -1
                  : 0;
     }
@@ -238,6 +242,8 @@ static void report_reached(const struct bench *bench, const struct reached *reac
     bench_report(bench, "  operations", reached->flops / reached->seconds / 1e9, "GFLOP/s",
                  reached->flops / reached->seconds / product_flops, "best product");
     bench_report(bench, "  a step", reached->seconds / (double)reached->steps, "s", 0, NULL);
+    if (bench->options->checkpoint)
+        bench_checkpoint_report(bench, &reached->checkpoint, reached->tokens / reached->seconds);
     if (ranks == 1)
         return;
     bench_report(bench, "  summing gradients, a step",
