@@ -127,6 +127,50 @@ static int cuda_copy_out(struct device *device, void *host, const void *in, size
     return cuda_sync(device, err);
 }
 
+// --- captured work ---
+
+static int end_capture(struct cuda_state *state, cudaGraphExec_t *out, struct error *err)
+{
+    cudaGraph_t graph = NULL;
+    if (cuda_check(cudaStreamEndCapture(state->stream, &graph), "capturing work", err))
+        return -1;
+    const int rc = cuda_check(cudaGraphInstantiate(out, graph, 0), "making a graph of work", err);
+    (void)cudaGraphDestroy(graph);
+    return rc;
+}
+
+static int cuda_capture(struct device *device, void (*enqueue)(void *), void *context, void **out,
+                        struct error *err)
+{
+    struct cuda_state *state = cuda_of(device);
+    cudaGraphExec_t captured = NULL;
+    *out = NULL;
+    if (cuda_check(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal),
+                   "beginning to capture work", err))
+        return -1;
+    enqueue(context);
+    if (end_capture(state, &captured, err))
+        return -1;
+    if (state->problem[0] != '\0') {
+        (void)cudaGraphExecDestroy(captured);
+        return error_set(err, "capturing work: %s", state->problem);
+    }
+    *out = captured;
+    return 0;
+}
+
+static void cuda_replay(struct device *device, void *captured)
+{
+    keep(device, cudaGraphLaunch((cudaGraphExec_t)captured, cuda_of(device)->stream),
+         "captured work");
+}
+
+static void cuda_forget(struct device *device, void *captured)
+{
+    (void)cudaStreamSynchronize(cuda_of(device)->stream); // it may still be under way
+    (void)cudaGraphExecDestroy((cudaGraphExec_t)captured);
+}
+
 static const struct memory memory_cuda = {
     .alloc = cuda_alloc,
     .free = cuda_free,
@@ -136,6 +180,9 @@ static const struct memory memory_cuda = {
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
     .sync = cuda_sync,
+    .capture = cuda_capture,
+    .replay = cuda_replay,
+    .forget = cuda_forget,
 };
 
 // Versions are 1000 major + 10 minor.

@@ -170,6 +170,7 @@ struct emulator_touch {
 
 struct emulator_element {
     struct emulator_touch write, read;
+    bool atomic;          // the last write was
     bool read_by_several; // of different threads since the last barrier of the block
 };
 
@@ -183,6 +184,7 @@ struct emulator_shared {
 struct emulator_shared *emulator_shared_array(const char *name, size_t count, size_t element_bytes);
 void emulator_shared_read(struct emulator_shared *shared, ptrdiff_t i);
 void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i);
+void emulator_shared_atomic(struct emulator_shared *shared, ptrdiff_t i);
 
 template <typename T> struct shared_reference {
     struct emulator_shared *shared;
@@ -225,6 +227,13 @@ template <typename T> struct shared_pointer {
         return {shared, offset + by};
     }
 };
+
+// Of one element, among other atomic operations: a barrier lies before and behind all of them.
+template <typename T> void atomicAdd(shared_pointer<T> at, T value)
+{
+    emulator_shared_atomic(at.shared, at.offset);
+    ((T *)at.shared->data)[at.offset] += value;
+}
 
 #define CUDA_SHARED(type, name, count)                                                             \
     shared_pointer<type> name = {emulator_shared_array(#name, count, sizeof(type)), 0}

@@ -376,6 +376,24 @@ void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i)
                       "barrier",
                       i, element->read.thread);
     element->write = touch_now();
+    element->atomic = false;
+}
+
+void emulator_shared_atomic(struct emulator_shared *shared, ptrdiff_t i)
+{
+    struct emulator_element *element = find_element(shared, i);
+    if (element->write.thread < 0)
+        emulator_fail("adds to element %td of shared memory, which nobody wrote", i);
+    if (!element->atomic && !ordered(&element->write))
+        emulator_fail("adds to element %td of shared memory, which thread %d wrote since the last "
+                      "barrier",
+                      i, element->write.thread);
+    if (!ordered(&element->read))
+        emulator_fail("adds to element %td of shared memory, which thread %d read since the last "
+                      "barrier",
+                      i, element->read.thread);
+    element->write = touch_now();
+    element->atomic = true;
 }
 
 // --- launches ---

@@ -24,7 +24,7 @@ static void multiply(const struct gemm_call *call)
                 sum += load(call->a, call->a_transposed ? k * call->m + m : m * call->k + k) *
                        load(call->b, call->b_transposed ? n * call->k + k : k * call->n + n);
             const size_t at = m * call->n + n;
-            store(call->c, at, (float)sum + (call->accumulate ? load(call->c, at) : 0));
+            store(call->c, at, (float)sum + (call->addend.data ? load(call->addend, at) : 0));
         }
 }
 

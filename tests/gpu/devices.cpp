@@ -50,6 +50,8 @@ static void fill_table(void)
     waiting.attention_forward = WAITING(attention_forward);
     waiting.attention_backward = WAITING(attention_backward);
     waiting.kv_write = WAITING(kv_write);
+    waiting.rope_kv_write = WAITING(rope_kv_write);
+    waiting.sample = WAITING(sample);
     waiting.attention_cached = WAITING(attention_cached);
     waiting.gated_forward = WAITING(gated_forward);
     waiting.gated_backward = WAITING(gated_backward);

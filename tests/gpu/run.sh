@@ -63,7 +63,7 @@ check_machine() {
 
 targets=(memo test_gpu_training test_model_golden test_model_step test_engine)
 operations=(adamw adamw_compact attention attention_cached cross_entropy dropout embedding gated linear reduce
-            rmsnorm rope rows short_conv attention_tiles)
+            rmsnorm rope rope_kv_write rows sample short_conv attention_tiles)
 
 prepare() {
     local log=$out/build.log names=("${targets[@]}")
