@@ -94,6 +94,11 @@ void group_set_deadline(struct group *group, double seconds)
     group->deadline_seconds = seconds;
 }
 
+double group_deadline(const struct group *group)
+{
+    return group->deadline_seconds;
+}
+
 void group_set_step(struct group *group, uint64_t step)
 {
     flight_set_step(group->flight, step);

@@ -43,6 +43,7 @@ const char *group_transport(const struct group *group);
 
 // How long a call waits for the other ranks before it fails; 30 minutes unless set.
 void group_set_deadline(struct group *group, double seconds);
+double group_deadline(const struct group *group);
 
 // The step that the job is at, for messages and the flight record.
 void group_set_step(struct group *group, uint64_t step);

@@ -52,7 +52,7 @@ static void point_at_sums(struct trainer *trainer)
 
 static int make_reducer(struct trainer *trainer, struct error *err)
 {
-    return reducer_create(trainer->model->device, trainer->group, &trainer->shards,
+    return reducer_create(trainer->model->device, trainer->device_group, &trainer->shards,
                           trainer_sums(&trainer->options), &trainer->reducer, err);
 }
 
@@ -70,8 +70,8 @@ static int allocate(struct trainer *trainer, struct error *err)
             mem_calloc(options->micro_batch_tokens, sizeof(*trainer->dropout_keys));
     trainer->host_squares = mem_calloc(cuts(trainer), sizeof(*trainer->host_squares));
     if ((partial && make_reducer(trainer, err)) ||
-        optimizer_create(model, trainer->group, &trainer->shards, options->zero != ZERO_0,
-                         &options->optimizer, &trainer->optimizer, err) ||
+        optimizer_create(model, trainer->group, trainer->device_group, &trainer->shards,
+                         options->zero != ZERO_0, &options->optimizer, &trainer->optimizer, err) ||
         (!partial && make_reducer(trainer, err)) ||
         device_alloc(model->device, cuts(trainer) * sizeof(*trainer->squares),
                      (void **)&trainer->squares, err) ||
@@ -112,6 +112,7 @@ int trainer_create(struct model *model, struct group *group, const struct sequen
     struct trainer *trainer = mem_calloc(1, sizeof(*trainer));
     trainer->model = model;
     trainer->group = group;
+    trainer->device_group = options->device_group ? options->device_group : group;
     trainer->set = set;
     trainer->options = *options;
     if (group_agree(group, prepare(trainer, err), err) ||
@@ -369,7 +370,8 @@ static int compute_gradients(struct trainer *trainer, const struct step_sum *pla
     struct group *group = trainer->group;
     const float grad_scale = 1.0f / (float)stats->target_tokens;
     struct step_sum sum;
-    if (group_agree(group, accumulate(trainer, grad_scale, &sum, err), err))
+    if (group_agree(group, accumulate(trainer, grad_scale, &sum, err), err) ||
+        reducer_agree(trainer->reducer, group, err))
         return -1;
     int64_t whole[] = {sum.fixed_loss, sum.sequences, sum.tags};
     if (group_all_reduce_f64(group, &sum.loss, 1, err) ||

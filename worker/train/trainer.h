@@ -33,6 +33,10 @@ struct trainer_options {
     enum zero_stage zero;
     bool exact_sums;
     bool recompute; // keep layers' inputs only and compute them again for backward
+    // Sums gradients and exchanges weights; NULL: the trainer's group does. Several GPUs need one
+    // whose calls take their memory (group_device.h); it stays the caller's and outlives the
+    // trainer.
+    struct group *device_group;
 };
 
 struct step_stats {
@@ -50,7 +54,8 @@ struct step_stats {
 
 struct trainer {
     struct model *model;
-    struct group *group;
+    struct group *group;        // control
+    struct group *device_group; // gradients and weights; often the same
     const struct sequence_set *set;
     struct trainer_options options; // per_step is at most the set's count
     struct digest identity;         // of data, options, model shape and initial weights
