@@ -20,8 +20,8 @@
 // An owner is found dead when all of this holds:
 //   - its file is older than stale_seconds, both times being the file server's: that of the owner's
 //     file, and that of the looker's own file just beaten. No clock of a host enters.
-//   - it has not changed while the looker itself made CLAIMS_MISSED_BEATS beats on time. So a file
-//     server that was away, whose clock jumped, or a looker that was paused, kills nobody.
+//   - it has not changed while the looker itself made CLAIMS_MISSED_BEATS beats on time. So nobody
+//     dies of a file server that was away or whose clock jumped, or of a looker that was paused.
 // or when is_gone says that its process has ended, which needs no waiting.
 //
 // What can go wrong, and what happens then:

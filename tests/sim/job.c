@@ -244,14 +244,19 @@ void sim_job_start(struct sim_job *job)
         sim_schedule_job(job, (struct sim_event){.kind = SIM_KILL_JOB}, sim_uniform(world) * left);
 }
 
-// A job that beats on time is never taken for dead.
+// A job that beats on time is never taken for dead: it has missed beats for stale_seconds or, when
+// the file server's clock has jumped, CLAIMS_MISSED_BEATS of them.
 static void check_fence(struct sim_job *job)
 {
     const struct sim_shape *shape = &job->world->shape;
+    const double missed = CLAIMS_MISSED_BEATS * shape->beat_seconds;
+    const double silence = job->world->server_offset != 0 && missed < shape->stale_seconds
+                               ? missed
+                               : shape->stale_seconds;
     if (!claims_are_over(job->claims))
         return;
     sim_tell_story(job->world, "job %d finds that it was taken for dead", job->number);
-    if (job->paused_seconds < shape->stale_seconds - shape->beat_seconds - 2 * TICK_SECONDS)
+    if (job->paused_seconds < silence - shape->beat_seconds - 2 * TICK_SECONDS)
         sim_broken(job->world, "job %d is taken for dead after a pause of %.1f s", job->number,
                    job->paused_seconds);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim --seeds N           plays seeds 0 to N - 1
-// sim --planted N         every planted bug must be found within N seeds
-// sim --seed N [--story]  plays one seed, and tells what happens in it
+// sim --seeds N [--from M]  plays N seeds, from M or 0 on
+// sim --planted N           every planted bug must be found within N seeds
+// sim --seed N [--story]    plays one seed, and tells what happens in it
 #include "base/clock.h"
 #include "base/log.h"
 #include "tests/sim/sim.h"
@@ -25,13 +25,13 @@ static int play_one(uint64_t seed, bool story)
     return rc ? 1 : 0;
 }
 
-static int play_many(uint64_t seeds)
+static int play_many(uint64_t first, uint64_t seeds)
 {
     struct sim_stats sum = {0};
     struct error err;
     const double begin = clock_seconds();
     uint64_t broken = 0;
-    for (uint64_t seed = 0; seed < seeds; seed++) {
+    for (uint64_t seed = first; seed < first + seeds; seed++) {
         struct sim_stats stats;
         if (sim_run(seed, &sim_real_machine, NULL, &stats, &err)) {
             printf("%s\n", err.text);
@@ -80,11 +80,13 @@ int main(int argc, char **argv)
     log_configure(LOG_ERROR, NULL);
     const uint64_t number = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
     if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
-        return play_many(number);
+        return play_many(0, number);
+    if (argc == 5 && strcmp(argv[1], "--seeds") == 0 && strcmp(argv[3], "--from") == 0)
+        return play_many(strtoull(argv[4], NULL, 10), number);
     if (argc == 3 && strcmp(argv[1], "--planted") == 0)
         return find_bugs(number);
     if (argc >= 3 && strcmp(argv[1], "--seed") == 0)
         return play_one(number, argc == 4 && strcmp(argv[3], "--story") == 0);
-    fprintf(stderr, "usage: sim --seeds N | --planted N | --seed N [--story]\n");
+    fprintf(stderr, "usage: sim --seeds N [--from M] | --planted N | --seed N [--story]\n");
     return 2;
 }

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_EVENTS 5000000 // jobs that need more do not end
+#define MAX_EVENTS 1000000 // jobs that need more do not end
 #define MAX_SECONDS 1e8    // of simulated time
 #define CLOCK_JUMP 2000.0  // of the file server, at most
 
