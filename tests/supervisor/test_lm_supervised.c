@@ -64,6 +64,7 @@ static int create(const char *model, const char *program, struct error *err)
     const struct supervision how = {.launcher = fixture.launcher,
                                     .program = program,
                                     .silence_seconds = fixture.silence_seconds,
+                                    .pause_seconds = 0.01,
                                     .memory_gb = 4};
     return lm_supervised_create(&options, &how, &fixture.lm, err);
 }
@@ -280,30 +281,31 @@ static void expect_poison(const char *poison, const char *how)
             fail_msg("'%s' does not say '%s'", result.problem, how);
     }
     assert_true(fatal >= 1 && fatal + answered == 30);
-    assert_int_equal(lm_supervised_counts(fixture.lm).deaths, 3);
+    const uint64_t deaths = lm_supervised_counts(fixture.lm).deaths;
+    assert_true(deaths == 3 || deaths == 5); // alone from the first on, or not
     submit(0, 7, "hello");
     assert_true(next(&result));
     assert_int_equal(result.end, LM_FATAL);
-    assert_int_equal(lm_supervised_counts(fixture.lm).deaths, 3);
+    assert_int_equal(lm_supervised_counts(fixture.lm).deaths, deaths);
 }
 
 static void a_request_that_crashes_three_engines_is_fatal(void **state)
 {
     (void)state;
-    expect_poison("segv", "it was killed by signal 11");
+    expect_poison("segv", "the last time it was killed by signal 11");
 }
 
 static void a_request_that_ends_three_engines_is_fatal(void **state)
 {
     (void)state;
-    expect_poison("exit", "it ended with exit code 7");
+    expect_poison("exit", "the last time it ended with exit code 7");
 }
 
 static void a_request_that_stops_three_engines_is_fatal(void **state)
 {
     (void)state;
     fixture.silence_seconds = SHORT_SILENCE_SECONDS;
-    expect_poison("stop", "it was killed: it gave no sign of life");
+    expect_poison("stop", "the last time it was killed: it gave no sign of life");
 }
 
 static void two_poisoned_requests_at_once_are_told_apart(void **state)
@@ -334,9 +336,10 @@ static void when_every_request_kills_it_is_the_machine(void **state)
     while (polled != LM_POLL_BROKEN) {
         polled = lm_poll(fixture.lm, &result, &err);
         fatal += polled == LM_POLL_RESULT;
-        assert_true(polled != LM_POLL_IDLE && fatal < CULPRITS_LIMIT);
+        assert_true(polled != LM_POLL_IDLE && fatal < 3);
     }
-    assert_non_null(strstr(err.text, "died of 5 requests in a row"));
+    assert_non_null(
+        strstr(err.text, "20 engines of 'plain' died in a row, with no answer between"));
     assert_int_equal(lm_poll(fixture.lm, &result, &err), LM_POLL_BROKEN);
 }
 
@@ -369,7 +372,7 @@ static void engines_that_always_die_while_they_load_are_an_error(void **state)
     struct error err;
     char *counter = make_counter(100), *model = mem_printf("dies:%s", counter);
     assert_int_equal(create(model, NULL, &err), -1);
-    assert_non_null(strstr(err.text, "5 engines of 'dies:"));
+    assert_non_null(strstr(err.text, "6 engines of 'dies:"));
     assert_non_null(strstr(err.text, "the last one ended with exit code 9"));
     unlink(counter);
     free(counter);

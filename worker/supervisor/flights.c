@@ -92,18 +92,23 @@ size_t flights_ended(const struct flights *flights)
     return SIZE_MAX;
 }
 
-static size_t first_suspect(const struct flights *flights)
+// The first of those with the fewest lone deaths: what may be innocent is soon cleared, and chance
+// does not hit the same one again and again.
+static size_t next_suspect(const struct flights *flights)
 {
+    size_t found = SIZE_MAX;
     for (size_t i = 0; i < flights->count; i++) {
-        if (flights->items[i].deaths >= DEATHS_OF_SUSPECT && !flights->items[i].problem)
-            return i;
+        const struct flight *flight = &flights->items[i];
+        if (flight->deaths >= DEATHS_OF_SUSPECT && !flight->problem &&
+            (found == SIZE_MAX || flight->lone_deaths < flights->items[found].lone_deaths))
+            found = i;
     }
-    return SIZE_MAX;
+    return found;
 }
 
 size_t flights_next(const struct flights *flights, size_t window)
 {
-    const size_t suspect = first_suspect(flights);
+    const size_t suspect = next_suspect(flights);
     if (suspect != SIZE_MAX)
         return flights->sent == 0 ? suspect : SIZE_MAX;
     for (size_t i = 0; i < flights->count && flights->sent < window; i++) {
@@ -128,12 +133,12 @@ static bool is_of(const struct flight *flight, const struct flight *culprit)
 // The one flight that the engine had is a culprit.
 static void convict(struct flights *flights, struct flight *culprit, const char *how)
 {
-    char *problem = mem_printf("the engine died %u times while it computed this, the last time "
-                               "while it computed nothing else: it %s",
-                               culprit->deaths, how);
+    char *problem = mem_printf("the engine died %u times while it computed this and nothing else, "
+                               "the last time it %s",
+                               culprit->lone_deaths, how);
     for (size_t i = 0; i < flights->count; i++) {
         struct flight *flight = &flights->items[i];
-        flight->deaths = flight == culprit ? flight->deaths : 0;
+        flight->deaths = flight->lone_deaths = 0;
         if (is_of(flight, culprit) && !flight->problem)
             end_flight(flight, LM_FATAL, mem_strdup(problem));
     }
@@ -154,7 +159,7 @@ bool flights_engine_died(struct flights *flights, const char *how)
         alone = flights->sent == 1 ? flight : NULL;
     }
     flights->sent = 0;
-    if (!alone || alone->deaths < DEATHS_OF_CULPRIT)
+    if (!alone || ++alone->lone_deaths < LONE_DEATHS_OF_CULPRIT)
         return false;
     convict(flights, alone, how);
     return true;

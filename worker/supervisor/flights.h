@@ -4,10 +4,11 @@
 //
 // Most deaths have nothing to do with what was being computed (memory ran out, a GPU failed), so
 // after the first all that the engine had is asked again, together. A request that two engines in a
-// row died with is a suspect: from then on suspects are asked alone, one after the other, until
-// none is left. The one with which a third engine dies alone is the culprit: it and all requests of
-// its task end with LM_FATAL, now and whenever they come again, and the others are cleared. So a
-// task that kills the engine costs three engines, and no other task is blamed for it.
+// row died with is a suspect: from then on suspects are asked alone, one after the other, those
+// that have not died alone yet first, until none is left. Only a death alone counts against a
+// request, since any other might be its neighbour's; with the third it is a culprit: it and all
+// requests of its task end with LM_FATAL, now and whenever they come again, and the others are
+// cleared.
 #ifndef MEMO_WORKER_FLIGHTS_H
 #define MEMO_WORKER_FLIGHTS_H
 
@@ -19,17 +20,18 @@
 #include <stdint.h>
 
 #define DEATHS_OF_SUSPECT 2
-#define DEATHS_OF_CULPRIT 3
+#define LONE_DEATHS_OF_CULPRIT 3
 
 struct flight {
     uint64_t sequence; // what the engine calls it; never used twice
     uint64_t id;       // what the caller calls it
     uint64_t task;     // see lm_request
     struct strbuf frame;
-    bool sent;       // to the engine that runs now
-    unsigned deaths; // of engines, one after the other, that had it
-    char *problem;   // it has ended without the engine; NULL otherwise
-    enum lm_end end; // then
+    bool sent;            // to the engine that runs now
+    unsigned deaths;      // of engines, one after the other, that had it
+    unsigned lone_deaths; // of these, of engines that had nothing else
+    char *problem;        // it has ended without the engine; NULL otherwise
+    enum lm_end end;      // then
 };
 
 struct culprit {

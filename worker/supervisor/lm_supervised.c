@@ -24,11 +24,11 @@ struct supervised {
     struct flights flights;
     char *told; // the problem that the caller holds
 
+    double pause_seconds;
     double died_seconds;
     double resume_seconds;  // no engine is started before
     unsigned failed_starts; // in a row
-    unsigned failures;      // deaths since the last answer or culprit
-    unsigned culprits;      // since the last answer
+    unsigned failures;      // deaths since the last answer
     bool ready;             // the engine was, before it died
     bool refused;           // the first engine says that the model cannot be opened
     struct error broken;    // why no engine will work any more; "" otherwise
@@ -70,7 +70,6 @@ static int take_answer(struct supervised *s, const struct lm_result *answer, str
     out->id = s->flights.items[at].id;
     flights_remove(&s->flights, at);
     s->failures = 0;
-    s->culprits = 0;
     return 1;
 }
 
@@ -122,10 +121,10 @@ static int give_up_engine(struct supervised *s, const struct error *why, struct 
 
 static double next_pause(const struct supervised *s)
 {
-    double pause = RESTART_PAUSE_SECONDS;
+    double pause = s->pause_seconds;
     if (s->failures < 2)
         return 0;
-    for (unsigned i = 2; i < s->failures && pause < RESTART_PAUSE_LIMIT_SECONDS; i++)
+    for (unsigned i = 2; i < s->failures && pause < PAUSE_GROWTH * s->pause_seconds; i++)
         pause *= 2;
     return pause;
 }
@@ -135,11 +134,11 @@ static int judge_machine(const struct supervised *s, struct error *err)
     if (s->failed_starts >= ENGINE_STARTS_LIMIT)
         return error_set(err, "%u engines of '%s' died before they were ready; the last one %s",
                          s->failed_starts, s->model, s->engine.how);
-    if (s->culprits >= CULPRITS_LIMIT)
+    if (s->failures >= ENGINES_LIMIT)
         return error_set(err,
-                         "engines of '%s' died of %u requests in a row, with no answer between: it "
-                         "must be something else; the last one %s",
-                         s->model, s->culprits, s->engine.how);
+                         "%u engines of '%s' died in a row, with no answer between, so it is not "
+                         "the text; the last one %s",
+                         s->failures, s->model, s->engine.how);
     return 0;
 }
 
@@ -152,8 +151,6 @@ static int mourn(struct supervised *s, struct error *err)
     s->failed_starts = s->ready ? 0 : s->failed_starts + 1;
     s->ready = false;
     const bool convicted = flights_engine_died(&s->flights, s->engine.how);
-    s->culprits += convicted;
-    s->failures = convicted ? 0 : s->failures;
     s->counts.culprits += convicted;
     s->died_seconds = clock_seconds();
     s->resume_seconds = s->died_seconds + next_pause(s);
@@ -297,6 +294,7 @@ int lm_supervised_create(const struct lm_engine_options *options, const struct s
     struct supervised *s = mem_calloc(1, sizeof(*s));
     s->lm.ops = &supervised_ops;
     s->model = mem_strdup(options->model);
+    s->pause_seconds = how->pause_seconds > 0 ? how->pause_seconds : RESTART_PAUSE_SECONDS;
     engine_message_encode(&(struct engine_message){.kind = ENGINE_OPEN, .open = *options},
                           &s->open);
     s->engine = (struct engine_process){.launcher = how->launcher,

@@ -3,25 +3,26 @@
 // again when it dies. Answers are those of lm_engine.h, bit for bit; a request whose engine died is
 // asked again, and one that kills engines ends with LM_FATAL (flights.h).
 //
-// From the second death in a row on (without an answer or a culprit between), a start is preceded
-// by a pause that doubles from RESTART_PAUSE_SECONDS on. After ENGINE_STARTS_LIMIT engines in a row
-// that died before they were ready, or CULPRITS_LIMIT requests in a row that each killed several,
-// it is the machine that is broken and not the text: LM_POLL_BROKEN.
+// From the second death in a row on (without an answer between), a start is preceded by a pause
+// that doubles up to PAUSE_GROWTH times the first. After ENGINE_STARTS_LIMIT engines in a row that
+// died before they were ready, or ENGINES_LIMIT that died without an answer between, it is the
+// machine that is broken and not the text: LM_POLL_BROKEN.
 #ifndef MEMO_WORKER_LM_SUPERVISED_H
 #define MEMO_WORKER_LM_SUPERVISED_H
 
 #include "worker/lm/lm_engine.h"
 #include "worker/supervisor/launcher.h"
 
-#define RESTART_PAUSE_SECONDS 0.25
-#define RESTART_PAUSE_LIMIT_SECONDS 8.0
-#define ENGINE_STARTS_LIMIT 5
-#define CULPRITS_LIMIT 5
+#define RESTART_PAUSE_SECONDS 0.5
+#define PAUSE_GROWTH 16
+#define ENGINE_STARTS_LIMIT 6
+#define ENGINES_LIMIT 20
 
 struct supervision {
     struct launcher *launcher; // the caller's, outlives the model
     const char *program;       // outlives the model; NULL: this one
     double silence_seconds;    // see engine_process.h; 0: an engine may be silent for ever
+    double pause_seconds;      // the first; 0: RESTART_PAUSE_SECONDS
     double memory_gb;          // 10^9 bytes that an engine may use (process_usage.h); 0: no limit
 };
 
