@@ -13,8 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FILE_SECONDS 5.0  // between rewritings of the attempt's file
-#define READ_SECONDS 30.0 // between looks at what other jobs on the directory have spent
+#define FILE_SECONDS 5.0   // between rewritings of the attempt's file
+#define EARLY_SECONDS 30.0 // in which it is rewritten every second: somebody is watching
+#define READ_SECONDS 30.0  // between looks at what other jobs on the directory have spent
 #define MARGIN_SECONDS                                                                             \
     1.0 // progress comes about once a second: the budget stops before it is spent
 #define MOST_ASIDE_REASONS 64 // kept apart; a run with more has one cause
@@ -63,14 +64,21 @@ static int read_earlier(struct generate_status *status, struct error *err)
                           &status->earlier_gpu_hours, err);
 }
 
+// The same for the stop and for the refusal: a run that its budget has stopped is refused
+// afterwards, so that nothing requeues it for ever.
+static double margin_hours(const struct generate_status *status)
+{
+    return gpus(status) * MARGIN_SECONDS / 3600;
+}
+
 static int check_budget(const struct generate_status *status, struct error *err)
 {
     const double limit = status->options->max_gpu_hours;
-    if (limit <= 0 || status->earlier_gpu_hours < limit)
+    if (limit <= 0 || status->earlier_gpu_hours + margin_hours(status) < limit)
         return 0;
     return error_set(err,
-                     "--max-gpu-hours %g is spent: earlier attempts took %.4g GPU-hours; a larger "
-                     "budget continues",
+                     "--max-gpu-hours %g is spent: earlier attempts took %.4g GPU-hours; the "
+                     "same command with a larger budget continues",
                      limit, status->earlier_gpu_hours);
 }
 
@@ -201,7 +209,8 @@ static void describe(const struct generate_status *status, const struct cluster_
 static void write_file(struct generate_status *status, const struct strbuf *json)
 {
     struct error err;
-    status->next_file_seconds = now_seconds(status) + FILE_SECONDS;
+    const double now = now_seconds(status);
+    status->next_file_seconds = now < EARLY_SECONDS ? now : now + FILE_SECONDS;
     if (run_cost_write(status->fs, status->run->path, status->attempt, json, &err) &&
         !status->warned) {
         log_warn("%s; the run goes on", err.text);
@@ -315,8 +324,8 @@ static bool budget_is_spent(struct generate_status *status)
         return false;
     if (now_seconds(status) >= status->next_read_seconds)
         (void)read_earlier(status, &ignored);
-    const double margin = gpus(status) * MARGIN_SECONDS / 3600;
-    return generate_status_gpu_hours(status) + status->earlier_gpu_hours + margin >= limit;
+    return generate_status_gpu_hours(status) + status->earlier_gpu_hours + margin_hours(status) >=
+           limit;
 }
 
 bool generate_status_progress(struct generate_status *status,
