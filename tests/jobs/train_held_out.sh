@@ -90,8 +90,13 @@ run 0 "${train[@]}" --held-out 8 --best-by f1 --best --eval-steps 5 --out by-f1
 json_number by-f1/run/summary.json best_step >/dev/null || fail "no best by F1"
 
 # With adapters too.
-run 0 "${train[@]}" --held-out 16 --eval-steps 5 --lora-r 4 --out adapters
+run 0 "${mpi[@]}" -np 2 "${best[@]}" --best --eval-answers 8 --eval-answer-tokens 4 --lora-r 8 --lr 0.1 --zero 1 \
+    --out adapters
 [ "$(metric adapters held_out_f1 | wc -l)" -gt 0 ] || fail "a model with adapters answers nothing"
+lowest=$(metric adapters held_out_loss | sort -g -k 2,2 | head -1 | cut -d ' ' -f 1)
+[ "$lowest" -lt "$(metric adapters held_out_loss | tail -1 | cut -d ' ' -f 1)" ] ||
+    fail "the held-out loss of adapters never rose: this test says nothing"
+says "the model gets the weights after step $lowest"
 
 # --- a checkpoint on request ---
 
