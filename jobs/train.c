@@ -392,10 +392,20 @@ static int checkpoint_is_due(const struct train_job *job, bool *due, struct erro
     return group_any(job->group, is_rank0(job) && clock_seconds() >= job->checkpoint_due, due, err);
 }
 
+// Whether a checkpoint will be written behind this run, unless it ends early.
+static bool writes_behind(const struct train_job *job)
+{
+    const size_t every = (size_t)job->options->checkpoint_steps, step = job->trainer->step;
+    return job->plan.behind && (job->options->checkpoint_minutes > 0 ||
+                                (every > 0 && (step / every + 1) * every < job->trainer->steps));
+}
+
 // 0: all steps done; 1: stopped on request after a checkpoint; -1: failed.
 static int train_steps(struct train_job *job, struct error *err)
 {
     struct trainer *trainer = job->trainer;
+    if (writes_behind(job))
+        checkpoint_prepare(trainer);
     job->checkpoint_due = clock_seconds() + 60 * job->options->checkpoint_minutes;
     while (trainer->step < trainer->steps) {
         bool stop, due = false;
