@@ -46,6 +46,7 @@ int bench_checkpoint(struct trainer *trainer, const char *directory, struct benc
     struct checkpoint_write *write = NULL;
     char *own = mem_printf("%s/ranks-%d", directory, group_size(trainer->group));
     *out = (struct bench_checkpoint){.bytes = state_bytes(trainer), .copy_bytes = copy_rate()};
+    checkpoint_prepare(trainer);
     const double start = clock_seconds();
     int rc = checkpoint_begin(trainer, fs_system(), own, 1, &write, err);
     if (rc == 0 && !write)

@@ -33,6 +33,15 @@ void train_checkpoints_open(struct train_job *job)
     set_due(job);
 }
 
+void train_checkpoints_prepare(const struct train_job *job)
+{
+    const struct train_options *options = job->options;
+    const size_t every = (size_t)options->checkpoint_steps, step = job->trainer->step;
+    const bool by_steps = every > 0 && (step / every + 1) * every < job->trainer->steps;
+    if (job->plan.behind && (options->checkpoint_minutes > 0 || by_steps))
+        checkpoint_prepare(job->trainer);
+}
+
 bool train_checkpoints_wanted(struct train_job *job)
 {
     struct train_checkpoints *checkpoints = &job->checkpoints;

@@ -78,6 +78,8 @@ int train_held_out_measure(struct train_job *job, bool *measured, bool *improved
 size_t train_checkpoints_kept(const struct train_options *options);
 bool train_checkpoints_save_best(const struct train_options *options);
 void train_checkpoints_open(struct train_job *job);
+// Before the first step: memory for the copies of checkpoints, when some will be written behind.
+void train_checkpoints_prepare(const struct train_job *job);
 // Rank 0's: whether the clock or a file asks for one. The file OUT/run/checkpoint-now goes away
 // when the checkpoint that it asked for stands.
 bool train_checkpoints_wanted(struct train_job *job);

@@ -57,6 +57,13 @@ static int deadly_write(void *state, int handle, const void *bytes, size_t lengt
     return fs_system()->ops->write(state, handle, bytes, length);
 }
 
+static int deadly_write_at(void *state, int handle, uint64_t offset, const void *bytes,
+                           size_t length)
+{
+    strike();
+    return fs_system()->ops->write_at(state, handle, offset, bytes, length);
+}
+
 static int deadly_sync(void *state, int handle)
 {
     strike();
@@ -101,6 +108,7 @@ static bool run_until_operation(const char *directory, int ranks, int operation)
         struct fs_ops ops = *fs_system()->ops;
         ops.create = deadly_create;
         ops.write = deadly_write;
+        ops.write_at = deadly_write_at;
         ops.sync = deadly_sync;
         ops.rename = deadly_rename;
         ops.sync_directory = deadly_sync_directory;

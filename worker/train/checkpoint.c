@@ -5,69 +5,88 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <sys/mman.h>
-
-enum { HUGE_PAGE_BYTES = 2 << 20 };
 
 // --- saving ---
 
-// Copies weights and states of a unit to host memory, one behind the other.
-static int copy_unit(const struct trainer *trainer, const struct optimizer_unit *unit,
-                     unsigned char *host, size_t state_at, struct error *err)
+int part_fill(const struct part_copy *part, const struct trainer *trainer,
+              const struct manifest *manifest, struct error *err)
 {
-    const struct model *model = trainer->model;
-    const struct tensor trained = model_trained_weights(model);
+    struct device *device = trainer->model->device;
+    const struct part_header header = part_header(manifest, part->unit->number);
+    const struct tensor trained = model_trained_weights(trainer->model);
     const size_t element = dtype_bytes(trained.dtype);
-    const size_t bytes = range_count(unit->state.range) * element;
-    const char *weights = (const char *)trained.data + unit->state.range.begin * element;
-    memset(host + bytes, 0, state_at - bytes);
-    return device_copy_out(model->device, host, weights, bytes, err) ||
-                   device_copy_out(model->device, host + state_at, unit->block, unit->state.bytes,
+    const size_t bytes = (header.end - header.begin) * element;
+    const size_t filled = weights_bytes(manifest, &header);
+    const char *weights = (const char *)trained.data + header.begin * element;
+    unsigned char *at = part->image;
+    memcpy(at, &header, sizeof(header));
+    at += sizeof(header);
+    memset(at + bytes, 0, filled - bytes);
+    return device_copy_out(device, at, weights, bytes, err) ||
+                   device_copy_out(device, at + filled, part->unit->block, part->unit->state.bytes,
                                    err)
                ? -1
                : 0;
 }
 
-int part_open(const struct manifest *manifest, const struct optimizer_unit *unit,
-              struct part_copy *out, struct error *err)
+// Whole pages go past the page cache, which would cost the computation a core and memory; the rest
+// as usual. Returns what the operations do.
+static int write_pages(struct fs *fs, const char *path, int handle, const unsigned char *image,
+                       size_t bytes)
 {
-    const struct part_header header = part_header(manifest, unit->number);
-    const size_t state_at = weights_bytes(manifest, &header);
-    *out = (struct part_copy){.header = header,
-                              .unit = unit,
-                              .state_at = state_at,
-                              .bytes = state_at + unit->state.bytes};
-    const size_t pages = (out->bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    out->host = aligned_alloc(HUGE_PAGE_BYTES, pages);
-    if (!out->host)
-        return error_set(err, "no memory for a copy of %zu bytes", out->bytes);
-    (void)madvise(out->host, pages, MADV_HUGEPAGE); // advice: works without
-    return 0;
+    const size_t whole = bytes / FS_DIRECT_BYTES * FS_DIRECT_BYTES;
+    int rc = fs->ops->write_at(fs->state, handle, 0, image, whole);
+    int closed = fs->ops->close(fs->state, handle);
+    if (rc != 0 || closed != 0)
+        return rc ? rc : closed;
+    rc = fs->ops->open_update(fs->state, path, &handle);
+    if (rc != 0)
+        return rc;
+    rc = fs->ops->write_at(fs->state, handle, whole, image + whole, bytes - whole);
+    if (rc == 0)
+        rc = fs->ops->sync(fs->state, handle);
+    closed = fs->ops->close(fs->state, handle);
+    return rc ? rc : closed;
 }
 
-int part_fill(const struct part_copy *part, const struct trainer *trainer, struct error *err)
+static int create_direct(struct fs *fs, const char *path, int *handle)
 {
-    return copy_unit(trainer, part->unit, part->host, part->state_at, err);
+    int rc = fs->ops->create(fs->state, path, false, handle);
+    if (rc == 0)
+        rc = fs->ops->close(fs->state, *handle);
+    return rc == 0 ? fs->ops->open_direct(fs->state, path, handle) : rc;
 }
 
-void part_close(struct part_copy *part)
+// As fs_write_atomic, but for the name, which needs not be unique: the directory has one writer for
+// each part, and what an interrupted one left was removed with it.
+static int write_direct(struct fs *fs, const char *directory, const char *path,
+                        const struct part_copy *part)
 {
-    free(part->host);
-    part->host = NULL;
+    char *temporary = mem_printf("%s.tmp", path);
+    int handle;
+    int rc = create_direct(fs, temporary, &handle);
+    if (rc == 0)
+        rc = write_pages(fs, temporary, handle, part->image, part->bytes);
+    if (rc == 0)
+        rc = fs->ops->rename(fs->state, temporary, path, true);
+    if (rc != 0)
+        fs->ops->remove(fs->state, temporary);
+    else
+        rc = fs->ops->sync_directory(fs->state, directory);
+    free(temporary);
+    return rc;
 }
 
 int part_write(const struct part_copy *part, struct fs *fs, const char *directory,
                struct digest *digest, struct error *err)
 {
-    const struct fs_part pieces[] = {{&part->header, sizeof(part->header)},
-                                     {part->host, part->bytes}};
-    struct digest_builder builder;
-    digest_begin(&builder);
-    for (size_t i = 0; i < 2; i++)
-        digest_update(&builder, pieces[i].bytes, pieces[i].length);
-    *digest = digest_end(&builder);
     char *path = part_path(directory, part->unit->number);
-    const int rc = fs_write_atomic(fs, path, pieces, 2, true, err);
+    *digest = digest_bytes(part->image, part->bytes);
+    int rc = write_direct(fs, directory, path, part);
+    if (rc == -EINVAL) // no such writes there
+        rc = fs_write_atomic(fs, path, &(struct fs_part){part->image, part->bytes}, 1, true, err);
+    else if (rc != 0)
+        rc = error_set_errno(err, -rc, "cannot write '%s'", path);
     free(path);
     return rc;
 }
@@ -86,14 +105,16 @@ static int write_own_parts(const struct trainer *trainer, struct fs *fs, const c
     int rc = 0;
     for (size_t u = 0; rc == 0 && u < optimizer->unit_count; u++) {
         const struct optimizer_unit *unit = &optimizer->units[u];
-        struct part_copy part;
         if (!checkpoint_writes_unit(trainer, unit))
             continue;
-        rc = part_open(manifest, unit, &part, err) || part_fill(&part, trainer, err) ||
+        const struct part_copy part = {.unit = unit,
+                                       .image = mem_alloc_aligned(FS_DIRECT_BYTES, part_room(unit)),
+                                       .bytes = part_bytes(unit)};
+        rc = part_fill(&part, trainer, manifest, err) ||
                      part_write(&part, fs, directory, &digests[unit->number], err)
                  ? -1
                  : 0;
-        part_close(&part);
+        free(part.image);
     }
     return rc;
 }

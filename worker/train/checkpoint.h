@@ -36,7 +36,11 @@ int checkpoint_save(struct trainer *trainer, struct fs *fs, const char *director
 // One write at a time; *out is NULL when the state was saved before. A write is finished by polls,
 // which do nothing while a rank still writes, or by complete, which waits; both accept NULL, make
 // *write NULL when it is finished, and report what failed in writing. It ends before the trainer.
+//
+// The copies' memory is the trainer's and stays until it ends; prepare asks for it before the first
+// begin, which would wait for it.
 struct checkpoint_write;
+void checkpoint_prepare(struct trainer *trainer);
 int checkpoint_begin(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
                      struct checkpoint_write **out, struct error *err);
 int checkpoint_poll(struct checkpoint_write **write, struct error *err);

@@ -62,8 +62,6 @@ static void release(struct checkpoint_write *write)
     struct error ignored;
     join_thread(write, &ignored);
     trainer_watch_states(write->trainer, NULL, NULL);
-    for (size_t i = 0; i < write->copy_count; i++)
-        part_close(&write->copies[i]);
     pthread_cond_destroy(&write->copied_changed);
     pthread_mutex_destroy(&write->mutex);
     free(write->copies);
@@ -82,23 +80,21 @@ void checkpoint_abandon(struct checkpoint_write *write)
 static void copy_parts(struct checkpoint_write *write)
 {
     for (size_t i = 0; write->rc == 0 && i < write->copy_count; i++)
-        write->rc = part_fill(&write->copies[i], write->trainer, &write->failure);
+        write->rc = part_fill(&write->copies[i], write->trainer, &write->manifest, &write->failure);
     pthread_mutex_lock(&write->mutex);
     write->copied = true;
     pthread_cond_signal(&write->copied_changed);
     pthread_mutex_unlock(&write->mutex);
 }
 
-// A copy goes when its part is written.
 static void *parts_main(void *argument)
 {
     struct checkpoint_write *write = argument;
     copy_parts(write);
     for (size_t i = 0; write->rc == 0 && i < write->copy_count; i++) {
-        struct part_copy *part = &write->copies[i];
+        const struct part_copy *part = &write->copies[i];
         write->rc = part_write(part, write->place.fs, write->place.path,
                                &write->mine[part->unit->number], &write->failure);
-        part_close(part);
     }
     atomic_store(&write->done, true);
     return NULL;
@@ -124,17 +120,35 @@ static double settle(void *context)
     return clock_seconds() - start;
 }
 
-static int open_parts(struct checkpoint_write *write, struct error *err)
+// Of the copies of this rank's parts, one behind the other.
+static size_t copies_room(const struct trainer *trainer)
 {
-    const struct optimizer *optimizer = write->trainer->optimizer;
+    const struct optimizer *optimizer = trainer->optimizer;
+    size_t room = 0;
+    for (size_t u = 0; u < optimizer->unit_count; u++)
+        if (checkpoint_writes_unit(trainer, &optimizer->units[u]))
+            room += part_room(&optimizer->units[u]);
+    return room;
+}
+
+void checkpoint_prepare(struct trainer *trainer)
+{
+    trainer_staging(trainer, copies_room(trainer));
+}
+
+static void place_copies(struct checkpoint_write *write)
+{
+    struct trainer *trainer = write->trainer;
+    const struct optimizer *optimizer = trainer->optimizer;
+    unsigned char *at = trainer_staging(trainer, copies_room(trainer));
     write->copies = mem_calloc(optimizer->unit_count, sizeof(*write->copies));
     for (size_t u = 0; u < optimizer->unit_count; u++) {
         const struct optimizer_unit *unit = &optimizer->units[u];
-        if (checkpoint_writes_unit(write->trainer, unit) &&
-            part_open(&write->manifest, unit, &write->copies[write->copy_count++], err))
-            return -1;
+        if (!checkpoint_writes_unit(trainer, unit))
+            continue;
+        write->copies[write->copy_count++] = (struct part_copy){unit, at, part_bytes(unit)};
+        at += part_room(unit);
     }
-    return 0;
 }
 
 int checkpoint_begin(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
@@ -154,8 +168,8 @@ int checkpoint_begin(struct trainer *trainer, struct fs *fs, const char *directo
     write->mine = mem_calloc(manifest.count, sizeof(*write->mine));
     pthread_mutex_init(&write->mutex, NULL);
     pthread_cond_init(&write->copied_changed, NULL);
-    const int rc = open_parts(write, err) || run_thread(write, parts_main, err) ? -1 : 0;
-    if (group_agree(trainer->group, rc, err)) {
+    place_copies(write);
+    if (group_agree(trainer->group, run_thread(write, parts_main, err), err)) {
         release(write);
         return -1;
     }

@@ -71,22 +71,32 @@ void checkpoint_place_release(struct checkpoint_place *place);
 int checkpoint_open(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
                     struct checkpoint_place *place, struct manifest *manifest, struct error *err);
 
-// A unit of the optimizer as a part in host memory.
+// A unit of the optimizer as its part's file, in host memory.
 struct part_copy {
-    struct part_header header;
     const struct optimizer_unit *unit;
-    size_t state_at; // in the copy, behind the weights
-    unsigned char *host;
-    size_t bytes;
+    unsigned char *image; // [part_room], at a multiple of FS_DIRECT_BYTES
+    size_t bytes;         // of the file
 };
 bool checkpoint_writes_unit(const struct trainer *trainer, const struct optimizer_unit *unit);
-int part_open(const struct manifest *manifest, const struct optimizer_unit *unit,
-              struct part_copy *out, struct error *err);
-int part_fill(const struct part_copy *part, const struct trainer *trainer, struct error *err);
+
+static inline size_t part_bytes(const struct optimizer_unit *unit)
+{
+    const struct state *state = &unit->state;
+    const struct part_header header = {.begin = state->range.begin, .end = state->range.end};
+    const struct manifest manifest = {.form.weights = state->weights};
+    return sizeof(header) + weights_bytes(&manifest, &header) + state->bytes;
+}
+
+static inline size_t part_room(const struct optimizer_unit *unit)
+{
+    return (part_bytes(unit) + FS_DIRECT_BYTES - 1) / FS_DIRECT_BYTES * FS_DIRECT_BYTES;
+}
+
+int part_fill(const struct part_copy *part, const struct trainer *trainer,
+              const struct manifest *manifest, struct error *err);
 // *digest is that of the file.
 int part_write(const struct part_copy *part, struct fs *fs, const char *directory,
                struct digest *digest, struct error *err);
-void part_close(struct part_copy *part);
 
 // Collective: rc says how this rank's writing went, mine [manifest->count] are its digests.
 int checkpoint_gather(struct group *group, struct manifest *manifest, const struct digest *mine,

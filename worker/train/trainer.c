@@ -10,6 +10,10 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE_BYTES = 2 << 20 };
 
 // What would otherwise fail in the middle of the run.
 static int check_sequences(const struct model_config *config, const struct sequence_set *set,
@@ -142,6 +146,7 @@ void trainer_destroy(struct trainer *trainer)
     free(trainer->dropout_keys);
     free(trainer->host_squares);
     free(trainer->sums);
+    free(trainer->staging);
     free(trainer);
 }
 
@@ -154,6 +159,19 @@ void trainer_watch_states(struct trainer *trainer, double (*settle)(void *contex
 {
     trainer->settle = settle;
     trainer->settle_context = context;
+}
+
+unsigned char *trainer_staging(struct trainer *trainer, size_t bytes)
+{
+    if (bytes <= trainer->staging_bytes)
+        return trainer->staging;
+    const size_t pages = (bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    free(trainer->staging);
+    trainer->staging = mem_alloc_aligned(HUGE_PAGE_BYTES, pages);
+    trainer->staging_bytes = pages;
+    (void)madvise(trainer->staging, pages, MADV_HUGEPAGE); // advice: works without
+    memset(trainer->staging, 0, pages);
+    return trainer->staging;
 }
 
 static double settle_states(const struct trainer *trainer)

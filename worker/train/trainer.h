@@ -79,6 +79,8 @@ struct trainer {
     uint64_t *dropout_keys; // [micro_batch_tokens]; NULL: nothing is dropped
     double (*settle)(void *context);
     void *settle_context;
+    unsigned char *staging; // [staging_bytes], host; NULL: none yet
+    size_t staging_bytes;
 };
 
 // Collective. The model's weights must be f32, and become bfloat16 when the optimizer's form says
@@ -104,6 +106,10 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
 // it: settle is called before they change, waits until nobody reads them any more, and returns how
 // many seconds that took. NULL: nobody reads.
 void trainer_watch_states(struct trainer *trainer, double (*settle)(void *context), void *context);
+
+// Host memory for copies of states, in pages that are there: it is kept from one use to the next,
+// since asking the system for new pages takes longer than the copy. What it held may be lost.
+unsigned char *trainer_staging(struct trainer *trainer, size_t bytes);
 
 // Collective, after the last step: the model's weights become the float32 master weights; those of
 // a model with adapters stay what they are.
