@@ -67,7 +67,7 @@ static struct floor floor_of(const struct bench *bench, const struct load *load)
                  4 * attending * (double)(config->heads * config->head_width) * scores,
         .steps = documents * document / STEP_TOKENS + answer,
     };
-    floor.bytes = floor.steps * (layers + head) * element +
+    floor.bytes = floor.steps * (layers * (bench->model->codes ? 1 : element) + head * element) +
                   kept * answer * (documents * document + requests * own / 2);
     const bool pairs_of_bf16 =
         bench->model->weights.dtype == DTYPE_BF16 && bench->limits.dot_flops > 0;
@@ -196,6 +196,10 @@ int bench_engine(struct bench *bench, struct error *err)
         model_create(bench->device, &config, dtype, &own.model, err))
         return -1;
     bench_fill_weights(own.model);
+    if (strcmp(options->dtype, "fp8") == 0 && model_quantize(own.model, err)) {
+        model_destroy(own.model);
+        return -1;
+    }
     if (!options->json)
         printf("%s, random %s weights; %zu documents of %zu tokens, %zu requests on each with %zu "
                "of their own, answers of %zu\n",

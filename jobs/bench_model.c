@@ -72,6 +72,7 @@ static struct effort effort_of(const struct model *model, struct shape shape)
     const struct model_config *config = &model->config;
     const double hidden = (double)config->hidden, ffn = 3.0 * hidden * (double)config->ffn;
     const double head = (double)config->vocabulary * hidden;
+    const double element = (double)dtype_bytes(model->weights.dtype);
     const double wanted = (double)shape.slots, tokens = wanted * (double)shape.length;
     double layers = 0, attending = 0;
     for (size_t p = 0; p < model->layout.parameter_count; p++)
@@ -83,7 +84,7 @@ static struct effort effort_of(const struct model *model, struct shape shape)
     const double attention = 4 * attending * (double)(config->heads * config->head_width) * seen;
     return (struct effort){
         .tokens = tokens,
-        .bytes = (layers + head) * (double)dtype_bytes(model->weights.dtype),
+        .bytes = layers * (model->codes ? 1 : element) + head * element,
         .flops = tokens * (2 * (layers - ffn) + attention) + wanted * 2 * (ffn + head),
     };
 }
@@ -147,7 +148,7 @@ static int time_steps(struct run *run, struct shape shape, size_t advance, doubl
 // Operations per second that the processor can do on weights of this type.
 static double peak_flops(const struct bench *bench)
 {
-    const bool dot = strcmp(bench->options->dtype, "bf16") == 0 && bench->limits.dot_flops > 0;
+    const bool dot = strcmp(bench->options->dtype, "f32") != 0 && bench->limits.dot_flops > 0;
     return dot ? bench->limits.dot_flops : bench->limits.flops;
 }
 
@@ -252,6 +253,8 @@ static int open_run(struct run *run, const struct model_config *config, size_t s
     if (model_create(run->bench->device, config, dtype, &run->model, err))
         return -1;
     bench_fill_weights(run->model);
+    if (strcmp(options->dtype, "fp8") == 0 && model_quantize(run->model, err))
+        return -1;
     model_pack(run->model);
     run->chosen = mem_calloc(slots, sizeof *run->chosen);
     const struct kv_cache_size size = {.blocks = slots * kv_blocks(run->room),

@@ -70,7 +70,7 @@ static const struct option generate_option_table[] = {
     {"cache-tokens", OPTION_INT, OPTION_AT(cache_tokens), "N", "0", 0, INT32_MAX, NULL,
      "engine: keys and values kept, of running requests and of shared prefixes (0: four contexts)",
      false},
-    {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", "bf16", 0, 0, "bf16|f32",
+    {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", "bf16", 0, 0, "bf16|f32|fp8",
      "engine: of the weights in memory", false},
     {"chat-template", OPTION_CHOICE, OPTION_AT(chat_template), "NAME", NULL, 0, 0,
      CHAT_TEMPLATE_CHOICES, "engine: default: what the model's files say", false},

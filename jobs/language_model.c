@@ -124,6 +124,7 @@ static int open_engine(const struct generate_options *options, const char *direc
         .chat_template = options->chat_template,
         .device = {.backend = options->backend, .threads = threads},
         .dtype = strcmp(options->dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16,
+        .fp8 = strcmp(options->dtype, "fp8") == 0,
         .slots = (size_t)options->slots,
         .context_tokens = (size_t)options->context_tokens,
         .cache_tokens = (size_t)options->cache_tokens,

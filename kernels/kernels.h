@@ -84,6 +84,8 @@ struct linear {
     size_t out_width;
     size_t in_width;
     void *packed;
+    uint8_t *codes; // [out_width, in_width] for linear_fp8, of quantize_rows; NULL: none
+    float *scales;  // [out_width]
 };
 
 // out = x weight^T + bias + residual, or out += with accumulate and no residual.
@@ -94,6 +96,25 @@ struct linear_forward {
     const struct linear *linear;
     size_t rows;
     bool accumulate;
+};
+
+// Rows in eight bits, each with a scale of its own: fp8.h.
+struct quantize_rows {
+    uint8_t *codes; // [R, D] =
+    float *scales;  // [R] =
+    struct tensor x;
+    size_t rows;
+    size_t width;
+};
+
+// linear_forward by the codes of x and weight.
+struct linear_fp8 {
+    struct tensor out;
+    const uint8_t *x;      // [R, in_width]
+    const float *x_scales; // [R]
+    struct tensor residual;
+    const struct linear *linear;
+    size_t rows;
 };
 
 // grad_x = grad_out weight, or += with accumulate.
@@ -472,6 +493,8 @@ struct kernels {
     void (*linear_backward_weight)(struct device *, const struct linear_backward_weight *);
     void (*linear_pack)(struct device *, struct linear *);   // a hint; may do nothing
     void (*linear_unpack)(struct device *, struct linear *); // frees what linear_pack made
+    void (*quantize_rows)(struct device *, const struct quantize_rows *);
+    void (*linear_fp8)(struct device *, const struct linear_fp8 *);
     void (*rope)(struct device *, const struct rope *);
     void (*attention_forward)(struct device *, const struct attention_forward *);
     void (*attention_backward)(struct device *, const struct attention_backward *);

@@ -50,6 +50,9 @@ struct gemm_call {
     size_t m, n, k;
     bool a_transposed; // stored [k, m]
     bool b_transposed; // stored [n, k]
+    // [m] and [n] where A and B are codes of fp8.h: the product is multiplied by both. NULL: they
+    // are not
+    const float *a_scales, *b_scales;
 };
 // 0, or -1 when cuBLASLt does not do these types: the caller has another way.
 int gemm_run(struct device *device, const struct gemm_call *call);
@@ -210,6 +213,8 @@ void cuda_linear_backward_input(struct device *, const struct linear_backward_in
 void cuda_linear_backward_weight(struct device *, const struct linear_backward_weight *);
 void cuda_linear_pack(struct device *, struct linear *);
 void cuda_linear_unpack(struct device *, struct linear *);
+void cuda_quantize_rows(struct device *, const struct quantize_rows *);
+void cuda_linear_fp8(struct device *, const struct linear_fp8 *);
 void cuda_rope(struct device *, const struct rope *);
 void cuda_attention_forward(struct device *, const struct attention_forward *);
 void cuda_attention_backward(struct device *, const struct attention_backward *);

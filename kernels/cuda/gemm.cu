@@ -76,6 +76,7 @@ struct shape {
     size_t m, n, k;
     enum dtype in, out, bias;
     bool a_transposed, b_transposed, has_bias;
+    bool codes; // of eight bits, with scales
 };
 
 struct plan {
@@ -148,7 +149,23 @@ static bool same_shape(const struct shape *a, const struct shape *b)
 {
     return a->m == b->m && a->n == b->n && a->k == b->k && a->in == b->in && a->out == b->out &&
            a->bias == b->bias && a->a_transposed == b->a_transposed &&
-           a->b_transposed == b->b_transposed && a->has_bias == b->has_bias;
+           a->b_transposed == b->b_transposed && a->has_bias == b->has_bias && a->codes == b->codes;
+}
+
+static int set_attribute(struct plan *plan, cublasLtMatmulDescAttributes_t attribute,
+                         const void *value, size_t bytes, struct error *err)
+{
+    return blas_check(blas.MatmulDescSetAttribute(plan->operation, attribute, value, bytes),
+                      "attribute of a product", err);
+}
+
+static int describe_scales(struct plan *plan, struct error *err)
+{
+    const cublasLtMatmulMatrixScale_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    if (!plan->shape.codes)
+        return 0;
+    return set_attribute(plan, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode, err) ||
+           set_attribute(plan, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode, err);
 }
 
 static int describe_operation(struct plan *plan, struct error *err)
@@ -180,7 +197,7 @@ static int describe_operation(struct plan *plan, struct error *err)
 static int describe_layouts(struct plan *plan, struct error *err)
 {
     const struct shape *s = &plan->shape;
-    const cudaDataType_t in = blas_type(s->in), out = blas_type(s->out);
+    const cudaDataType_t in = s->codes ? CUDA_R_8F_E4M3 : blas_type(s->in), out = blas_type(s->out);
     return blas_check(s->b_transposed
                           ? blas.MatrixLayoutCreate(&plan->b, in, s->k, s->n, (int64_t)s->k)
                           : blas.MatrixLayoutCreate(&plan->b, in, s->n, s->k, (int64_t)s->n),
@@ -229,8 +246,8 @@ static struct plan *find_plan(struct gemm *gemm, const struct shape *shape)
     struct plan *plan = &gemm->plans[gemm->plan_count];
     memset(plan, 0, sizeof *plan);
     plan->shape = *shape;
-    if (describe_operation(plan, &ignored) || describe_layouts(plan, &ignored) ||
-        choose_algorithm(gemm, plan, &ignored)) {
+    if (describe_operation(plan, &ignored) || describe_scales(plan, &ignored) ||
+        describe_layouts(plan, &ignored) || choose_algorithm(gemm, plan, &ignored)) {
         plan_release(plan);
         return NULL;
     }
@@ -238,11 +255,26 @@ static struct plan *find_plan(struct gemm *gemm, const struct shape *shape)
     return plan;
 }
 
+// Codes in the one form that there is on Hopper: both row by row, widths of 16.
 static bool can_multiply(const struct gemm_call *call)
 {
+    if (call->a_scales)
+        return !call->a_transposed && call->b_transposed && call->k % 16 == 0 &&
+               call->n % 16 == 0 && call->c.dtype != DTYPE_F16 &&
+               (!call->bias.data || call->bias.dtype == DTYPE_BF16);
     return call->a.dtype == call->b.dtype &&
            (call->c.dtype == call->a.dtype || call->c.dtype == DTYPE_F32) &&
            (!call->bias.data || call->bias.dtype == call->c.dtype);
+}
+
+// The library's A is our B.
+static int point_at_scales(struct plan *plan, const struct gemm_call *call)
+{
+    struct error ignored;
+    return set_attribute(plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &call->b_scales,
+                         sizeof call->b_scales, &ignored) ||
+           set_attribute(plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &call->a_scales,
+                         sizeof call->a_scales, &ignored);
 }
 
 int gemm_run(struct device *device, const struct gemm_call *call)
@@ -258,7 +290,8 @@ int gemm_run(struct device *device, const struct gemm_call *call)
                                 .bias = call->bias.dtype,
                                 .a_transposed = call->a_transposed,
                                 .b_transposed = call->b_transposed,
-                                .has_bias = call->bias.data != NULL};
+                                .has_bias = call->bias.data != NULL,
+                                .codes = call->a_scales != NULL};
     if (!can_multiply(call))
         return -1;
     struct plan *plan = find_plan(gemm, &shape);
@@ -267,6 +300,8 @@ int gemm_run(struct device *device, const struct gemm_call *call)
     if (shape.has_bias && blas.MatmulDescSetAttribute(
                               plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call->bias.data,
                               sizeof call->bias.data) != CUBLAS_STATUS_SUCCESS)
+        return -1;
+    if (shape.codes && point_at_scales(plan, call))
         return -1;
     const cublasStatus_t status =
         blas.Matmul(gemm->handle, plan->operation, &one, call->b.data, plan->b, call->a.data,

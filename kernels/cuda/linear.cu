@@ -39,7 +39,9 @@ void cuda_linear_forward(struct device *device, const struct linear_forward *a)
                                    .n = a->linear->out_width,
                                    .k = a->linear->in_width,
                                    .a_transposed = false,
-                                   .b_transposed = true};
+                                   .b_transposed = true,
+                                   .a_scales = NULL,
+                                   .b_scales = NULL};
     multiply(device, &call, "linear_forward");
 }
 
@@ -55,7 +57,9 @@ void cuda_linear_backward_input(struct device *device, const struct linear_backw
                                    .n = a->linear->in_width,
                                    .k = a->linear->out_width,
                                    .a_transposed = false,
-                                   .b_transposed = false};
+                                   .b_transposed = false,
+                                   .a_scales = NULL,
+                                   .b_scales = NULL};
     multiply(device, &call, "linear_backward_input");
 }
 
@@ -96,7 +100,9 @@ void cuda_linear_backward_weight(struct device *device, const struct linear_back
                                    .n = a->in_width,
                                    .k = a->rows,
                                    .a_transposed = true,
-                                   .b_transposed = false};
+                                   .b_transposed = false,
+                                   .a_scales = NULL,
+                                   .b_scales = NULL};
     if (a->grad_bias.data)
         add_column_sums(device, a);
     if (a->rows > 0)

@@ -59,6 +59,8 @@ void ref_linear_backward_input(struct device *, const struct linear_backward_inp
 void ref_linear_backward_weight(struct device *, const struct linear_backward_weight *);
 void ref_linear_pack(struct device *, struct linear *);
 void ref_linear_unpack(struct device *, struct linear *);
+void ref_quantize_rows(struct device *, const struct quantize_rows *);
+void ref_linear_fp8(struct device *, const struct linear_fp8 *);
 void ref_rope(struct device *, const struct rope *);
 void ref_attention_forward(struct device *, const struct attention_forward *);
 void ref_attention_backward(struct device *, const struct attention_backward *);

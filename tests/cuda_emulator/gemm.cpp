@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What cuBLASLt does, on the CPU: products of bf16 or f16, summed in double and rounded once. It
-// does not take float32, so that the kernel for all other types is tested too.
+// does not take float32 or codes of eight bits, so that the kernels for these are tested too.
 #include "kernels/cuda/cuda.h"
 
 int gemm_create(struct gemm **out, struct error *err)
@@ -31,7 +31,7 @@ static void multiply(const struct gemm_call *call)
 int gemm_run(struct device *device, const struct gemm_call *call)
 {
     const struct gemm_call copy = *call;
-    if (call->a.dtype != call->b.dtype || call->a.dtype == DTYPE_F32 ||
+    if (call->a_scales || call->a.dtype != call->b.dtype || call->a.dtype == DTYPE_F32 ||
         (call->c.dtype != call->a.dtype && call->c.dtype != DTYPE_F32))
         return -1;
     emulator_enqueue(cuda_of(device)->stream, [copy]() {

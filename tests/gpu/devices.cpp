@@ -46,6 +46,8 @@ static void fill_table(void)
     waiting.linear_forward = WAITING(linear_forward);
     waiting.linear_backward_input = WAITING(linear_backward_input);
     waiting.linear_backward_weight = WAITING(linear_backward_weight);
+    waiting.quantize_rows = WAITING(quantize_rows);
+    waiting.linear_fp8 = WAITING(linear_fp8);
     waiting.rope = WAITING(rope);
     waiting.attention_forward = WAITING(attention_forward);
     waiting.attention_backward = WAITING(attention_backward);

@@ -18,7 +18,7 @@ expect() {
 }
 says() { grep -qF -- "$1" "$work/$2" || fail "$2 does not say '$1': $(cat "$work/$2")"; }
 
-for target in memo test_gpu_training test_model_golden test_model_step test_engine; do
+for target in memo test_gpu_training test_model_golden test_model_step test_engine test_quantize; do
     find "$build" -type f -name "$target" -perm -u+x | grep -q . || { echo "skipped: no $target in $build"; exit 77; }
 done
 here=(--build "$build" --out "$work/results" --backend cpu)

@@ -82,13 +82,13 @@ static void assert_same(const struct lm_answer *a, const struct lm_answer *b)
     assert_memory_equal(a->answer.bytes, b->answer.bytes, a->answer.length);
 }
 
-static void answers_are_the_same_alone_and_together(void **state)
+static void expect_same_alone_and_together(bool fp8)
 {
-    (void)state;
     struct lm_answer alone[REQUESTS] = {0}, together[REQUESTS] = {0};
     size_t texts = 0;
     for (uint64_t i = 0; i < REQUESTS; i++) {
-        struct lm *lm = lm_fixture_open(directory, &(struct lm_engine_options){.slots = 1});
+        struct lm *lm =
+            lm_fixture_open(directory, &(struct lm_engine_options){.slots = 1, .fp8 = fp8});
         submit_all(lm, i, i + 1);
         lm_fixture_collect(lm, alone, REQUESTS);
         lm_destroy(lm);
@@ -96,7 +96,7 @@ static void answers_are_the_same_alone_and_together(void **state)
         assert_int_not_equal(alone[i].end, LM_REJECTED);
     }
     assert_true(texts > REQUESTS / 2);
-    struct lm *lm = lm_fixture_open(directory, &(struct lm_engine_options){.slots = 5});
+    struct lm *lm = lm_fixture_open(directory, &(struct lm_engine_options){.slots = 5, .fp8 = fp8});
     assert_int_equal(lm->capacity, 10);
     assert_int_equal(lm->context_tokens, LM_FIXTURE_POSITIONS);
     submit_all(lm, 0, REQUESTS);
@@ -106,6 +106,18 @@ static void answers_are_the_same_alone_and_together(void **state)
     lm_destroy(lm);
     lm_fixture_release(alone, REQUESTS);
     lm_fixture_release(together, REQUESTS);
+}
+
+static void answers_are_the_same_alone_and_together(void **state)
+{
+    (void)state;
+    expect_same_alone_and_together(false);
+}
+
+static void answers_in_eight_bits_are_too(void **state)
+{
+    (void)state;
+    expect_same_alone_and_together(true);
 }
 
 // The tokens of a document are computed for its first request only.
@@ -336,6 +348,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_are_the_same_alone_and_together),
+        cmocka_unit_test(answers_in_eight_bits_are_too),
         cmocka_unit_test(a_document_is_computed_once),
         cmocka_unit_test(cancelled_requests_have_no_result_and_leave_the_others_alone),
         cmocka_unit_test(unanswered_requests_are_freed_with_the_model),

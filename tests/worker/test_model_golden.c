@@ -164,7 +164,7 @@ static void check_model(const char *name)
     golden_close(&golden);
 }
 
-static void check_bf16(const char *name)
+static void check_bf16(const char *name, double tolerance)
 {
     struct golden golden;
     struct workspace *workspace;
@@ -172,11 +172,12 @@ static void check_bf16(const char *name)
     golden_open(&golden, name, DTYPE_BF16);
     assert_int_equal(workspace_create(golden.model, golden.batch.tokens, false, &workspace, &err),
                      0);
-    check_logits(&golden, workspace, 2e-2);
+    check_logits(&golden, workspace, tolerance);
     workspace_destroy(workspace);
     golden_close(&golden);
 }
 
+// Where activations are bfloat16 too, PyTorch's own logits are off by up to 4.4e-2 (llama_tied).
 static void all_agree_with_their_weights_held_in_bf16(void **state)
 {
     static const char *const names[] = {"qwen2_tied",  "qwen2_odd",  "qwen2_yarn", "qwen3_tied",
@@ -187,13 +188,8 @@ static void all_agree_with_their_weights_held_in_bf16(void **state)
     struct device *device = fixture_device();
     const bool half = device->ops->half_activations;
     device_destroy(device);
-    if (half) {
-        printf("activations are bfloat16 too: PyTorch's own logits are then off by up to "
-               "4.4e-2 (llama_tied), so that these files say nothing\n");
-        skip();
-    }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        check_bf16(names[i]);
+        check_bf16(names[i], half ? 3e-2 : 2e-2);
 }
 
 static void qwen2_agrees_with_transformers(void **state)

@@ -273,8 +273,8 @@ static int open_all(struct lm_engine *e, const struct lm_engine_options *options
 {
     if (load_text(e, options, err) || device_create(&options->device, &e->device, err) ||
         model_load(e->device, options->model, options->dtype, &e->model, err) ||
-        check_sizes(e, options, err) || create_engine(e, options, err) ||
-        compute_digest(e, options->model, err))
+        (options->fp8 && model_quantize(e->model, err)) || check_sizes(e, options, err) ||
+        create_engine(e, options, err) || compute_digest(e, options->model, err))
         return -1;
     e->prompts = prompt_maker_create(e->tokenizer, e->chat, REMEMBERED_BYTES);
     e->schemas =

@@ -13,6 +13,7 @@ struct lm_engine_options {
     const char *chat_template;    // by name; NULL: detected
     struct device_options device; // of its own
     enum dtype dtype;             // of the weights
+    bool fp8;                     // the layers' products in eight bits, see model_quantize
     size_t slots;                 // requests running at once; 32
     size_t context_tokens; // prompt and answer; the least of 8192 and the model's positions. More
                            // than the model's positions is an error

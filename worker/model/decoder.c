@@ -95,11 +95,33 @@ static void norm(const struct pass *pass, struct tensor x, struct tensor weight,
                                          });
 }
 
+static void dense_fp8(const struct pass *pass, const struct linear *linear, struct tensor out,
+                      struct tensor x, size_t rows, struct tensor residual)
+{
+    struct device *device = pass->model->device;
+    const struct workspace *workspace = pass->workspace;
+    device->ops->quantize_rows(device, &(struct quantize_rows){.codes = workspace->codes,
+                                                               .scales = workspace->scales,
+                                                               .x = x,
+                                                               .rows = rows,
+                                                               .width = linear->in_width});
+    device->ops->linear_fp8(device, &(struct linear_fp8){.out = out,
+                                                         .x = workspace->codes,
+                                                         .x_scales = workspace->scales,
+                                                         .residual = residual,
+                                                         .linear = linear,
+                                                         .rows = rows});
+}
+
 // residual may be none.
 static void dense(const struct pass *pass, const struct linear *linear, struct tensor out,
                   struct tensor x, size_t rows, struct tensor residual)
 {
     struct device *device = pass->model->device;
+    if (linear->codes && pass->workspace->codes) {
+        dense_fp8(pass, linear, out, x, rows, residual);
+        return;
+    }
     device->ops->linear_forward(device, &(struct linear_forward){
                                             .out = out,
                                             .x = x,

@@ -75,6 +75,8 @@ struct workspace {
     struct tensor top;          // [R, D], what the final norm reads: rows with a wanted output
     float *top_rstd;            // [T]
     struct tensor logits;       // [slice_rows, V], f32
+    uint8_t *codes;             // [T, widest input] of a quantized model's products
+    float *scales;              // [T]
     float *losses;              // [T]
 
     // with_backward

@@ -61,6 +61,7 @@ void model_destroy(struct model *model)
     lora_destroy(model->device, model->lora);
     device_free(model->device, model->weights.data);
     device_free(model->device, model->inverse_frequency);
+    device_free(model->device, model->codes);
     decoder_release(model->decoder);
     free(model->decoder);
     layout_release(&model->layout);
@@ -69,7 +70,7 @@ void model_destroy(struct model *model)
 
 void model_replace_weights(struct model *model, struct tensor weights)
 {
-    assert(model->pack_count == 0);
+    assert(model->pack_count == 0 && !model->codes);
     device_free(model->device, model->weights.data);
     model->weights = weights;
     decoder_bind(model->decoder, &model->config, &model->layout, weights);

@@ -17,6 +17,7 @@ struct model {
     float *inverse_frequency; // [2, head_width / 2], rotary embedding of full and of sliding
                               // layers, on the device
     int pack_count;
+    void *codes;       // of eight bits, see model_quantize; NULL: none
     struct lora *lora; // adapters, see lora.h; NULL: none
 };
 
@@ -42,6 +43,11 @@ int model_init_random(struct model *model, uint64_t seed, struct error *err);
 // Between the first pack and the last unpack (they nest) the weights must not change.
 void model_pack(struct model *model);
 void model_unpack(struct model *model);
+
+// Makes codes of eight bits (kernels/fp8.h) of the layers' dense weights, on the device, beside the
+// weights; the steps of generation with caches created afterwards multiply those. The head keeps
+// its type. Not for models with adapters; the weights must not change or move afterwards.
+int model_quantize(struct model *model, struct error *err);
 
 // --- training ---
 

@@ -177,6 +177,14 @@ static void plan_gradients(struct planner *planner, struct workspace *w)
     w->grad_gated = plan_tensor(planner, dtype, rows, (size_t)config->ffn);
 }
 
+// Of a dense layer.
+static size_t widest_input(const struct model_config *config)
+{
+    const size_t hidden = (size_t)config->hidden, ffn = (size_t)config->ffn;
+    const size_t width = hidden > ffn ? hidden : ffn;
+    return width > queries_width(config) ? width : queries_width(config);
+}
+
 static void plan_lora(struct planner *planner, struct workspace *w)
 {
     const struct model_config *config = &w->model->config;
@@ -212,6 +220,10 @@ static void plan_workspace(struct planner *planner, struct workspace *w)
     w->gated = plan_tensor(planner, dtype, w->max_tokens, (size_t)config->ffn);
     w->logits = plan_tensor(planner, DTYPE_F32, w->slice_rows, (size_t)config->vocabulary);
     w->losses = plan_floats(planner, w->max_tokens);
+    if (w->model->codes && !w->with_backward) {
+        w->codes = plan(planner, w->max_tokens, widest_input(config));
+        w->scales = plan_floats(planner, w->max_tokens);
+    }
     if (w->with_backward)
         plan_gradients(planner, w);
     plan_lora(planner, w);

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dense layers in eight bits: see kernels/ref/fp8.c. The product by cuBLASLt, which multiplies by
+// both vectors of scales; where it does not, one thread a result: correct and slow.
+// Quantizing: a block takes a row, reads it twice (the second time from the cache) and writes half
+// as many bytes.
+#include "kernels/cuda/cuda.h"
+
+#include "kernels/fp8.h"
+
+enum { THREADS = 256, WARPS = THREADS / WARP, TILE = 16 };
+
+static __global__ void quantize_rows_kernel(struct quantize_rows a)
+{
+    CUDA_SHARED(float, slots, WARPS);
+    const size_t row = blockIdx.x;
+    float largest = 0;
+    for (size_t i = threadIdx.x; i < a.width; i += THREADS)
+        largest = fmaxf(largest, fabsf(load(a.x, row * a.width + i)));
+    largest = warp_max(largest);
+    if (threadIdx.x % WARP == 0)
+        slots[threadIdx.x / WARP] = largest;
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++)
+        largest = fmaxf(largest, slots[w]);
+    const float scale = largest > 0 ? largest / FP8_LARGEST : 1;
+    for (size_t i = threadIdx.x; i < a.width; i += THREADS)
+        a.codes[row * a.width + i] = fp8_encode(load(a.x, row * a.width + i) / scale);
+    if (threadIdx.x == 0)
+        a.scales[row] = scale;
+}
+
+void cuda_quantize_rows(struct device *device, const struct quantize_rows *a)
+{
+    if (a->rows == 0)
+        return;
+    CUDA_LAUNCH(quantize_rows_kernel, (unsigned)a->rows, THREADS, 0, cuda_of(device)->stream, *a);
+    cuda_launched(device, "quantize_rows");
+}
+
+static __global__ void product_fp8_kernel(struct gemm_call a)
+{
+    const size_t m = (size_t)blockIdx.y * TILE + threadIdx.y;
+    const size_t n = (size_t)blockIdx.x * TILE + threadIdx.x;
+    if (m >= a.m || n >= a.n)
+        return;
+    const uint8_t *x = (const uint8_t *)a.a.data + m * a.k;
+    const uint8_t *weight = (const uint8_t *)a.b.data + n * a.k;
+    float sum = 0;
+    for (size_t k = 0; k < a.k; k++)
+        sum += fp8_decode(x[k]) * fp8_decode(weight[k]);
+    sum *= a.a_scales[m] * a.b_scales[n];
+    sum += a.bias.data ? load(a.bias, n) : 0;
+    sum += a.addend.data ? load(a.addend, m * a.n + n) : 0;
+    store(a.c, m * a.n + n, sum);
+}
+
+void cuda_linear_fp8(struct device *device, const struct linear_fp8 *a)
+{
+    const struct linear *linear = a->linear;
+    // Codes have no dtype of their own: the scales say what they are.
+    const struct gemm_call call = {.c = a->out,
+                                   .a = {(void *)a->x, DTYPE_F32},
+                                   .b = {linear->codes, DTYPE_F32},
+                                   .bias = linear->bias,
+                                   .addend = a->residual,
+                                   .m = a->rows,
+                                   .n = linear->out_width,
+                                   .k = linear->in_width,
+                                   .a_transposed = false,
+                                   .b_transposed = true,
+                                   .a_scales = a->x_scales,
+                                   .b_scales = linear->scales};
+    if (call.m == 0 || call.n == 0)
+        return;
+    if (gemm_run(device, &call) != 0)
+        CUDA_LAUNCH(product_fp8_kernel, dim3(blocks_of(call.n, TILE), blocks_of(call.m, TILE)),
+                    dim3(TILE, TILE), 0, cuda_of(device)->stream, call);
+    cuda_launched(device, "linear_fp8");
+}
