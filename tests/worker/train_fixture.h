@@ -30,6 +30,8 @@ struct training {
     size_t stop_after;  // steps in this run; 0: all
     int die_rank;       // kills itself after stop_after steps; 0: none dies; otherwise rank + 1
     int odd_rank;       // begins from other weights; otherwise rank + 1
+    // Opens a second group of a rank for gradients and weights; NULL: there is none.
+    int (*open_device_group)(struct group *control, struct group **out, struct error *err);
 
     // What came out, of rank 0.
     struct error err;
