@@ -41,6 +41,7 @@ struct training training_default(const struct sequence_set *set)
 struct rank {
     struct training *training;
     struct group *group;
+    struct group *device_group;
     struct device *device;
     struct model *model;
     struct trainer *trainer;
@@ -102,8 +103,12 @@ static int begin(struct rank *rank, struct error *err)
     const struct device_options options = {.backend = backend ? backend : "ref", .threads = 1};
     if (device_create(&options, &rank->device, err) || make_model(rank, err) ||
         add_adapters(rank, err) ||
-        trainer_create(rank->model, rank->group, training->set, &training->options, &rank->trainer,
-                       err))
+        (training->open_device_group &&
+         training->open_device_group(rank->group, &rank->device_group, err)))
+        return -1;
+    struct trainer_options how = training->options;
+    how.device_group = rank->device_group;
+    if (trainer_create(rank->model, rank->group, training->set, &how, &rank->trainer, err))
         return -1;
     if (!training->checkpoints)
         return 0;
@@ -198,6 +203,7 @@ static int run_rank(struct group *group, void *context, struct error *err)
     trainer_destroy(rank.trainer);
     model_destroy(rank.model);
     device_destroy(rank.device);
+    group_close(rank.device_group);
     return rc;
 }
 

@@ -32,6 +32,8 @@ struct training {
     int odd_rank;       // begins from other weights; otherwise rank + 1
     struct held_out_score score;    // its name is the figure that checkpoints are kept by
     double (*measure)(size_t step); // the score after a step, before it is saved; NULL: none
+    // Opens a second group of a rank for gradients and weights; NULL: there is none.
+    int (*open_device_group)(struct group *control, struct group **out, struct error *err);
 
     // What came out, of rank 0.
     struct error err;

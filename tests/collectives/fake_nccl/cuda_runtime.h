@@ -17,6 +17,21 @@ typedef struct fake_event *cudaEvent_t;
 #define cudaStreamNonBlocking 1u
 #define cudaEventDisableTiming 2u
 
+// Other symbols than the real ones, which a build with CUDA links too.
+#define cudaGetErrorString fake_cudaGetErrorString
+#define cudaGetErrorName fake_cudaGetErrorName
+#define cudaSetDevice fake_cudaSetDevice
+#define cudaDeviceGetPCIBusId fake_cudaDeviceGetPCIBusId
+#define cudaDeviceGetStreamPriorityRange fake_cudaDeviceGetStreamPriorityRange
+#define cudaStreamCreateWithPriority fake_cudaStreamCreateWithPriority
+#define cudaStreamDestroy fake_cudaStreamDestroy
+#define cudaStreamWaitEvent fake_cudaStreamWaitEvent
+#define cudaEventCreateWithFlags fake_cudaEventCreateWithFlags
+#define cudaEventDestroy fake_cudaEventDestroy
+#define cudaEventRecord fake_cudaEventRecord
+#define cudaEventQuery fake_cudaEventQuery
+#define cudaLaunchHostFunc fake_cudaLaunchHostFunc
+
 const char *cudaGetErrorString(cudaError_t status);
 const char *cudaGetErrorName(cudaError_t status);
 cudaError_t cudaSetDevice(int ordinal);
@@ -30,5 +45,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, void (*function)(void *), void *argument);
+
+// Until the threads of all streams that were destroyed have ended: a process may fork again.
+void fake_cuda_await_end(void);
 
 #endif

@@ -36,6 +36,7 @@ struct fake_stream {
 // One lock for all: tests have a handful of streams.
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static int running; // threads of streams
 
 static struct task *take(struct fake_stream *stream)
 {
@@ -88,6 +89,8 @@ static void *run(void *argument)
         end = task->kind == TASK_END;
         free(task);
     }
+    running--;
+    pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&mutex);
     free(stream);
     return NULL;
@@ -139,8 +142,20 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int 
     struct fake_stream *stream = mem_calloc(1, sizeof(*stream));
     stream->last = &stream->first;
     *out = stream;
+    pthread_mutex_lock(&mutex);
+    running++;
+    pthread_mutex_unlock(&mutex);
     return pthread_create(&stream->thread, NULL, run, stream) == 0 ? cudaSuccess
                                                                    : cudaErrorInvalidValue;
+}
+
+void fake_cuda_await_end(void)
+{
+    pthread_mutex_lock(&mutex);
+    while (running > 0) {
+        pthread_cond_wait(&changed, &mutex);
+    }
+    pthread_mutex_unlock(&mutex);
 }
 
 // Returns at once; what is in the stream goes on.
