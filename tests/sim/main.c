@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // sim --seeds N [--from M]  plays N seeds, from M or 0 on
 // sim --planted N           every planted bug must be found within N seeds
+// sim --scale W T           W virtual workers and T tasks: figures, and under 1 GB
 // sim --seed N [--story]    plays one seed, and tells what happens in it
 #include "base/clock.h"
 #include "base/log.h"
+#include "tests/sim/scale.h"
 #include "tests/sim/sim.h"
 
 #include <inttypes.h>
@@ -75,6 +77,25 @@ static int find_bugs(uint64_t seeds)
     return missed > 0 ? 1 : 0;
 }
 
+// Every task costs a fixed number of events, actions and messages, whatever the number of workers;
+// each of them is O(log n).
+static int play_scale(size_t workers, size_t tasks)
+{
+    struct sim_scale f;
+    sim_run_scale(workers, tasks, &f);
+    printf(
+        "%zu workers, %zu tasks: %zu events, %zu actions, %zu messages, %.0f simulated s; %.1f s "
+        "of CPU, %.0f MB\n",
+        workers, tasks, f.events, f.actions, f.messages, f.span_seconds, f.cpu_seconds,
+        f.peak_bytes * 1e-6);
+    const size_t most = 3 * tasks + 8 * workers;
+    if (f.done == tasks && f.peak_bytes < 1e9 && f.events < most && f.actions < most &&
+        f.messages < most)
+        return 0;
+    printf("too many, too much, or not all done: %zu\n", f.done);
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     log_configure(LOG_ERROR, NULL);
@@ -85,8 +106,11 @@ int main(int argc, char **argv)
         return play_many(strtoull(argv[4], NULL, 10), number);
     if (argc == 3 && strcmp(argv[1], "--planted") == 0)
         return find_bugs(number);
+    if (argc == 4 && strcmp(argv[1], "--scale") == 0)
+        return play_scale((size_t)number, (size_t)strtoull(argv[3], NULL, 10));
     if (argc >= 3 && strcmp(argv[1], "--seed") == 0)
         return play_one(number, argc == 4 && strcmp(argv[3], "--story") == 0);
-    fprintf(stderr, "usage: sim --seeds N [--from M] | --planted N | --seed N [--story]\n");
+    fprintf(stderr,
+            "usage: sim --seeds N [--from M] | --planted N | --scale W T | --seed N [--story]\n");
     return 2;
 }
