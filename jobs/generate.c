@@ -117,6 +117,8 @@ static const struct option generate_option_table[] = {
      "GPUs times wall time, earlier attempts included, after which the run stops with exit code 75 "
      "(0: no limit)",
      false},
+    {"quote", OPTION_STRING, OPTION_AT(quote), "FILE", NULL, 0, 0, NULL,
+     "of memo plan --out, which the forecast is held against while the run goes on", false},
     {0},
 };
 
@@ -286,6 +288,7 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     run_directory_int(&job->run, "pairs", (int64_t)pairs);
     run_directory_int(&job->run, "new_pairs", (int64_t)new_pairs);
     run_directory_int(&job->run, "tokens", (int64_t)(job->earlier.tokens + progress->tokens));
+    run_directory_number(&job->run, "text_tokens", job->status.text_tokens);
     run_directory_number(&job->run, "gpu_hours",
                          job->status.earlier_gpu_hours + generate_status_gpu_hours(&job->status));
     return run_directory_close(&job->run, code, err);

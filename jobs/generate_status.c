@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "jobs/generate_status.h"
 
+#include "base/arena.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -71,6 +73,30 @@ static double margin_hours(const struct generate_status *status)
     return gpus(status) * MARGIN_SECONDS / 3600;
 }
 
+static int read_quote(struct generate_status *status, struct error *err)
+{
+    struct strbuf text = {0};
+    struct arena arena = {0};
+    const struct json *root;
+    const char *format = "", *path = status->options->quote;
+    double hours = VIEW_UNKNOWN;
+    if (!path)
+        return 0;
+    int rc = fs_read(status->fs, path, &text, err);
+    if (rc == 0)
+        rc = json_parse(&arena, text.bytes, text.length, &root, err) ||
+                     json_get_string(root, "format", &format, err) ||
+                     json_get_number(json_get(root, "generation"), "gpu_hours", &hours, err)
+                 ? error_prefix(err, "'%s'", path)
+                 : 0;
+    if (rc == 0 && (strcmp(format, "memo quote 1") != 0 || !(hours >= 0)))
+        rc = error_set(err, "'%s' is no quote of memo plan --out", path);
+    status->quote_gpu_hours = hours;
+    arena_release(&arena);
+    strbuf_release(&text);
+    return rc;
+}
+
 static int check_budget(const struct generate_status *status, struct error *err)
 {
     const double limit = status->options->max_gpu_hours;
@@ -97,7 +123,7 @@ int generate_status_open(struct generate_status *status, const struct generate_o
     if (gethostname(status->host, sizeof(status->host) - 1) != 0 ||
         utf8_valid_prefix(status->host, strlen(status->host)) < strlen(status->host))
         strcpy(status->host, "unknown");
-    if (read_earlier(status, err) || check_budget(status, err))
+    if (read_quote(status, err) || read_earlier(status, err) || check_budget(status, err))
         return -1;
     open_server(status);
     return 0;
@@ -121,9 +147,10 @@ const double *generate_status_plan(struct generate_status *status, const struct 
     free(status->weights);
     status->weights = task_plan_weights(plan, corpus);
     status->tasks = plan->count;
-    status->total_weight = status->restored_weight = 0;
+    status->total_weight = status->restored_weight = status->text_tokens = 0;
     for (size_t t = 0; t < plan->count; t++) {
         status->total_weight += status->weights[t];
+        status->text_tokens += t < plan->chunk_tasks ? status->weights[t] : 0;
         status->restored_weight += restored[t] ? status->weights[t] : 0;
     }
     status->earlier = *earlier;

@@ -28,6 +28,7 @@ struct generate_status {
     size_t workers;       // of the job
     double *weights;      // [tasks] of the present plan
     double total_weight, restored_weight;
+    double text_tokens; // of the plan's chunks
     size_t tasks;
     struct cluster_progress earlier; // what an earlier plan of this run brought
     struct forecast forecast;

@@ -8,6 +8,7 @@
 const struct verb *const verbs[] = {
     &verb_ingest,
     &verb_init,
+    &verb_plan,
     &verb_generate,
     &verb_audit,
     &verb_inspect,
@@ -20,6 +21,7 @@ const struct verb *const verbs[] = {
     &verb_ask,
     &verb_eval,
     &verb_status,
+    &verb_doctor,
     &verb_tokenize,
     &verb_logits,
     &verb_bench,

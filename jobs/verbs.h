@@ -17,6 +17,7 @@ void verb_report_failure(const struct verb *verb, struct error *err);
 
 extern const struct verb verb_ingest;
 extern const struct verb verb_init;
+extern const struct verb verb_plan;
 extern const struct verb verb_generate;
 extern const struct verb verb_train;
 extern const struct verb verb_vector;
@@ -27,6 +28,7 @@ extern const struct verb verb_eval;
 extern const struct verb verb_tokenize;
 extern const struct verb verb_logits;
 extern const struct verb verb_status;
+extern const struct verb verb_doctor;
 extern const struct verb verb_inspect;
 extern const struct verb verb_export;
 extern const struct verb verb_audit;
