@@ -12,6 +12,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/time_limit.h"
 #include "jobs/compute.h"
 #include "jobs/stage.h"
 #include "jobs/update_state.h"
@@ -43,6 +44,7 @@ struct update_options {
     const char *words[STAGES];
     struct option_list known;
     struct option_list vectors;
+    double time_left;
 };
 
 #define OPTION_AT(field) offsetof(struct update_options, field)
@@ -68,6 +70,9 @@ static const struct option update_option_table[] = {
      "corpora whose documents are known besides those of earlier rounds", false},
     {"vectors", OPTION_LIST, OPTION_AT(vectors), "FILE...", NULL, 0, 0, NULL,
      "task vectors that are merged besides those of the rounds", false},
+    {"time-left", OPTION_NUMBER, OPTION_AT(time_left), "S", "0", 0, 1e9, NULL,
+     "seconds until this job is ended from outside: it stops by itself in time (0: no limit)",
+     false},
     {0},
 };
 
@@ -78,6 +83,7 @@ struct update {
     size_t round;         // under work
     char *words[STAGES];  // of this round
     double began_seconds; // this command's work on the round
+    struct time_limit limit;
 };
 
 // --- the round's own file: what its stages are called with ---
@@ -204,12 +210,37 @@ static struct digest digest_inputs(const struct words *command, struct digest be
     return digest_end(&builder);
 }
 
+// Generate and train know how long they need to stop; what has no checkpoint is short, and starts
+// anew.
+static int run_in_time(const struct update *update, int stage, struct words *command, int *code,
+                       struct error *err)
+{
+    struct words launch = {0};
+    const double left = update->limit.end_seconds - clock_seconds();
+    *code = EXIT_STOPPED;
+    if (time_limit_is_near(&update->limit, clock_seconds())) {
+        log_warn("%.0f s are left: stopping before %s", left, stages[stage].verb);
+        return 0;
+    }
+    if (stages[stage].all_ranks)
+        words_split(&launch, update->options->launch);
+    if (stages[stage].all_ranks && update->limit.end_seconds > 0) {
+        char *option = mem_printf("--time-left=%.0f", left);
+        words_add(command, option);
+        free(option);
+    }
+    log_info("round %zu: %s", update->round, stages[stage].verb);
+    const int rc = stage_run(&launch, command, code, err);
+    words_release(&launch);
+    return rc;
+}
+
 // Runs a stage unless it is done; *content goes in as what the stage before made and out as what
 // this one did.
 static int run_stage(struct update *update, int stage, struct digest *content, int *code,
                      struct error *err)
 {
-    struct words command = {0}, launch = {0};
+    struct words command = {0};
     const double start = clock_seconds();
     char *name = mem_printf("%s.done", stages[stage].verb);
     char *mark = update_state_path(&update->state, update->round, name);
@@ -221,10 +252,7 @@ static int run_stage(struct update *update, int stage, struct digest *content, i
     if (stage_is_done(mark, inputs, output, content)) {
         log_info("round %zu: %s was done before", update->round, stages[stage].verb);
     } else {
-        if (stages[stage].all_ranks)
-            words_split(&launch, update->options->launch);
-        log_info("round %zu: %s", update->round, stages[stage].verb);
-        rc = stage_run(&launch, &command, code, err);
+        rc = run_in_time(update, stage, &command, code, err);
         if (rc == 0 && *code == EXIT_DONE)
             rc = stage_mark(mark, inputs, output, clock_seconds() - start, content, err);
         else if (rc == 0 && *code != EXIT_STOPPED)
@@ -235,7 +263,6 @@ static int run_stage(struct update *update, int stage, struct digest *content, i
     free(mark);
     free(output);
     words_release(&command);
-    words_release(&launch);
     return rc;
 }
 
@@ -482,6 +509,7 @@ static int run_update(const void *parsed, const struct option_list *paths, struc
         error_set(err, "no input: name files or directories of text");
         return EXIT_USAGE;
     }
+    update.limit = time_limit_after(clock_seconds(), update.options->time_left);
     stop_requests_catch();
     const int rc =
         update_state_open(update.options->state, update.options->base, &update.state, err);
