@@ -41,14 +41,25 @@ static int system_write(void *state, int handle, const void *bytes, size_t lengt
     return 0;
 }
 
-static int system_open_update(void *state, const char *path, int *handle)
+static int open_to_update(const char *path, int flags, int *handle)
 {
-    (void)state;
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0666);
     if (fd < 0)
         return -errno;
     *handle = fd;
     return 0;
+}
+
+static int system_open_update(void *state, const char *path, int *handle)
+{
+    (void)state;
+    return open_to_update(path, 0, handle);
+}
+
+static int system_open_direct(void *state, const char *path, int *handle)
+{
+    (void)state;
+    return open_to_update(path, O_DIRECT, handle);
 }
 
 static int system_write_at(void *state, int handle, uint64_t offset, const void *bytes,
@@ -207,6 +218,7 @@ static const struct fs_ops system_ops = {
     .create = system_create,
     .write = system_write,
     .open_update = system_open_update,
+    .open_direct = system_open_direct,
     .write_at = system_write_at,
     .sync = system_sync,
     .close = system_close,
