@@ -9,14 +9,19 @@
 #     MEMO_LAUNCH     mpirun (default) or srun, which uses PMIx
 #     MEMO_LAUNCH_ARGS  further words for it (default: --map-by slot --bind-to none)
 #     MEMO_MAX_RESTARTS a job that was requeued so often is not requeued again (1000)
+#     MEMO_MAX_CRASHES  nor one that crashed so often (3)
 #
 # Stopping. Slurm sends USR2 to the batch script some minutes before the time limit (#SBATCH
 # --signal=B:USR2@300), and TERM when somebody cancels the job. mpirun answers TERM by killing its
 # ranks after a second, but forwards USR2; so both become USR2 here. memo then commits what it has and
 # exits with 75. So it does by itself in time before the job's end, which memo_time_left tells it.
 # After 75 the job is requeued, and the same command continues where it stopped; after TERM it is not:
-# who cancelled it wants it to end. When a node fails, Slurm requeues the job itself (--requeue).
-# Never USR1: NCCL uses it.
+# who cancelled it wants it to end. Never USR1: NCCL uses it.
+#
+# Crashes. When a node fails, Slurm requeues the job itself (--requeue), but it notices only after
+# minutes (SlurmdTimeout), and mpirun ends after seconds. So an exit code that is not memo's own is
+# looked into: does every node of the job still answer? If not, the script waits for Slurm; if so,
+# something crashed, and the job is requeued a few times.
 # shellcheck shell=bash
 
 memo_say() { printf '%s  %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"; }
@@ -47,7 +52,7 @@ memo_settings() {
     fi
     [ -z "$file" ] || [ -r "$file" ] || memo_fail "MEMO_CONFIG names '$file', which cannot be read"
     [ -z "$file" ] || memo_read_config "$file"
-    : "${MEMO:=memo}" "${MEMO_LAUNCH:=mpirun}" "${MEMO_MAX_RESTARTS:=1000}"
+    : "${MEMO:=memo}" "${MEMO_LAUNCH:=mpirun}" "${MEMO_MAX_RESTARTS:=1000}" "${MEMO_MAX_CRASHES:=3}"
     command -v "$MEMO" >/dev/null || memo_fail "'$MEMO' is not a program: set MEMO to the memo binary"
 }
 
@@ -119,17 +124,49 @@ memo_wait_for() {
     return "$code"
 }
 
+memo_requeue() { # CODE REASON
+    [ "${SLURM_RESTART_COUNT:-0}" -lt "$MEMO_MAX_RESTARTS" ] ||
+        memo_fail "$2, and not requeued: $SLURM_RESTART_COUNT restarts are as many as MEMO_MAX_RESTARTS allows"
+    memo_say "$2; requeueing job $(memo_job)"
+    scontrol requeue "$(memo_job)"
+    exit "$1"
+}
+
+memo_nodes_answer() {
+    timeout -k 5 60 srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+        --ntasks-per-node=1 --mpi=none true >/dev/null 2>&1
+}
+
+# The log has all attempts of the job, and so all of its crashes.
+memo_crashes() {
+    local log
+    log=$(scontrol show job "$(memo_job)" | sed -n 's/^ *StdOut=//p')
+    [ ! -r "$log" ] || grep -c '^[0-9TZ:-]*  crashed with exit code' "$log" || true
+}
+
+memo_crashed() { # CODE
+    local noticed
+    memo_say "crashed with exit code $1"
+    if ! memo_nodes_answer; then
+        noticed=$(scontrol show config | sed -n 's/^SlurmdTimeout *= *\([0-9]*\).*/\1/p')
+        memo_say "a node does not answer: waiting for Slurm to notice, and to requeue the job"
+        memo_wait_for sleep $((${noticed:-300} + 60)) || true
+        [ "$memo_stop" != TERM ] || exit "$1"
+    fi
+    [ "$(memo_crashes)" -lt "$MEMO_MAX_CRASHES" ] ||
+        memo_fail "crashed, and not requeued: MEMO_MAX_CRASHES allows no more than $MEMO_MAX_CRASHES"
+    memo_requeue "$1" "crashed"
+}
+
 # A command that the signal met before it could answer (while it loaded a model, say) has not ended
 # with 75, and continues as well.
 memo_requeue_or_end() { # CODE
-    local restarts=${SLURM_RESTART_COUNT:-0}
     if [ "$memo_stop" = TERM ]; then
         memo_say "cancelled; exit code $1. Submit the job again to continue"
     elif [ "$1" -eq 75 ] || { [ "$memo_stop" = USR2 ] && [ "$1" -ne 0 ]; }; then
-        [ "$restarts" -lt "$MEMO_MAX_RESTARTS" ] ||
-            memo_fail "stopped, and not requeued: $restarts restarts are as many as MEMO_MAX_RESTARTS allows"
-        memo_say "stopped with exit code $1; requeueing job $(memo_job)"
-        scontrol requeue "$(memo_job)"
+        memo_requeue "$1" "stopped with exit code $1"
+    elif [ "$1" -gt 2 ]; then # memo's own are 0, 1, 2 and 75
+        memo_crashed "$1"
     else
         memo_say "exit code $1"
     fi

@@ -13,7 +13,9 @@ half_way reflections "$job"
 [ "$(field "$job" NodeList)" = 'node[1-2]' ] || fail "the job runs on $(field "$job" NodeList)"
 say "half-way; node 2 is killed"
 cluster_kill_node 2
-"${cluster_waits[@]}" scontrol update nodename=node2 state=down reason=killed
+node_is_down() { "${cluster_waits[@]}" sinfo -h -n node2 -o %T | grep -q down; }
+cluster_until 60 node_is_down || fail "Slurm did not notice that node 2 is gone"
+say "Slurm has noticed"
 ends "$job" COMPLETED 120
 [ "$(field "$job" Restarts)" -eq 1 ] || fail "requeued $(field "$job" Restarts) times, not once"
 [ "$(field "$job" NodeList)" = 'node[1,3]' ] || fail "the job ran again on $(field "$job" NodeList)"
