@@ -23,6 +23,7 @@ const struct verb *const verbs[] = {
     &verb_tokenize,
     &verb_logits,
     &verb_bench,
+    &verb_engine,
     NULL,
 };
 // clang-format on
