@@ -54,6 +54,7 @@ struct generate_options {
     const char *status_host;
     double gpus;
     double max_gpu_hours;
+    double time_left;
 };
 
 struct generation {
