@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/time_limit.h"
 #include "coordinator/shell.h"
 #include "jobs/compute.h"
 #include "jobs/generate_runner.h"
@@ -113,6 +114,10 @@ static const struct option generate_option_table[] = {
      "the address that the page listens on (0.0.0.0: all; set a key then)", false},
     {"gpus", OPTION_NUMBER, OPTION_AT(gpus), "X", "0", 0, 1e6, NULL,
      "that the run occupies, for GPU-hours (0: one for each worker)", false},
+    {"time-left", OPTION_NUMBER, OPTION_AT(time_left), "S", "0", 0, 1e9, NULL,
+     "seconds until this job is ended from outside: it stops by itself in time for a commit, as on "
+     "a signal (0: no limit)",
+     false},
     {"max-gpu-hours", OPTION_NUMBER, OPTION_AT(max_gpu_hours), "X", "0", 0, 1e9, NULL,
      "GPUs times wall time, earlier attempts included, after which the run stops with exit code 75 "
      "(0: no limit)",
@@ -138,7 +143,9 @@ struct generate_job {
     uint64_t restored_pairs;         // of the plan
     struct cluster_progress earlier; // rank 0: what an earlier plan of this run brought
     struct run_directory run;        // rank 0
-    struct generate_status status;   // rank 0
+    struct time_limit limit;         // rank 0 sees to it
+    bool limit_told;
+    struct generate_status status; // rank 0
     double began_seconds;
 };
 
@@ -149,11 +156,26 @@ static int set_aside(void *state, uint32_t task, const char *reason, struct erro
     return generate_runner_set_aside(&job->runner, task, reason, err);
 }
 
+// Between a stop request and the end lies a commit.
+static bool time_is_up(struct generate_job *job)
+{
+    const double now = clock_seconds();
+    time_limit_observe(&job->limit, job->status.figures.commit_seconds);
+    if (!time_limit_is_near(&job->limit, now))
+        return false;
+    if (!job->limit_told)
+        log_warn("%.0f s are left, and stopping may take %.0f s: stopping",
+                 job->limit.end_seconds - now, time_limit_margin(&job->limit));
+    job->limit_told = true;
+    return true;
+}
+
 static bool show_progress(void *state, const struct cluster_progress *progress,
                           const struct worker_table *workers)
 {
     struct generate_job *job = state;
-    return generate_status_progress(&job->status, progress, workers);
+    const bool spent = generate_status_progress(&job->status, progress, workers);
+    return time_is_up(job) || spent;
 }
 
 static void take_figures(void *state, const char *text)
@@ -502,6 +524,7 @@ static int run_generate(const void *parsed, const struct option_list *positional
     (void)positional;
     if (generation_check(job.options, err))
         return EXIT_USAGE;
+    job.limit = time_limit_after(clock_seconds(), job.options->time_left);
     if (begin(&job, err))
         return EXIT_FAILED;
     if (open_everything(&job, err) == 0)

@@ -222,10 +222,12 @@ static int commit_segment(void *state, struct error *err)
     }
     if (fenced != 0)
         return fenced;
+    const double start = runner->clock();
     snprintf(name, sizeof(name), "rank-%04d-%06u", runner->rank, runner->segments);
     if (segment_writer_commit(runner->segment, runner->fs, runner->attempt, name, err))
         return -1;
     runner->segments++;
+    task_figures_add_commit(&runner->figures, runner->clock() - start);
     return 0;
 }
 

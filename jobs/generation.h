@@ -55,6 +55,7 @@ struct generate_options {
     double gpus;
     double max_gpu_hours;
     const char *quote;
+    double time_left;
 };
 
 struct generation {

@@ -46,6 +46,12 @@ void task_figures_add(struct task_figures *figures, const struct reflection_task
         add_usage(figures, &task->usage[i]);
 }
 
+void task_figures_add_commit(struct task_figures *figures, double seconds)
+{
+    if (seconds > figures->commit_seconds)
+        figures->commit_seconds = seconds;
+}
+
 static int step_number(const char *name)
 {
     int step = 0;
@@ -63,6 +69,10 @@ static void add_line(struct strbuf *out, size_t limit, const struct strbuf *line
 void task_figures_take(struct task_figures *figures, size_t limit, struct strbuf *out)
 {
     struct strbuf line = {0};
+    if (figures->commit_seconds > 0) {
+        strbuf_addf(&line, "c %.0f\n", figures->commit_seconds * 1e6);
+        add_line(out, limit, &line);
+    }
     for (int s = 0; s < REFLECTION_STEPS; s++) {
         const struct view_step *step = &figures->steps[s];
         if (!step->step)
@@ -87,7 +97,7 @@ void task_figures_take(struct task_figures *figures, size_t limit, struct strbuf
 static void add_text_line(struct task_figures *figures, const char *line)
 {
     int step = 0, used = 0;
-    uint64_t pairs;
+    uint64_t pairs, microseconds;
     struct reflection_usage usage = {0};
     if (sscanf(line, "u %d %" SCNu32 " %" SCNu64 " %" SCNu64 " %" SCNu64, &step, &usage.requests,
                &usage.prompt_tokens, &usage.cached_tokens, &usage.output_tokens) == 5 &&
@@ -98,6 +108,8 @@ static void add_text_line(struct task_figures *figures, const char *line)
                step >= 0 && step < REFLECTION_STEPS && line[used] &&
                utf8_valid_prefix(line + used, strlen(line + used)) == strlen(line + used)) {
         add_drop(figures, (enum reflection_step)step, line + used, pairs);
+    } else if (sscanf(line, "c %" SCNu64, &microseconds) == 1) {
+        task_figures_add_commit(figures, (double)microseconds / 1e6);
     }
 }
 

@@ -5,6 +5,7 @@
 //
 //     d STEP PAIRS REASON
 //     u STEP REQUESTS PROMPT CACHED OUTPUT
+//     c MICROSECONDS                          the longest commit
 #ifndef MEMO_JOBS_TASK_FIGURES_H
 #define MEMO_JOBS_TASK_FIGURES_H
 
@@ -18,9 +19,11 @@ struct task_figures {
     struct view_drop *drops; // reasons are owned
     size_t drop_count, drop_capacity;
     struct view_step steps[REFLECTION_STEPS];
+    double commit_seconds; // the longest commit
 };
 
 void task_figures_add(struct task_figures *figures, const struct reflection_task *task);
+void task_figures_add_commit(struct task_figures *figures, double seconds);
 // Adds at most `limit` bytes; entries that do not fit are left out. Then begins anew.
 void task_figures_take(struct task_figures *figures, size_t limit, struct strbuf *out);
 // What take wrote. Lines that are no entry are passed over.

@@ -263,6 +263,7 @@ static int run_train(const void *parsed, const struct option_list *positional, s
     (void)positional;
     if (check_options(job.options, err))
         return EXIT_USAGE;
+    job.limit = time_limit_after(clock_seconds(), job.options->time_left);
     if (group_open(&job.group, err))
         return EXIT_FAILED;
     group_set_deadline(job.group, job.options->collective_seconds);

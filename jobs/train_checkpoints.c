@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #define LOOK_SECONDS 0.5 // between looks for the file: a look may cost a round trip to its server
@@ -48,6 +49,8 @@ bool train_checkpoints_wanted(struct train_job *job)
     const double now = clock_seconds();
     if (job->options->checkpoint_minutes > 0 && now >= checkpoints->due)
         return true;
+    if (job->options->time_left > 0 && checkpoints->longest_seconds == 0 && !checkpoints->writing)
+        return true;
     if (checkpoints->serves || now < checkpoints->looked + LOOK_SECONDS)
         return false;
     checkpoints->looked = now;
@@ -59,6 +62,11 @@ static void note_standing(struct train_job *job)
 {
     struct train_checkpoints *checkpoints = &job->checkpoints;
     struct fs *fs = fs_system();
+    if (!checkpoints->writing && checkpoints->began > 0) {
+        const double seconds = clock_seconds() - checkpoints->began;
+        checkpoints->longest_seconds = fmax(checkpoints->longest_seconds, seconds);
+        checkpoints->began = 0;
+    }
     if (!checkpoints->serves || checkpoints->writing)
         return;
     checkpoints->serves = false;
@@ -92,6 +100,7 @@ int train_checkpoints_save(struct train_job *job, bool last, struct error *err)
         group_any(job->group, last || !job->plan.behind, &waits, err))
         return -1;
     checkpoints->serves = train_is_rank0(job) && fs_exists(fs_system(), checkpoints->request);
+    checkpoints->began = clock_seconds();
     const int rc =
         waits ? checkpoint_save(job->trainer, fs_system(), checkpoints->directory, keep, err)
               : checkpoint_begin(job->trainer, fs_system(), checkpoints->directory, keep,

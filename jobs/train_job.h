@@ -3,6 +3,7 @@
 #ifndef MEMO_JOBS_TRAIN_JOB_H
 #define MEMO_JOBS_TRAIN_JOB_H
 
+#include "base/time_limit.h"
 #include "jobs/closed_book.h"
 #include "jobs/run_directory.h"
 #include "jobs/train_options.h"
@@ -19,6 +20,8 @@ struct train_checkpoints {
     bool serves;                      // the one under way is what the file asks for
     double due;                       // when the next one by the clock is
     double looked;                    // when the file was last looked for
+    double began;                     // when the one under way began, 0: none is
+    double longest_seconds;           // that one took until it stood
     double seconds;                   // since the last record of a step
     double total_seconds;
 };
@@ -50,6 +53,8 @@ struct train_job {
     uint64_t target_tokens;
     double first_loss, last_loss;
     double training_seconds;
+    struct time_limit limit; // rank 0 sees to it
+    double longest_step_seconds;
 };
 
 static inline bool train_is_rank0(const struct train_job *job)
@@ -80,8 +85,9 @@ bool train_checkpoints_save_best(const struct train_options *options);
 void train_checkpoints_open(struct train_job *job);
 // Before the first step: memory for the copies of checkpoints, when some will be written behind.
 void train_checkpoints_prepare(const struct train_job *job);
-// Rank 0's: whether the clock or a file asks for one. The file OUT/run/checkpoint-now goes away
-// when the checkpoint that it asked for stands.
+// Rank 0's: whether the clock or a file asks for one, or a time limit does, which must know how
+// long one takes. The file OUT/run/checkpoint-now goes away when the checkpoint that it asked for
+// stands.
 bool train_checkpoints_wanted(struct train_job *job);
 // Collective. Only a last one must stand when this returns.
 int train_checkpoints_save(struct train_job *job, bool last, struct error *err);

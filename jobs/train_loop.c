@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <math.h>
+
 static int record_step(struct train_job *job, const struct step_stats *stats, double seconds,
                        bool measured, struct error *err)
 {
@@ -54,17 +56,32 @@ static int one_step(struct train_job *job, bool *improved, struct error *err)
     bool measured;
     if (train_held_out_measure(job, &measured, improved, err))
         return -1;
+    job->longest_step_seconds = fmax(job->longest_step_seconds, clock_seconds() - start);
     if (!train_is_rank0(job))
         return 0;
     show_step(job, &stats);
     return record_step(job, &stats, seconds, measured, err);
 }
 
+// Between now and the end lie at most another step and a checkpoint.
+static bool time_is_up(struct train_job *job)
+{
+    const double now = clock_seconds();
+    time_limit_observe(&job->limit, job->longest_step_seconds + job->checkpoints.longest_seconds);
+    if (!time_limit_is_near(&job->limit, now))
+        return false;
+    log_warn("%.0f s are left, and stopping may take %.0f s: stopping",
+             job->limit.end_seconds - now, time_limit_margin(&job->limit));
+    return true;
+}
+
 // Collective: any rank may have been asked to stop; rank 0 sees the clock and the file.
 static int ask(struct train_job *job, bool *stop, bool *checkpoint, struct error *err)
 {
     const size_t every = (size_t)job->options->checkpoint_steps;
-    int64_t asked[] = {stop_requested(), train_is_rank0(job) && train_checkpoints_wanted(job)};
+    const bool leads = train_is_rank0(job);
+    int64_t asked[] = {stop_requested() || (leads && time_is_up(job)),
+                       leads && train_checkpoints_wanted(job)};
     if (group_all_reduce_i64(job->group, asked, 2, err))
         return -1;
     *stop = asked[0] > 0;

@@ -93,6 +93,10 @@ const struct option train_option_table[] = {
     {"checkpoint-minutes", OPTION_NUMBER, OPTION_AT(checkpoint_minutes), "X", "0", 0, 1e6, NULL,
      "minutes between checkpoints (0: by steps only)", false},
     {"keep", OPTION_INT, OPTION_AT(keep), "N", "1", 1, 1000, NULL, "checkpoints kept", false},
+    {"time-left", OPTION_NUMBER, OPTION_AT(time_left), "S", "0", 0, 1e9, NULL,
+     "seconds until this job is ended from outside: it stops by itself in time for a checkpoint, as "
+     "on a signal (0: no limit)",
+     false},
     {"backend", OPTION_CHOICE, OPTION_AT(backend), "NAME", NULL, 0, 0, BACKEND_CHOICES,
      "default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,

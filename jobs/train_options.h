@@ -44,6 +44,7 @@ struct train_options {
     int64_t checkpoint_steps;
     double checkpoint_minutes;
     int64_t keep;
+    double time_left;
     const char *backend;
     int64_t threads;
     double collective_seconds;

@@ -108,19 +108,32 @@ memo_launcher() {
 
 # Runs a command in the background so that signals are seen at once; the exit code is the command's,
 # memo_stop the signal that came.
+# A launcher that has not started its ranks yet passes a signal to nobody: it is sent a few times.
 memo_stop=''
+memo_send_stop() {
+    kill -USR2 "$memo_pid" 2>/dev/null || true
+    [ -z "$memo_sender" ] || return 0
+    (
+        trap - USR2 TERM
+        for _ in 1 2 3; do sleep 5 && kill -USR2 "$memo_pid" 2>/dev/null; done
+    ) &
+    memo_sender=$!
+}
+
 memo_wait_for() {
     local code signalled
+    memo_sender=''
     "$@" &
     memo_pid=$!
-    trap 'signalled=yes memo_stop=USR2; kill -USR2 "$memo_pid" 2>/dev/null || true' USR2
-    trap 'signalled=yes memo_stop=TERM; kill -USR2 "$memo_pid" 2>/dev/null || true' TERM
+    trap 'signalled=yes memo_stop=USR2; memo_send_stop' USR2
+    trap 'signalled=yes memo_stop=TERM; memo_send_stop' TERM
     while :; do # a trap interrupts wait: then the status is the signal's, and we wait again
         signalled=no code=0
         wait "$memo_pid" || code=$?
         [ $signalled = yes ] || break
     done
     trap - USR2 TERM
+    [ -z "$memo_sender" ] || kill "$memo_sender" 2>/dev/null || true
     return "$code"
 }
 

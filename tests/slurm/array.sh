@@ -31,7 +31,7 @@ all_completed() {
 cluster_start 4
 make_corpus
 export GENERATE_ARGS
-GENERATE_ARGS="--commit-seconds 0.3 --max-tasks-per-second $((planned / 20 + 1))"
+GENERATE_ARGS="--commit-seconds 0.3 --max-tasks-per-second $((planned / 40 + 1))"
 submit_array reflections
 all_completed
 identical reflections
