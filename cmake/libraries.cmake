@@ -35,6 +35,21 @@ else()
     message(STATUS "memo: no CUDA backend (MEMO_CUDA=${MEMO_CUDA})")
 endif()
 
+# NCCL, for several GPUs: its header is enough, the library is loaded when needed, see nccl_library.c.
+set(MEMO_WITH_NCCL OFF)
+if(MEMO_WITH_CUDA)
+    find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ENV NCCL_ROOT ENV NCCL_HOME
+              PATH_SUFFIXES include)
+    if(NCCL_INCLUDE_DIR)
+        set(MEMO_WITH_NCCL ON)
+        memo_dependency(nccl CUDA::cudart_static ${CMAKE_DL_LIBS})
+        target_include_directories(memo_dep_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
+        message(STATUS "memo: NCCL's header in ${NCCL_INCLUDE_DIR}")
+    else()
+        message(STATUS "memo: no nccl.h: one GPU per job (NCCL_ROOT names another place)")
+    endif()
+endif()
+
 if(NOT MEMO_MINIMAL)
     find_package(PkgConfig REQUIRED)
     pkg_check_modules(uv REQUIRED IMPORTED_TARGET libuv)

@@ -37,6 +37,7 @@ void message_encode(const struct message *message, struct strbuf *out)
         put_u32(out, message->window);
         break;
     case MESSAGE_LEASE:
+    case MESSAGE_DROP:
         put_tasks(out, message);
         break;
     case MESSAGE_COMMITTED:
@@ -142,6 +143,7 @@ int message_decode(const void *bytes, size_t length, struct message *out, struct
             return -1;
         break;
     case MESSAGE_LEASE:
+    case MESSAGE_DROP:
         take_tasks(&reader, out);
         break;
     case MESSAGE_COMMITTED:

@@ -17,7 +17,8 @@
 #define QUIET_SECONDS 0.2
 #define WORK_SECONDS 0.0002  // a longer round has computed, though nothing ended: no sleep after it
 #define PROGRESS_SECONDS 1.0 // between calls of the progress callback
-#define DRAIN_SECONDS 30.0   // for the last messages to leave at the end
+#define CLAIM_RETRY_SECONDS 2.0 // until blocks that others hold are asked for again
+#define DRAIN_SECONDS 30.0      // for the last messages to leave at the end
 
 // Leases to one worker that follow one another travel in one message.
 struct lease_batch {
@@ -30,6 +31,7 @@ struct shell {
     const struct cluster_job *job;
     struct transport *transport;
     struct coordinator *coordinator; // rank 0
+    struct sharing sharing;          // rank 0, when the job shares its tasks
     struct lease_batch *batches;     // rank 0: [ranks]
     bool *left;                      // rank 0: [ranks] the agent there has said goodbye
     int agents_left;                 // the job ends when all have
@@ -149,7 +151,8 @@ static int dispatch(struct shell *shell, const struct transport_message *raw, st
     struct message message;
     if (message_decode(raw->bytes, raw->length, &message, err))
         return error_prefix(err, "from rank %d", raw->peer);
-    const bool for_agent = message.kind == MESSAGE_LEASE || message.kind == MESSAGE_STOP;
+    const bool for_agent = message.kind == MESSAGE_LEASE || message.kind == MESSAGE_DROP ||
+                           message.kind == MESSAGE_STOP;
     int rc;
     if (for_agent && shell->agent)
         rc = agent_receive(shell->agent, &message, err);
@@ -195,6 +198,24 @@ static int flush_leases(struct shell *shell, int worker, struct error *err)
     return 0;
 }
 
+static int post_drop(struct shell *shell, const struct coordinator_action *action,
+                     struct error *err)
+{
+    uint32_t task = action->task;
+    const struct message drop = {.kind = MESSAGE_DROP, .tasks = &task, .count = 1};
+    return flush_leases(shell, action->worker, err) || post(shell, action->worker, &drop, err) ? -1
+                                                                                               : 0;
+}
+
+static int store_set_aside(struct shell *shell, const struct coordinator_action *action,
+                           struct error *err)
+{
+    const int rc = shell->job->set_aside(shell->job->state, action->task, action->reason, err);
+    if (rc == 0)
+        tell_final(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task);
+    return rc < 0 ? -1 : 0; // fenced: the job is about to stop
+}
+
 static int act(struct shell *shell, const struct coordinator_action *action, struct error *err)
 {
     struct lease_batch *batch = &shell->batches[action->worker];
@@ -206,10 +227,11 @@ static int act(struct shell *shell, const struct coordinator_action *action, str
         return 0;
     case ACTION_SET_ASIDE:
         log_warn("task %u set aside: %s", action->task, action->reason);
-        if (shell->job->set_aside(shell->job->state, action->task, action->reason, err))
-            return -1;
-        tell_final(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task);
-        return 0;
+        return store_set_aside(shell, action, err);
+    case ACTION_DROP:
+        return post_drop(shell, action, err);
+    case ACTION_CLAIM:
+        return sharing_claim(&shell->sharing, action->block, elapsed(shell), err);
     case ACTION_STOP_WORKER:
         return flush_leases(shell, action->worker, err) ||
                        post(shell, action->worker, &(struct message){.kind = MESSAGE_STOP}, err)
@@ -226,6 +248,8 @@ static int coordinate(struct shell *shell, bool *busy, struct error *err)
         shell->stop_told = true;
     }
     tell_coordinator(shell, EVENT_TICK, 0, 0, NULL, 0);
+    if (shell->job->sharing && sharing_step(&shell->sharing, elapsed(shell), err))
+        return -1;
 
     struct coordinator_action action;
     while (coordinator_next_action(shell->coordinator, &action)) {
@@ -370,6 +394,8 @@ static void describe_plan(struct shell *shell)
                            job->dependencies[i].prerequisite);
     for (size_t t = 0; t < job->tasks && job->priorities; t++)
         coordinator_set_priority(shell->coordinator, (uint32_t)t, job->priorities[t]);
+    if (job->sharing)
+        sharing_init(&shell->sharing, job->sharing, shell->coordinator, 0);
 }
 
 static void restore_tasks(struct shell *shell)
@@ -393,6 +419,8 @@ static int start_roles(struct shell *shell, struct error *err)
                                                     .expected_workers = (size_t)agent_count(shell),
                                                     .max_workers = (size_t)group_size(shell->group),
                                                     .lease_seconds = job->lease_seconds,
+                                                    .late_seconds = job->late_seconds,
+                                                    .claim_retry_seconds = CLAIM_RETRY_SECONDS,
                                                     .max_attempts = job->max_attempts};
         shell->coordinator = coordinator_create(&options);
         shell->batches = mem_calloc(options.max_workers, sizeof(*shell->batches));

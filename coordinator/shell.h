@@ -9,6 +9,7 @@
 #include "collectives/group.h"
 #include "coordinator/agent.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/sharing.h"
 #include "coordinator/worker_table.h"
 
 #include <uv.h>
@@ -34,17 +35,19 @@ struct cluster_job {
     size_t tasks;
     const struct cluster_dependency *dependencies; // rank 0 only
     size_t dependency_count;
-    const uint32_t *priorities; // [tasks], NULL: all equal; rank 0 only
-    const double *weights;      // [tasks] expected cost, any unit, NULL: 1 each; rank 0 only
-    const bool *restored;       // [tasks] rows found on disk; rank 0 only
-    const bool *restored_aside; // [tasks] those among them that were set aside
+    const uint32_t *priorities;            // [tasks], NULL: all equal; rank 0 only
+    const double *weights;                 // [tasks] expected cost, any unit, NULL: 1 each; rank 0 only
+    const bool *restored;                  // [tasks] rows found on disk; rank 0 only
+    const bool *restored_aside;            // [tasks] those among them that were set aside
+    const struct sharing_options *sharing; // with other jobs, NULL: no others; rank 0 only
     double lease_seconds;
+    double late_seconds; // coordinator_options
     int max_attempts;
     const struct task_runner *runner; // ranks that run an agent
     struct agent_options agent;
 
     void *state; // for the callbacks below, called on rank 0
-    // Commits a row that says the task was set aside.
+    // Commits a row that says the task was set aside: as task_runner's commit.
     int (*set_aside)(void *state, uint32_t task, const char *reason, struct error *err);
     // About once a second; true asks to stop. workers is valid during the call.
     bool (*progress)(void *state, const struct cluster_progress *progress,

@@ -7,8 +7,10 @@
 #include "coordinator/shell.h"
 #include "jobs/compute.h"
 #include "jobs/generate_runner.h"
+#include "jobs/generate_sharing.h"
 #include "jobs/generate_status.h"
 #include "jobs/generation.h"
+#include "jobs/language_model.h"
 #include "jobs/run_directory.h"
 #include "jobs/verbs.h"
 
@@ -17,6 +19,7 @@
 #include <string.h>
 
 #define COMMIT_BYTES (64u << 20) // a segment is not made larger on purpose
+#define LATE_SECONDS 10.0        // no task is given to a second worker before
 
 #define OPTION_AT(field) offsetof(struct generate_options, field)
 
@@ -75,6 +78,14 @@ static const struct option generate_option_table[] = {
      "engine: default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "engine: of one worker (0: the processors of a host, shared among its ranks)", false},
+    {"supervise", OPTION_CHOICE, OPTION_AT(supervise), "WHEN", "auto", 0, 0, "auto|on|off",
+     "engine: in a process of its own, which is started again when it dies; a document that kills "
+     "three is set aside (auto: on)",
+     false},
+    {"engine-seconds", OPTION_NUMBER, OPTION_AT(engine_seconds), "S", "300", 0, 1e6, NULL,
+     "supervised engine: one that gives no sign of life for so long is killed (0: never)", false},
+    {"engine-memory", OPTION_NUMBER, OPTION_AT(engine_memory), "GB", "0", 0, 1e6, NULL,
+     "supervised engine: one that uses more memory of the host is killed (0: no limit)", false},
     {"tries", OPTION_INT, OPTION_AT(tries), "N", "10", 1, 100, NULL,
      "http: of one request, before its task fails", false},
     {"answer-seconds", OPTION_NUMBER, OPTION_AT(answer_seconds), "S", "300", 0.01, 1e5, NULL,
@@ -85,6 +96,12 @@ static const struct option generate_option_table[] = {
      "http: without any answer for so long the job ends", false},
     {"retry-seconds", OPTION_NUMBER, OPTION_AT(retry_seconds), "S", "0.5", 0.001, 1e4, NULL,
      "http: about the first delay before a request is tried again; later ones double", false},
+    {"claims", OPTION_CHOICE, OPTION_AT(claims), "NAME", "on", 0, 0, "on|off",
+     "whether the work is divided with other jobs that run on --out at the same time", false},
+    {"claim-tasks", OPTION_INT, OPTION_AT(claim_tasks), "N", "0", 0, 1 << 20, NULL,
+     "tasks claimed from other jobs at once (0: chosen by their number)", false},
+    {"claim-seconds", OPTION_NUMBER, OPTION_AT(claim_seconds), "S", "60", 1, 1e5, NULL,
+     "a job that gives no sign of life for so long loses its tasks to the others", false},
     {"max-gaps", OPTION_INT, OPTION_AT(max_gaps), "N", "2", 1, 16, NULL,
      "cloze: most pairs made of one sentence", false},
     {"status-port", OPTION_INT, OPTION_AT(status_port), "N", "-1", -1, 65535, NULL,
@@ -110,8 +127,10 @@ struct generate_job {
     const struct generate_options *options;
     struct generation generation;
     struct generate_runner runner;
+    struct generate_sharing sharing; // of the current plan
     struct reflections_index *index;
     struct group *group;
+    struct launcher *launcher; // NULL: nothing is supervised
     struct fs *fs;
     char *attempt;  // directory of this attempt's segments
     bool *restored; // rank 0: [plan.count]
@@ -256,8 +275,13 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     log_info("%s: %zu of %zu tasks, %llu pairs, %llu of them new", job->options->out,
              counts->done + counts->aside, counts->tasks, (unsigned long long)pairs,
              (unsigned long long)new_pairs);
+    if (counts->elsewhere > 0)
+        log_info("%zu tasks were done here, %zu meanwhile by other jobs", counts->computed,
+                 counts->elsewhere);
     run_directory_int(&job->run, "tasks", (int64_t)counts->tasks);
     run_directory_int(&job->run, "tasks_done", (int64_t)(counts->done + counts->aside));
+    run_directory_int(&job->run, "tasks_computed",
+                      (int64_t)(job->earlier.counts.computed + counts->computed));
     run_directory_int(&job->run, "set_aside", (int64_t)counts->aside);
     run_directory_int(&job->run, "retries",
                       (int64_t)(job->earlier.counts.retries + counts->retries));
@@ -286,8 +310,21 @@ static struct cluster_dependency *list_dependencies(const struct task_plan *plan
 }
 
 // Collective.
-static int run_plan(struct generate_job *job, enum cluster_end *end,
-                    struct cluster_progress *progress, struct error *err)
+static int open_sharing(struct generate_job *job, struct error *err)
+{
+    job->sharing = (struct generate_sharing){.options = job->options,
+                                             .plan = &job->generation.plan,
+                                             .index = job->index,
+                                             .fs = job->fs,
+                                             .attempt = job->attempt,
+                                             .coordinates = group_rank(job->group) == 0};
+    const int rc = generate_sharing_open(&job->sharing, err);
+    job->runner.owner_path = job->sharing.owner_path;
+    return group_agree(job->group, rc, err);
+}
+
+static int run_cluster(struct generate_job *job, enum cluster_end *end,
+                       struct cluster_progress *progress, struct error *err)
 {
     const struct generate_options *options = job->options;
     const struct task_plan *plan = &job->generation.plan;
@@ -312,7 +349,9 @@ static int run_plan(struct generate_job *job, enum cluster_end *end,
         .weights = weights,
         .restored = job->restored,
         .restored_aside = job->restored_aside,
+        .sharing = job->sharing.claims ? &job->sharing.sharing : NULL,
         .lease_seconds = generation_lease_seconds(options),
+        .late_seconds = LATE_SECONDS,
         .max_attempts = (int)options->max_attempts,
         .runner = &runner,
         .agent = {.plan = plan->digest,
@@ -327,6 +366,19 @@ static int run_plan(struct generate_job *job, enum cluster_end *end,
     const int rc = cluster_run(job->group, &cluster, end, progress, err);
     free(dependencies);
     free(priorities);
+    return rc;
+}
+
+// Collective.
+static int run_plan(struct generate_job *job, enum cluster_end *end,
+                    struct cluster_progress *progress, struct error *err)
+{
+    int rc = open_sharing(job, err);
+    if (rc == 0)
+        rc = run_cluster(job, end, progress, err);
+    job->restored_pairs += job->sharing.found_pairs;
+    generate_sharing_close(&job->sharing);
+    job->runner.owner_path = NULL;
     return rc;
 }
 
@@ -400,7 +452,8 @@ static int open_everything(struct generate_job *job, struct error *err)
     const bool works = group_rank(job->group) != 0 || group_size(job->group) == 1;
     const int threads = works ? compute_threads(job->group, job->options->threads) : 0;
     job->fs = fs_system();
-    if (group_agree(job->group, generation_open(job->options, threads, &job->generation, err),
+    if (group_agree(job->group,
+                    generation_open(job->options, threads, job->launcher, &job->generation, err),
                     err) ||
         begin_attempt(job, err))
         return -1;
@@ -426,7 +479,20 @@ static void close_everything(struct generate_job *job)
     free(job->attempt);
     free(job->restored);
     free(job->restored_aside);
+    launcher_close(job->launcher);
     group_close(job->group);
+}
+
+// The launcher must come before the group: what it starts shall have nothing of MPI.
+static int begin(struct generate_job *job, struct error *err)
+{
+    if (language_model_is_supervised(job->options) && launcher_open(&job->launcher, err))
+        return -1;
+    if (group_open(&job->group, err)) {
+        launcher_close(job->launcher);
+        return -1;
+    }
+    return 0;
 }
 
 static int run_generate(const void *parsed, const struct option_list *positional, struct error *err)
@@ -436,7 +502,7 @@ static int run_generate(const void *parsed, const struct option_list *positional
     (void)positional;
     if (generation_check(job.options, err))
         return EXIT_USAGE;
-    if (group_open(&job.group, err))
+    if (begin(&job, err))
         return EXIT_FAILED;
     if (open_everything(&job, err) == 0)
         code = run_plans(&job, err);

@@ -23,7 +23,8 @@ struct generate_runner {
     const struct task_plan *plan;
     struct reflections_index *index; // of the output directory
     struct fs *fs;
-    const char *attempt; // directory of this attempt's segments
+    const char *attempt;    // directory of this attempt's segments
+    const char *owner_path; // of the job's claims, NULL: it made none
     int rank;
     uint64_t seed;
     double (*clock)(void); // seconds
@@ -31,7 +32,7 @@ struct generate_runner {
     struct segment_writer *segment;
     unsigned segments;           // committed by this rank
     struct task_figures figures; // of what goes into the segment
-    uint32_t *in_flight;
+    struct flying_task *in_flight;
     size_t in_flight_count;
     struct waiting_task *waiting; // for the pairs of their chunks
     size_t waiting_count;
@@ -45,7 +46,7 @@ void generate_runner_close(struct generate_runner *runner);
 // For the coordinator's agent; the runner outlives it.
 struct task_runner generate_runner_interface(struct generate_runner *runner);
 
-// Commits a segment of its own that says the task was set aside.
+// Commits a segment of its own that says the task was set aside; as task_runner's commit.
 int generate_runner_set_aside(const struct generate_runner *runner, uint32_t task,
                               const char *reason, struct error *err);
 

@@ -6,6 +6,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "collectives/flight.h"
 #include "jobs/attempts.h"
 #include "jobs/curves.h"
 #include "jobs/run_directory.h"
@@ -74,6 +75,21 @@ static void print_rate(const struct json *summary, double seconds)
         printf("  %9s", "-");
 }
 
+// Of a run that ended in the middle, or that runs: which ranks are missing in which call.
+static int print_missing(const char *output, struct error *err)
+{
+    struct strbuf lines = {0};
+    char *directory = mem_printf("%s/run/flight", output);
+    const int rc = flight_survey(fs_system(), directory, &lines, err);
+    for (char *line = lines.bytes, *end; rc > 0 && line; line = end ? end + 1 : NULL) {
+        end = strchr(line, '\n');
+        printf("          %.*s\n", (int)(end ? (size_t)(end - line) : strlen(line)), line);
+    }
+    free(directory);
+    strbuf_release(&lines);
+    return rc < 0 ? -1 : 0;
+}
+
 static int print_row(const char *output, const struct json *summary, int name_width,
                      struct error *err)
 {
@@ -92,7 +108,8 @@ static int print_row(const char *output, const struct json *summary, int name_wi
     printf("  %9s", duration);
     print_rate(summary, seconds);
     printf("%s%s\n", reason ? "  " : "", reason ? reason : "");
-    return 0;
+    const bool ended_well = strcmp(state, "done") == 0 || strcmp(state, "stopped") == 0;
+    return ended_well ? 0 : print_missing(output, err);
 }
 
 // OUT/run or OUT.run, whichever is there; caller frees.

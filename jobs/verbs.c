@@ -17,6 +17,7 @@ const struct verb *const verbs[] = {
     &verb_train,
     &verb_vector,
     &verb_merge,
+    &verb_update,
     &verb_ask,
     &verb_eval,
     &verb_status,
@@ -24,6 +25,7 @@ const struct verb *const verbs[] = {
     &verb_tokenize,
     &verb_logits,
     &verb_bench,
+    &verb_engine,
     NULL,
 };
 // clang-format on

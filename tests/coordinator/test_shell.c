@@ -100,6 +100,12 @@ static int lab_commit(void *state, struct error *err)
     return 0;
 }
 
+static void lab_drop(void *state, uint32_t task)
+{
+    (void)state;
+    (void)task;
+}
+
 static size_t lab_bytes(void *state)
 {
     return ((struct lab *)state)->finished_count;
@@ -159,6 +165,7 @@ static struct lab *lab_create(size_t tasks)
                                        .submit = lab_submit,
                                        .poll = lab_poll,
                                        .commit = lab_commit,
+                                       .drop = lab_drop,
                                        .uncommitted_bytes = lab_bytes,
                                        .figures = lab_figures};
     lab->job = (struct cluster_job){.tasks = tasks,
