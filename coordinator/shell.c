@@ -273,6 +273,16 @@ static void observe_workers(struct shell *shell)
     }
 }
 
+static double weight_left(const struct shell *shell)
+{
+    double left = 0;
+    for (size_t t = 0; t < shell->job->tasks; t++) {
+        if (!coordinator_is_final(shell->coordinator, (uint32_t)t))
+            left += shell->job->weights ? shell->job->weights[t] : 1;
+    }
+    return left;
+}
+
 static void report_progress(struct shell *shell, bool last)
 {
     const double now = elapsed(shell);
@@ -281,6 +291,7 @@ static void report_progress(struct shell *shell, bool last)
     if (!last && now < shell->next_progress_seconds)
         return;
     shell->next_progress_seconds = now + PROGRESS_SECONDS;
+    shell->progress.weight_left = weight_left(shell);
     observe_workers(shell);
     if (shell->job->progress &&
         shell->job->progress(shell->job->state, &shell->progress, &shell->workers))

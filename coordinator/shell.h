@@ -20,7 +20,9 @@ struct cluster_progress {
     uint64_t tokens;
     double seconds; // since the start of this run
     size_t done_at_start;
-    size_t agents;      // ranks that work, whether they have joined or not
+    size_t agents; // ranks that work, whether they have joined or not
+    double
+        weight_left; // of the tasks that are not final, whoever will do them (cluster_job.weights)
     double weight_done; // of the tasks that became final in this run (cluster_job.weights)
 };
 
@@ -35,10 +37,10 @@ struct cluster_job {
     size_t tasks;
     const struct cluster_dependency *dependencies; // rank 0 only
     size_t dependency_count;
-    const uint32_t *priorities;            // [tasks], NULL: all equal; rank 0 only
-    const double *weights;                 // [tasks] expected cost, any unit, NULL: 1 each; rank 0 only
-    const bool *restored;                  // [tasks] rows found on disk; rank 0 only
-    const bool *restored_aside;            // [tasks] those among them that were set aside
+    const uint32_t *priorities; // [tasks], NULL: all equal; rank 0 only
+    const double *weights;      // [tasks] expected cost, any unit, NULL: 1 each; rank 0 only
+    const bool *restored;       // [tasks] rows found on disk; rank 0 only
+    const bool *restored_aside; // [tasks] those among them that were set aside
     const struct sharing_options *sharing; // with other jobs, NULL: no others; rank 0 only
     double lease_seconds;
     double late_seconds; // coordinator_options

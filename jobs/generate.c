@@ -359,8 +359,7 @@ static int run_cluster(struct generate_job *job, enum cluster_end *end,
     const double *weights = NULL;
     if (coordinates) {
         restore(job);
-        weights = generate_status_plan(&job->status, plan, job->generation.corpus, job->restored,
-                                       &job->earlier);
+        weights = generate_status_plan(&job->status, plan, job->generation.corpus, &job->earlier);
     }
     const struct cluster_job cluster = {
         .plan = plan->digest,

@@ -141,18 +141,14 @@ void generate_status_close(struct generate_status *status)
 }
 
 const double *generate_status_plan(struct generate_status *status, const struct task_plan *plan,
-                                   const struct corpus *corpus, const bool *restored,
+                                   const struct corpus *corpus,
                                    const struct cluster_progress *earlier)
 {
     free(status->weights);
     status->weights = task_plan_weights(plan, corpus);
-    status->tasks = plan->count;
-    status->total_weight = status->restored_weight = status->text_tokens = 0;
-    for (size_t t = 0; t < plan->count; t++) {
-        status->total_weight += status->weights[t];
-        status->text_tokens += t < plan->chunk_tasks ? status->weights[t] : 0;
-        status->restored_weight += restored[t] ? status->weights[t] : 0;
-    }
+    status->text_tokens = 0;
+    for (size_t t = 0; t < plan->chunk_tasks; t++)
+        status->text_tokens += status->weights[t];
     status->earlier = *earlier;
     status->forecast = (struct forecast){0};
     status->rated_tokens = 0;
@@ -176,14 +172,14 @@ void generate_status_aside(struct generate_status *status, const char *reason)
         (struct view_aside){.reason = mem_strdup(reason), .tasks = 1};
 }
 
+// With this job's workers alone.
 static double remaining_seconds(const struct generate_status *status,
                                 const struct cluster_progress *progress)
 {
     const struct coordinator_counts *counts = &progress->counts;
-    const double done = progress->weight_done;
     const struct forecast_work work = {
-        .done_weight = done,
-        .left_weight = fmax(status->total_weight - status->restored_weight - done, 0),
+        .done_weight = progress->weight_done,
+        .left_weight = progress->weight_left,
         .left_tasks = counts->tasks - counts->done - counts->aside,
         .workers = counts->workers > 0 ? counts->workers : progress->agents,
         .tasks_per_second_per_worker = status->options->max_tasks_per_second};
@@ -222,7 +218,10 @@ static void describe(const struct generate_status *status, const struct cluster_
                                   ? VIEW_UNKNOWN
                                   : spent + status->earlier_gpu_hours + gpus(status) * left / 3600,
         .quote_gpu_hours = status->quote_gpu_hours,
-        .remaining_seconds = left < 0 ? VIEW_UNKNOWN : left,
+        // jobs that share the tasks are taken to be alike
+        .remaining_seconds = left < 0                    ? VIEW_UNKNOWN
+                             : progress->counts.jobs > 1 ? left / (double)progress->counts.jobs
+                                                         : left,
         .steps = steps,
         .step_count = task_figures_steps(&status->figures, steps),
         .drops = status->figures.drops,
@@ -288,7 +287,7 @@ static void write_metric(struct generate_status *status, const struct view *view
     strbuf_release(&line);
 }
 
-static void show_line(const struct generate_status *status, const struct view *view)
+static void show_line(const struct view *view)
 {
     const struct coordinator_counts *counts = &view->counts;
     char left[32] = "unknown", hours[64] = "";
@@ -296,7 +295,6 @@ static void show_line(const struct generate_status *status, const struct view *v
         clock_format_duration(view->remaining_seconds, left, sizeof(left));
     if (view->forecast_gpu_hours >= 0)
         snprintf(hours, sizeof(hours), " of %.3g", view->forecast_gpu_hours);
-    (void)status;
     log_progress("%zu of %zu tasks, %llu new pairs, %.0f tokens/s, %zu workers, %.3g%s GPU-hours, "
                  "%zu set aside, %zu retries, left %s",
                  counts->done + counts->aside, counts->tasks, (unsigned long long)view->pairs,
@@ -314,7 +312,7 @@ static void tell(struct generate_status *status, const struct cluster_progress *
     task_figures_sort(&status->figures);
     describe(status, progress, workers, state, steps, &view);
     if (!last) {
-        show_line(status, &view);
+        show_line(&view);
         write_metric(status, &view);
     }
     const bool file_is_due = last || now_seconds(status) >= status->next_file_seconds;

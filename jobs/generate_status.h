@@ -24,15 +24,12 @@ struct generate_status {
     struct status_server *server; // NULL: not wanted, or it could not listen
     const char *attempt;          // name of the attempt's directory
     char host[256];
-    double began_seconds; // clock_seconds() of the process
-    size_t workers;       // of the job
-    double *weights;      // [tasks] of the present plan
-    double total_weight, restored_weight;
-    double text_tokens; // of the plan's chunks
-    size_t tasks;
+    double began_seconds;            // clock_seconds() of the process
+    size_t workers;                  // of the job
+    double *weights;                 // [tasks] of the present plan
+    double text_tokens;              // of the plan's chunks
     struct cluster_progress earlier; // what an earlier plan of this run brought
     struct forecast forecast;
-    double forecast_from_seconds; // of this plan
     struct status_curve curve;
     struct fading_rate rate;
     uint64_t rated_tokens;
@@ -57,7 +54,7 @@ void generate_status_close(struct generate_status *status); // also one that was
 
 // Before each plan: the weights of its tasks, valid until the next call. [plan->count]
 const double *generate_status_plan(struct generate_status *status, const struct task_plan *plan,
-                                   const struct corpus *corpus, const bool *restored,
+                                   const struct corpus *corpus,
                                    const struct cluster_progress *earlier);
 
 // About once a second; true: the budget is spent.

@@ -262,6 +262,7 @@ static void what_is_on_disk_is_not_done_again(void **state)
     assert_int_equal(progress.counts.done, 99);
     assert_int_equal(progress.counts.aside, 1);
     assert_true(progress.weight_done == 50);
+    assert_true(progress.weight_left == 0);
     for (size_t t = 0; t < 100; t++)
         assert_int_equal(lab->committed[t], t % 2);
     lab_destroy(lab);

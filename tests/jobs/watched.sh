@@ -16,8 +16,8 @@ within() {
 }
 
 # The forecast of the first metrics line at which a tenth of the tasks was done, against the end.
-generate=("$memo" generate --corpus corpus.h5 --commit-seconds 0.5)
-start "${mpi[@]}" -np 3 "${generate[@]}" --out run --max-tasks-per-second "$((tasks / 16))"
+generate=("$memo" generate --corpus corpus.h5 --commit-seconds 0.2)
+start "${mpi[@]}" -np 3 "${generate[@]}" --out run --max-tasks-per-second "$((tasks / 30))"
 until_true [ -s run/run/attempts/attempt-0001.json ]
 run 0 "$memo" status run
 grep -q 'attempt-0001 on .*: running, heard of [0-4][.0-9]* s ago' stdout || fail "status does not tell: $(cat stdout)"
