@@ -45,6 +45,8 @@ static const struct option bench_option_table[] = {
      NULL, "training: most tokens computed at once", false},
     {"ranks", OPTION_INT, OPTION_AT(ranks), "N", "1", 1, 64, NULL,
      "training: also by N ranks in shared memory, which divide the threads", false},
+    {"checkpoint", OPTION_STRING, OPTION_AT(checkpoint), "DIR", NULL, 0, 0, NULL,
+     "training: also write a checkpoint there behind the run (an empty directory)", false},
     {"zero", OPTION_INT, OPTION_AT(zero), "N", "0", 0, 2, NULL,
      "training: what ranks divide, as in memo train", false},
     {"moments", OPTION_CHOICE, OPTION_AT(moments), "TYPE", "f32", 0, 0, "f32|bf16|8bit",
@@ -310,9 +312,9 @@ static int open_model(struct bench *bench, struct error *err)
     const char *shape = bench->options->shape ? bench->options->shape : "tiny";
     struct model_config config;
     if (model_config_shape(shape, &config, err) ||
-        model_create(bench->device, &config, DTYPE_F32, &bench->model, err) ||
-        model_init_random(bench->model, 1, err))
+        model_create(bench->device, &config, DTYPE_F32, &bench->model, err))
         return -1;
+    bench_fill_weights(bench->model);
     if (!bench->options->json)
         printf("%s, %.2f M parameters\n", shape, (double)bench->model->layout.elements / 1e6);
     return 0;

@@ -17,6 +17,7 @@ struct bench_options {
     const char *dtype;
     const char *tokenizer;
     struct option_list data;
+    const char *checkpoint;
     int64_t layers, step_tokens, micro_batch_tokens, ranks, zero;
     int64_t documents, requests, document_tokens, own_tokens, answer_tokens;
     const char *moments;
@@ -47,6 +48,20 @@ void bench_close_device(struct bench *bench);
 
 // Steps of training, by one rank and by several.
 int bench_train(struct bench *bench, struct error *err);
+
+// A checkpoint behind training, of a rank; collective.
+struct trainer;
+struct bench_checkpoint {
+    double bytes;         // of all ranks
+    double waited;        // seconds of the run: begin, settle, polls
+    double seconds;       // until it stood
+    double tokens, steps; // trained meanwhile, by all ranks
+    double copy_bytes;    // per second, memory to memory, by one thread
+};
+int bench_checkpoint(struct trainer *trainer, const char *directory, struct bench_checkpoint *out,
+                     struct error *err);
+void bench_checkpoint_report(const struct bench *bench, const struct bench_checkpoint *checkpoint,
+                             double tokens_per_second);
 
 // Pairs of --data as token sequences of the given tokenizer's chat template.
 int bench_pairs(const struct bench_options *options, struct sequence_set *out, struct error *err);

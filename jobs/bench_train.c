@@ -17,20 +17,22 @@
 // Lengths of pairs made by the cloze generator, in tokens of a small vocabulary, when no data are
 // given.
 enum { PAIR_MIN_TOKENS = 30, PAIR_MAX_TOKENS = 80, PAIR_TARGETS = 5, MADE_PAIRS = 1024 };
-enum { USUAL_LAYERS = 6, PADDED_PAIRS = 16 };
+enum { USUAL_LAYERS = 6, PADDED_PAIRS = 16, STEPS = 8 };
 
 struct training {
     const struct bench *bench;
     struct model_config config;
     struct sequence_set set;
-    int threads; // of the whole machine
+    size_t one_step; // pairs of a step of one rank
+    int threads;     // of the whole machine
 };
 
 // What a group of ranks reached; of rank 0.
 struct reached {
     double tokens, flops, seconds; // of all ranks
     double communication, exposed; // seconds
-    size_t steps, step_pairs;
+    size_t steps;
+    struct bench_checkpoint checkpoint;
 };
 
 struct trial {
@@ -91,18 +93,57 @@ static void report_data(const struct training *training)
     bench_report(bench, what, padding_factor(set), "times", 0, NULL);
 }
 
+// Pairs of a step of so many ranks.
+static size_t step_pairs(const struct training *training, int ranks)
+{
+    const struct sequence_set *set = &training->set;
+    const double mean = (double)set->offsets[set->count] / (double)set->count;
+    const size_t pairs = (size_t)((double)training->bench->options->step_tokens / mean + 0.5);
+    return (pairs > 0 ? pairs : 1) * (size_t)ranks;
+}
+
+// The same pairs over and over, so that whole steps of any number of ranks make an epoch.
+static void repeat_pairs(struct training *training, int ranks)
+{
+    struct sequence_set *set = &training->set;
+    const size_t given = set->count, count = STEPS * step_pairs(training, ranks);
+    struct sequence_set all = {0};
+    for (size_t i = 0; i < count; i++) {
+        const size_t s = i % given;
+        sequence_set_add(&all, set->ids + set->offsets[s],
+                         (size_t)(set->offsets[s + 1] - set->offsets[s]), set->target_begin[s],
+                         set->target_end[s], SIZE_MAX);
+    }
+    training->one_step = step_pairs(training, 1);
+    sequence_set_release(set);
+    *set = all;
+}
+
+// What a first step would otherwise wait for: scratch memory and a model in the caches.
+static int warm_up(struct trainer *trainer, struct error *err)
+{
+    const struct sequence_set *set = trainer->set;
+    struct sequence_set few = {0};
+    double loss;
+    for (size_t s = 0; s < set->count && s < PADDED_PAIRS; s++)
+        sequence_set_add(&few, set->ids + set->offsets[s],
+                         (size_t)(set->offsets[s + 1] - set->offsets[s]), set->target_begin[s],
+                         set->target_end[s], SIZE_MAX);
+    const int rc = trainer_evaluate(trainer, &few, &loss, err);
+    sequence_set_release(&few);
+    return rc;
+}
+
 static struct trainer_options trainer_options_of(const struct training *training, int ranks)
 {
     const struct bench_options *options = training->bench->options;
     const struct sequence_set *set = &training->set;
-    const double mean = (double)set->offsets[set->count] / (double)set->count;
-    const size_t pairs = (size_t)((double)options->step_tokens * ranks / mean + 0.5);
     struct error impossible; // the options' table knows the names
     struct state_form form = {0};
     (void)state_form_parse(options->dtype, options->moments, &form, &impossible);
     const size_t micro_batch = (size_t)options->micro_batch_tokens;
     return (struct trainer_options){
-        .plan = {.seed = 1, .per_step = pairs > 0 ? pairs : 1, .epochs = 1 << 20},
+        .plan = {.seed = 1, .per_step = training->one_step * (size_t)ranks, .epochs = 1 << 20},
         .schedule = {.peak = 1e-5},
         .micro_batch_tokens = micro_batch > set->longest ? micro_batch : set->longest,
         .optimizer =
@@ -117,7 +158,7 @@ static int time_steps(struct trainer *trainer, double limit, struct reached *out
 {
     struct step_stats stats;
     bool more = true;
-    if (trainer_step(trainer, &stats, err)) // warms up
+    if (warm_up(trainer, err))
         return -1;
     const bool first = group_rank(trainer->group) == 0;
     const double start = clock_seconds();
@@ -133,7 +174,6 @@ static int time_steps(struct trainer *trainer, double limit, struct reached *out
         if (group_any(trainer->group, first && out->seconds < limit, &more, err))
             return -1;
     }
-    out->step_pairs = trainer->options.plan.per_step;
     return 0;
 }
 
@@ -141,6 +181,7 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
                     struct error *err)
 {
     const struct training *training = trial->training;
+    const struct bench_options *options = training->bench->options;
     const struct trainer_options how = trainer_options_of(training, group_size(group));
     struct model *model = NULL;
     struct trainer *trainer = NULL;
@@ -148,7 +189,9 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
     if (rc == 0) {
         bench_fill_weights(model);
         rc = trainer_create(model, group, &training->set, &how, &trainer, err) ||
-                     time_steps(trainer, training->bench->options->seconds, &trial->reached, err)
+                     time_steps(trainer, options->seconds, &trial->reached, err) ||
+                     (options->checkpoint && bench_checkpoint(trainer, options->checkpoint,
+                                                              &trial->reached.checkpoint, err))
                  ? -1
                  : 0;
     }
@@ -199,6 +242,8 @@ static void report_reached(const struct bench *bench, const struct reached *reac
     bench_report(bench, "  operations", reached->flops / reached->seconds / 1e9, "GFLOP/s",
                  reached->flops / reached->seconds / product_flops, "best product");
     bench_report(bench, "  a step", reached->seconds / (double)reached->steps, "s", 0, NULL);
+    if (bench->options->checkpoint)
+        bench_checkpoint_report(bench, &reached->checkpoint, reached->tokens / reached->seconds);
     if (ranks == 1)
         return;
     bench_report(bench, "  summing gradients, a step",
@@ -238,11 +283,10 @@ static int run_ranks(struct trial *trial, struct error *err)
                : group_run_shm((int)trial->training->bench->options->ranks, run_trial, trial, err);
 }
 
-static int measure(struct bench *bench, const struct training *training, struct error *err)
+static int measure(struct bench *bench, const struct training *training, int ranks,
+                   struct error *err)
 {
     struct trial one = {.training = training}, several = one;
-    const bool launched = group_size(bench->group) > 1;
-    const int ranks = launched ? group_size(bench->group) : (int)bench->options->ranks;
     double product_flops;
     if (measure_product(training, &product_flops, err))
         return -1;
@@ -288,8 +332,11 @@ int bench_train(struct bench *bench, struct error *err)
     else if (rc == 0)
         make_pairs(&training.config, &training.set);
     if (rc == 0) {
+        const bool launched = group_size(bench->group) > 1;
+        const int ranks = launched ? group_size(bench->group) : (int)bench->options->ranks;
         report_data(&training);
-        rc = measure(bench, &training, err);
+        repeat_pairs(&training, ranks);
+        rc = measure(bench, &training, ranks, err);
     }
     sequence_set_release(&training.set);
     return rc;

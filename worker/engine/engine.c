@@ -11,6 +11,7 @@
 
 struct engine {
     struct model *model;
+    bool packs;
     struct kv_cache *cache;
     struct scheduler *scheduler;
     struct sampler *sampler;
@@ -41,16 +42,27 @@ static int check_options(const struct engine_options *options, struct error *err
     return 0;
 }
 
-static int open_parts(struct engine *engine, struct model *model,
-                      const struct engine_options *options, struct error *err)
+static struct kv_cache_size cache_size(const struct engine_options *options)
 {
-    size_t tokens = options->cache_tokens;
-    struct kv_cache_size size = {
+    const size_t tokens = options->cache_tokens;
+    return (struct kv_cache_size){
         .blocks = tokens ? kv_blocks(tokens) : options->slots * kv_blocks(options->capacity),
         .capacity = options->capacity,
         .sequences = options->slots,
         .max_tokens = options->max_tokens,
     };
+}
+
+size_t engine_bytes_needed(struct model *model, const struct engine_options *options)
+{
+    const struct kv_cache_size size = cache_size(options);
+    return kv_cache_bytes_needed(model, &size);
+}
+
+static int open_parts(struct engine *engine, struct model *model,
+                      const struct engine_options *options, struct error *err)
+{
+    const struct kv_cache_size size = cache_size(options);
     if (kv_cache_create(model, &size, &engine->cache, err) ||
         sampler_create((size_t)model->config.vocabulary, model->device->threads, &engine->sampler,
                        err))
@@ -81,7 +93,9 @@ int engine_create(struct model *model, const struct engine_options *options, str
         return -1;
     }
     engine->model = model;
-    model_pack(model);
+    engine->packs = !options->unpacked;
+    if (engine->packs)
+        model_pack(model);
     *out = engine;
     return 0;
 }
@@ -90,7 +104,7 @@ void engine_destroy(struct engine *engine)
 {
     if (!engine)
         return;
-    if (engine->model)
+    if (engine->packs)
         model_unpack(engine->model);
     scheduler_destroy(engine->scheduler);
     sampler_destroy(engine->sampler);

@@ -91,6 +91,12 @@ static int check_size(const struct model *model, const struct kv_cache_size *siz
     return 0;
 }
 
+// float16 has no kernels of its own here; widened it loses nothing.
+static enum dtype cache_dtype(const struct model *model)
+{
+    return model->weights.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
 int kv_cache_create(struct model *model, const struct kv_cache_size *size, struct kv_cache **out,
                     struct error *err)
 {
@@ -98,8 +104,7 @@ int kv_cache_create(struct model *model, const struct kv_cache_size *size, struc
     if (check_size(model, size, err))
         return -1;
     struct kv_cache *cache = mem_calloc(1, sizeof *cache);
-    // float16 has no kernels of its own here; widened it loses nothing.
-    enum dtype dtype = model->weights.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    enum dtype dtype = cache_dtype(model);
     cache->model = model;
     cache->size = *size;
     cache->table_blocks = kv_blocks(size->capacity);
@@ -150,12 +155,21 @@ void kv_cache_destroy(struct kv_cache *cache)
     free(cache);
 }
 
+static size_t content_bytes(const struct model_config *config, size_t blocks, enum dtype keys)
+{
+    return blocks * (2 * attention_elements(config) * dtype_bytes(keys) +
+                     state_elements(config) * dtype_bytes(DTYPE_F32));
+}
+
 size_t kv_cache_bytes(const struct kv_cache *cache)
 {
-    const struct model_config *config = &cache->model->config;
-    return cache->size.blocks *
-           (2 * attention_elements(config) * dtype_bytes(cache->lookup.k.dtype) +
-            state_elements(config) * dtype_bytes(cache->lookup.state.dtype));
+    return content_bytes(&cache->model->config, cache->size.blocks, cache->lookup.k.dtype);
+}
+
+size_t kv_cache_bytes_needed(struct model *model, const struct kv_cache_size *size)
+{
+    return content_bytes(&model->config, size->blocks, cache_dtype(model)) +
+           workspace_bytes_forward(model, size->max_tokens);
 }
 
 // Block `number` of every layer's keys or values, one after the other.

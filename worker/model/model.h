@@ -74,6 +74,7 @@ int workspace_create_recomputing(struct model *model, size_t max_tokens, struct 
                                  struct error *err);
 // What workspace_create with backward, or workspace_create_recomputing, will allocate.
 size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing);
+size_t workspace_bytes_forward(struct model *model, size_t max_tokens); // the same without backward
 void workspace_destroy(struct workspace *workspace);
 size_t workspace_bytes(const struct workspace *workspace);
 // During backward `complete` is called, at last with 0, whenever this pass adds nothing more to the
@@ -109,6 +110,8 @@ int kv_cache_create(struct model *model, const struct kv_cache_size *size, struc
                     struct error *err);
 void kv_cache_destroy(struct kv_cache *cache);
 size_t kv_cache_bytes(const struct kv_cache *cache); // of keys, values and states
+// What kv_cache_create will allocate: keys, values, states, and the workspace of a step.
+size_t kv_cache_bytes_needed(struct model *model, const struct kv_cache_size *size);
 
 // Makes block `to` equal to `from`. Not for models with convolutions, whose blocks know the state
 // after their latest position only.

@@ -290,12 +290,22 @@ int workspace_create_recomputing(struct model *model, size_t max_tokens, struct 
     return create(model, max_tokens, true, true, out, err);
 }
 
-size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing)
+static size_t measure(struct model *model, size_t max_tokens, bool with_backward, bool recomputing)
 {
-    struct workspace *w = workspace_prepare(model, max_tokens, true, recomputing);
+    struct workspace *w = workspace_prepare(model, max_tokens, with_backward, recomputing);
     const size_t bytes = w->block_bytes;
     workspace_destroy(w);
     return bytes;
+}
+
+size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing)
+{
+    return measure(model, max_tokens, true, recomputing);
+}
+
+size_t workspace_bytes_forward(struct model *model, size_t max_tokens)
+{
+    return measure(model, max_tokens, false, false);
 }
 
 void workspace_destroy(struct workspace *workspace)
