@@ -23,7 +23,7 @@ build=$root/build-gpu out='' backend=cuda budget=480
 step_limit=530 # seconds after the start, when a step that still runs is ended: it fails
 
 say() { printf '%s\n' "$*" >&2; }
-usage() { sed -n '5,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '5,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 stage=${1:-}
 case "$stage" in check | train | generate | peers | table) shift ;; *) usage ;; esac
@@ -72,6 +72,9 @@ prepare() {
         say "building into $build"
         cmake -S "$root" -B "$build" -DMEMO_MINIMAL=ON -DMEMO_CUDA=ON >"$log" 2>&1 ||
             { tail -n 20 "$log" >&2; say "run.sh: CMake could not configure; see $log"; exit 1; }
+    fi
+    if [ "$backend" = cuda ] && cmake --build "$build" --target help | grep -q test_gpu_nccl; then
+        names+=(test_gpu_nccl)
     fi
     cmake --build "$build" --parallel "$(nproc)" --target "${names[@]}" >>"$log" 2>&1 ||
         { tail -n 30 "$log" >&2; say "run.sh: the build failed; see $log"; exit 1; }
@@ -180,13 +183,13 @@ check_bits() {
     run_step "engine" "$build/tests/worker/test_engine"
 }
 
-# One rank, and several over shared memory when the machine has several GPUs: the test chooses.
+# One rank, and over shared memory as many as the machine has GPUs.
 check_nccl() {
-    local test=$build/tests/collectives/test_nccl
-    if [ -x "$test" ]; then
+    local test=$build/tests/gpu/test_gpu_nccl
+    if [ "$backend" = cuda ] && [ -x "$test" ]; then
         run_step "NCCL" "$test"
     else
-        skip_step "NCCL" "this build has no test of NCCL (a minimal build has none)"
+        skip_step "NCCL" "this build has no NCCL, or the backend is not cuda"
     fi
 }
 

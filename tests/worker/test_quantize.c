@@ -75,9 +75,9 @@ static struct model *load(struct device *device, const char *name, enum dtype dt
     return model;
 }
 
-// Three bits of mantissa round 16 times as coarsely as the seven of bfloat16, activations as well as
-// weights, and what is small beside the largest of its row more coarsely still: logits may move 64
-// times as far, and do move further.
+// Three bits of mantissa round 16 times as coarsely as the seven of bfloat16, activations as well
+// as weights, and what is small beside the largest of its row more coarsely still: logits may move
+// 64 times as far, and do move further.
 static void check(struct device *device, const char *name)
 {
     struct model *wide = load(device, name, DTYPE_F32), *model = load(device, name, DTYPE_BF16);
