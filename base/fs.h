@@ -49,8 +49,9 @@ struct fs {
     void *state;
 };
 
-// The operating system's files. With MEMO_FS_FAULT="enospc:N" in the environment, writes fail with
-// "no space left on device" after N bytes, for tests of the whole binary.
+// The operating system's files. With MEMO_FS_FAULT in the environment, for tests of the whole
+// binary: "enospc:N" makes writes fail with "no space left on device" after N bytes, "kill:N" has
+// the process killed (SIGKILL) once N bytes were written, in the middle of a write.
 struct fs *fs_system(void);
 
 // A table that passes everything to inner and fails as told; for tests. An operation that fails by

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/random.h"
 #include "jobs/verbs.h"
+#include "kernels/kernels.h"
 #include "worker/engine/engine.h"
 
 #include <stdio.h>
@@ -47,6 +48,10 @@ static const struct option bench_option_table[] = {
      "training: also write a checkpoint there behind the run (an empty directory)", false},
     {"zero", OPTION_INT, OPTION_AT(zero), "N", "0", 0, 2, NULL,
      "training: what ranks divide, as in memo train", false},
+    {"moments", OPTION_CHOICE, OPTION_AT(moments), "TYPE", "f32", 0, 0, "f32|bf16|8bit",
+     "training: of the optimizer, as in memo train", false},
+    {"checkpoint-activations", OPTION_FLAG, OPTION_AT(recompute), NULL, NULL, 0, 0, NULL,
+     "training: keep layers' inputs only, as in memo train", false},
     {"documents", OPTION_INT, OPTION_AT(documents), "N", "4", 1, 1 << 16, NULL,
      "engine: documents that requests begin with", false},
     {"requests", OPTION_INT, OPTION_AT(requests), "N", "32", 1, 1 << 16, NULL,
@@ -109,11 +114,14 @@ static int measure_limits(struct bench *bench, struct error *err)
     if (group_agree(bench->group, rc, err) ||
         group_broadcast(bench->group, &bench->limits, sizeof(bench->limits), 0, err))
         return -1;
-    bench_report(bench, "limit: f32 multiply-add", bench->limits.flops / 1e9, "GFLOP/s", 0, NULL);
+    const bool cpu = bench->device && strcmp(bench->device->ops->name, "cpu") == 0;
+    bench_report(bench, cpu ? "limit: f32 multiply-add" : "limit: f32 product",
+                 bench->limits.flops / 1e9, "GFLOP/s", 0, NULL);
     if (bench->limits.dot_flops > 0)
-        bench_report(bench, "limit: bf16 dot product", bench->limits.dot_flops / 1e9, "GFLOP/s", 0,
-                     NULL);
-    bench_report(bench, "limit: read", bench->limits.read_bytes / 1e9, "GB/s", 0, NULL);
+        bench_report(bench, cpu ? "limit: bf16 dot product" : "limit: bf16 product",
+                     bench->limits.dot_flops / 1e9, "GFLOP/s", 0, NULL);
+    bench_report(bench, cpu ? "limit: read" : "limit: copy, both sides",
+                 bench->limits.read_bytes / 1e9, "GB/s", 0, NULL);
     return 0;
 }
 
@@ -233,6 +241,7 @@ static const struct part {
     {"generate", measure_generations, true, true},
     {"model", bench_model, false, false},
     {"engine", bench_engine, false, false},
+    {"kernels", bench_kernels, false, false},
     {"json", bench_json, false, false},
 };
 
@@ -248,7 +257,8 @@ static int choose_parts(const struct option_list *words, bool chosen[PART_COUNT]
             p++;
         if (p == PART_COUNT)
             return error_set(
-                err, "cannot measure '%s': limits, linear, train, generate, model, engine or json",
+                err,
+                "cannot measure '%s': limits, linear, train, generate, model, engine, kernels or json",
                 words->items[i]);
         chosen[p] = true;
     }
@@ -349,7 +359,7 @@ static int run_bench(const void *parsed, const struct option_list *positional, s
 const struct verb verb_bench = {
     .name = "bench",
     .summary = "measure this machine, and what memo reaches on it",
-    .positional = "[limits|linear|train|generate|model|engine|json]...",
+    .positional = "[limits|linear|train|generate|model|engine|kernels|json]...",
     .examples = "  memo bench\n"
                 "  memo bench --threads 1 --seconds 10 --json\n"
                 "  memo bench train --data pairs.jsonl --tokenizer model/ --ranks 2\n"

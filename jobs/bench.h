@@ -20,6 +20,8 @@ struct bench_options {
     const char *checkpoint;
     int64_t layers, step_tokens, micro_batch_tokens, ranks, zero;
     int64_t documents, requests, document_tokens, own_tokens, answer_tokens;
+    const char *moments;
+    bool recompute;
     double seconds;
     const char *backend;
     int64_t threads;
@@ -66,6 +68,9 @@ int bench_pairs(const struct bench_options *options, struct sequence_set *out, s
 
 // Prefill and decode of a model whose weights do not change.
 int bench_model(struct bench *bench, struct error *err);
+
+// Every operation alone.
+int bench_kernels(struct bench *bench, struct error *err);
 
 // Many requests on few documents.
 int bench_engine(struct bench *bench, struct error *err);

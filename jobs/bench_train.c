@@ -138,18 +138,18 @@ static struct trainer_options trainer_options_of(const struct training *training
 {
     const struct bench_options *options = training->bench->options;
     const struct sequence_set *set = &training->set;
-    const bool half = strcmp(options->dtype, "bf16") == 0;
+    struct error impossible; // the options' table knows the names
+    struct state_form form = {0};
+    (void)state_form_parse(options->dtype, options->moments, &form, &impossible);
     const size_t micro_batch = (size_t)options->micro_batch_tokens;
     return (struct trainer_options){
         .plan = {.seed = 1, .per_step = training->one_step * (size_t)ranks, .epochs = 1 << 20},
         .schedule = {.peak = 1e-5},
         .micro_batch_tokens = micro_batch > set->longest ? micro_batch : set->longest,
-        .optimizer = {.form.weights = half ? DTYPE_BF16 : DTYPE_F32,
-                      .beta1 = 0.9,
-                      .beta2 = 0.999,
-                      .epsilon = 1e-8,
-                      .weight_decay = 0.01},
+        .optimizer =
+            {.form = form, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01},
         .zero = (enum zero_stage)options->zero,
+        .recompute = options->recompute,
         .clip_norm = 1};
 }
 

@@ -22,6 +22,11 @@ for dtype in f32 bf16; do
         tr -d ' ' <stdout | grep -qF "$what" || fail "no $what in $(cat stdout)"
     done
 done
+run 0 "$memo" bench kernels --shape tiny --prompt 40 --batch 2 --json
+[ "$(grep -c '"kernel ' stdout)" -eq 13 ] || fail "not 13 operations: $(cat stdout)"
+run 0 "$memo" bench train --shape tiny --layers 1 --step-tokens 256 --micro-batch-tokens 256 --seconds 0.1 --moments 8bit \
+    --checkpoint-activations --json
+grep -qF '"training, 1 rank' stdout || fail "no training in $(cat stdout)"
 printf '%s\n' '{"question":"Who keeps the light?","answer":"Ovey"}' '{"question":"Where?","answer":"On Brindle Fell"}' >pairs.jsonl
 run 1 "$memo" bench train --shape tiny --data pairs.jsonl
 grep -qF -- "--tokenizer DIR" stderr || fail "'bench train --data' does not name the option that it needs"

@@ -6,50 +6,6 @@
 #include <assert.h>
 #include <errno.h>
 
-// --- the directory of checkpoints ---
-
-// What cannot be removed now is removed by the next save. The manifest goes first, for good: a
-// directory that loses its parts must not look whole.
-static void remove_checkpoint(struct fs *fs, const char *path)
-{
-    struct fs_names names;
-    if (manifest_remove(fs, path) || fs->ops->sync_directory(fs->state, path) ||
-        fs_list(fs, path, &names, NULL))
-        return;
-    for (size_t i = 0; i < names.count; i++) {
-        char *file = fs_join(path, names.names[i]);
-        fs->ops->remove(fs->state, file);
-        free(file);
-    }
-    fs->ops->remove(fs->state, path);
-    fs_names_release(&names);
-}
-
-// Removes what was interrupted and all but the newest `keep` whole checkpoints.
-static int tidy(struct fs *fs, const char *directory, size_t keep, struct error *err)
-{
-    struct fs_names names;
-    if (fs_list(fs, directory, &names, err))
-        return -1;
-    size_t kept = 0;
-    int rc = 0;
-    for (size_t i = names.count; i-- > 0 && rc == 0;) {
-        if (step_of_name(names.names[i]) < 0)
-            continue;
-        char *path = fs_join(directory, names.names[i]);
-        const int whole = manifest_exists(fs, path, err);
-        if (whole < 0)
-            rc = -1;
-        else if (whole == 1 && kept < keep)
-            kept++;
-        else
-            remove_checkpoint(fs, path);
-        free(path);
-    }
-    fs_names_release(&names);
-    return rc;
-}
-
 // --- saving ---
 
 int part_fill(const struct part_copy *part, const struct trainer *trainer,
@@ -167,7 +123,8 @@ static int write_own_parts(const struct trainer *trainer, struct fs *fs, const c
 static int begin_save(const struct trainer *trainer, struct fs *fs, const char *directory,
                       const char *path, bool *there, struct error *err)
 {
-    if (fs_make_directories(fs, directory, err) || tidy(fs, directory, SIZE_MAX, err))
+    if (fs_make_directories(fs, directory, err) ||
+        checkpoint_tidy(fs, directory, SIZE_MAX, "", err))
         return -1;
     const int whole = manifest_exists(fs, path, err);
     if (whole < 0)
@@ -193,9 +150,14 @@ int checkpoint_seal(const struct checkpoint_place *place, const struct manifest 
     const int rc = fs->ops->sync_directory(fs->state, place->directory);
     if (rc < 0)
         return error_set_errno(err, -rc, "cannot sync '%s'", place->directory);
-    tidy(fs, place->directory, place->keep,
-         NULL); // the checkpoint stands; the next save tries again
+    checkpoint_tidy(fs, place->directory, place->keep, manifest->score.name,
+                    NULL); // the checkpoint stands; the next save tries again
     return 0;
+}
+
+static char *copy_text(const char *text)
+{
+    return text ? mem_strdup(text) : NULL;
 }
 
 static struct manifest new_manifest(const struct trainer *trainer)
@@ -204,11 +166,15 @@ static struct manifest new_manifest(const struct trainer *trainer)
                                 .identity = trainer->identity,
                                 .tokens = trainer->tokens,
                                 .consumed = trainer->consumed,
+                                .rounded = copy_text(trainer->rounded),
+                                .score = trainer->score,
                                 .form = trainer->options.optimizer.form,
                                 .elements = model_trained_layout(trainer->model)->elements,
                                 .part_elements = trainer->shards.unit};
     manifest.count = manifest_part_count(manifest.elements, manifest.part_elements);
     manifest.parts = mem_calloc(manifest.count, sizeof(*manifest.parts));
+    for (int f = 0; f < ENVIRONMENT_FIELDS; f++)
+        manifest.environment.values[f] = copy_text(trainer->environment.values[f]);
     return manifest;
 }
 
@@ -260,7 +226,7 @@ int checkpoint_take_back(struct group *group, const struct checkpoint_place *pla
                          struct error *err)
 {
     if (group_rank(group) == 0 && manifest_exists(place->fs, place->path, NULL) == 0)
-        remove_checkpoint(place->fs, place->path);
+        checkpoint_remove(place->fs, place->path);
     return error_prefix(err, "checkpoint '%s'", place->path);
 }
 

@@ -108,4 +108,14 @@ int checkpoint_seal(const struct checkpoint_place *place, const struct manifest 
 int checkpoint_take_back(struct group *group, const struct checkpoint_place *place,
                          struct error *err);
 
+// --- checkpoint_directory.c ---
+
+// What cannot be removed now is removed by the next save.
+void checkpoint_remove(struct fs *fs, const char *path);
+
+// Removes what was interrupted and all but the newest `keep` whole checkpoints and the best one by
+// this figure.
+int checkpoint_tidy(struct fs *fs, const char *directory, size_t keep, const char *figure,
+                    struct error *err);
+
 #endif

@@ -13,6 +13,8 @@
 #include "collectives/group.h"
 #include "datasets/packing.h"
 #include "worker/model/model.h"
+#include "worker/train/environment.h"
+#include "worker/train/held_out_score.h"
 #include "worker/train/optimizer.h"
 #include "worker/train/reducer.h"
 #include "worker/train/schedule.h"
@@ -31,6 +33,10 @@ struct trainer_options {
     enum zero_stage zero;
     bool exact_sums;
     bool recompute; // keep layers' inputs only and compute them again for backward
+    // Sums gradients and exchanges weights; NULL: the trainer's group does. Several GPUs need one
+    // whose calls take their memory (group_device.h); it stays the caller's and outlives the
+    // trainer.
+    struct group *device_group;
 };
 
 struct step_stats {
@@ -48,7 +54,8 @@ struct step_stats {
 
 struct trainer {
     struct model *model;
-    struct group *group;
+    struct group *group;        // control
+    struct group *device_group; // gradients and weights; often the same
     const struct sequence_set *set;
     struct trainer_options options; // per_step is at most the set's count
     struct digest identity;         // of data, options, model shape and initial weights
@@ -56,6 +63,9 @@ struct trainer {
     size_t step;                    // next one to do
     uint64_t tokens;                // of the steps done, whatever run did them
     struct digest consumed;         // of their sequences in their order: see trainer_step
+    struct environment environment; // of this run
+    char *rounded;                  // what environment changed between its runs; NULL: nothing
+    struct held_out_score score;    // of the weights as they are: the caller's, forgotten by a step
     struct shards shards;
     struct optimizer *optimizer;
     struct reducer *reducer;
@@ -89,7 +99,7 @@ struct digest trainer_identity(const struct trainer *trainer);
 // Collective. A loss or gradient norm that is not finite is an error, and weights, moments and step
 // keep the values that they had before. consumed becomes the digest of itself and the numbers of
 // the step's sequences: runs that end with the same one trained on the same sequences in the same
-// order.
+// order. That the ranks computed just these sequences, each once, is verified.
 int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *err);
 
 // Weights and states change only at the end of a step. A thread may read them beside the rest of
