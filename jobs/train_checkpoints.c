@@ -37,9 +37,11 @@ void train_checkpoints_open(struct train_job *job)
 void train_checkpoints_prepare(const struct train_job *job)
 {
     const struct train_options *options = job->options;
-    const size_t every = (size_t)options->checkpoint_steps, step = job->trainer->step;
-    const bool by_steps = every > 0 && (step / every + 1) * every < job->trainer->steps;
-    if (job->plan.behind && (options->checkpoint_minutes > 0 || by_steps))
+    const struct trainer *trainer = job->trainer;
+    const size_t every = (size_t)options->checkpoint_steps;
+    const bool comes = options->checkpoint_minutes > 0 || train_checkpoints_save_best(options) ||
+                       (every > 0 && (trainer->step / every + 1) * every < trainer->steps);
+    if (comes && job->plan.behind)
         checkpoint_prepare(job->trainer);
 }
 

@@ -211,7 +211,7 @@ static void log_disk(const struct train_plan *plan, size_t kept, const char *dir
     log_info("a checkpoint takes %.3f GB, %zu kept and one being written %.3f GB; %.1f GB are free",
              (double)plan->checkpoint_bytes / GB, kept, needed / GB, there / GB);
     if (plan->behind)
-        log_info("while it is written, its copy takes %.3f GB of memory per rank",
+        log_info("written behind the run, its copy takes another %.3f GB of memory per rank",
                  (double)plan->copy_bytes / GB);
     else
         log_info("the run waits while it is written: there is no memory for a copy");
