@@ -42,6 +42,7 @@ void cuda_keep_error(struct device *device, const char *operation, const char *t
 
 int gemm_create(struct gemm **out, struct error *err);
 void gemm_destroy(struct gemm *gemm);
+size_t gemm_library_version(void); // of cuBLASLt, once a gemm was created
 
 // C[m, n] = alpha A[m, k] B[k, n] + beta C + bias[n], row-major with any two strides of A and B; C
 // is dense. NULL bias: none.

@@ -507,6 +507,12 @@ cudaError_t cudaDriverGetVersion(int *version)
     return cudaSuccess;
 }
 
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     *out = malloc(bytes ? bytes : 1);
