@@ -287,3 +287,41 @@ void curves_svg(const struct curves *curves, const char *title, struct strbuf *o
     }
     strbuf_adds(out, "</svg>\n");
 }
+
+static struct frame frame_of_one(const struct curve *curve)
+{
+    struct frame frame = {.first = INFINITY, .last = -INFINITY};
+    widen(&frame, curve);
+    frame.high = frame.high > 0 ? frame.high * 1.0001 : 1; // the highest point is inside
+    if (frame.last <= frame.first)
+        frame.last = frame.first + 1;
+    return frame;
+}
+
+void curve_plot(const struct curve *curve, const char *x_name, int columns, int rows,
+                struct strbuf *out)
+{
+    if (curve->count == 0) {
+        strbuf_addf(out, "no %s were recorded yet\n", curve->name);
+        return;
+    }
+    const struct frame frame = frame_of_one(curve);
+    char *cells = mem_alloc((size_t)(columns * rows));
+    memset(cells, ' ', (size_t)(columns * rows));
+    draw(cells, columns, rows, &frame, curve, '*');
+    strbuf_addf(out, "%s\n", curve->name);
+    for (int row = 0; row < rows; row++) {
+        int length = columns;
+        while (length > 0 && cells[row * columns + length - 1] == ' ')
+            length--;
+        if (row == 0 || row == rows - 1)
+            strbuf_addf(out, "%9.4g |%.*s\n", row == 0 ? frame.high : frame.low, length,
+                        cells + row * columns);
+        else
+            strbuf_addf(out, "%9s |%.*s\n", "", length, cells + row * columns);
+    }
+    strbuf_addf(out, "%9s +%.*s\n%10s %s %.0f%*.0f\n", "", columns,
+                "--------------------------------------------------------------------------------",
+                "", x_name, frame.first, columns - (int)strlen(x_name) - 3, frame.last);
+    free(cells);
+}

@@ -36,4 +36,9 @@ void curves_plot(const struct curves *curves, int columns, int rows, struct strb
 // A picture of 800 x 400 that needs nothing else; shares have an axis of their own at the right.
 void curves_svg(const struct curves *curves, const char *title, struct strbuf *out);
 
+// One curve as text, its values from 0 to a little above the highest; x_name says what its steps
+// are.
+void curve_plot(const struct curve *curve, const char *x_name, int columns, int rows,
+                struct strbuf *out);
+
 #endif

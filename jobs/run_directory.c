@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/utf8.h"
 #include "jobs/verbs.h"
 
 #include <errno.h>
@@ -52,18 +51,6 @@ static const char *state_name(int code)
     }
 }
 
-// Error texts quote what was found in files; JSON holds only valid UTF-8.
-static void add_text_member(struct json_writer *w, const char *key, const char *text)
-{
-    char *copy = mem_strdup(text);
-    const size_t length = strlen(copy);
-    for (size_t bad; (bad = utf8_valid_prefix(copy, length)) < length;)
-        copy[bad] = '?';
-    json_key(w, key);
-    json_text(w, copy);
-    free(copy);
-}
-
 static int write_summary(const struct run_directory *run, const char *state, const char *reason,
                          struct error *err)
 {
@@ -78,8 +65,10 @@ static int write_summary(const struct run_directory *run, const char *state, con
     json_text(&w, run->started);
     json_key(&w, "seconds");
     json_number(&w, run_directory_seconds(run));
-    if (reason)
-        add_text_member(&w, "reason", reason);
+    if (reason) { // it quotes what was found in files
+        json_key(&w, "reason");
+        json_text_repaired(&w, reason);
+    }
     strbuf_add(&text, run->figures.bytes, run->figures.length);
     json_end_object(&w);
     strbuf_addc(&text, '\n');

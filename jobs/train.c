@@ -9,6 +9,7 @@
 #include "worker/model/lora.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int make_plan(struct train_job *job, struct trainer_options *how, struct error *err)
@@ -205,6 +206,15 @@ static int open_run(struct train_job *job, struct error *err)
     return 0;
 }
 
+// Collective.
+static int keep_flight_records(struct train_job *job, struct error *err)
+{
+    char *directory = fs_join(job->options->out, "run/flight");
+    const int rc = group_record(job->group, directory, err);
+    free(directory);
+    return rc;
+}
+
 static int train(struct train_job *job, struct error *err)
 {
     bool finished;
@@ -216,8 +226,8 @@ static int train(struct train_job *job, struct error *err)
         return EXIT_DONE;
     }
     const int rc = train_is_rank0(job) ? open_run(job, err) : 0;
-    if (group_agree(job->group, rc, err))
-        return EXIT_FAILED;
+    if (group_agree(job->group, rc, err) || keep_flight_records(job, err))
+        return run_directory_close(&job->run, EXIT_FAILED, err);
     return run_directory_close(&job->run, run_training(job, err), err);
 }
 
@@ -255,10 +265,11 @@ static int run_train(const void *parsed, const struct option_list *positional, s
         return EXIT_USAGE;
     if (group_open(&job.group, err))
         return EXIT_FAILED;
+    group_set_deadline(job.group, job.options->collective_seconds);
     train_checkpoints_open(&job);
     const int code = train(&job, err);
-    if (!train_is_rank0(&job))
-        err->text[0] = '\0'; // rank 0 speaks for all
+    if (!group_speaks(job.group))
+        err->text[0] = '\0'; // another rank speaks for all
     else if (code == EXIT_FAILED)
         verb_report_failure(&verb_train, err);
     close_everything(&job);

@@ -43,7 +43,8 @@ static int one_step(struct train_job *job, bool *improved, struct error *err)
     const double start = clock_seconds();
     if (trainer_step(job->trainer, &stats, err))
         return -1;
-    const double seconds = clock_seconds() - start;
+    const double seconds = clock_seconds() - start - stats.settle_seconds;
+    job->checkpoints.seconds += stats.settle_seconds;
     if (job->tokens == 0)
         job->first_loss = stats.loss;
     job->last_loss = stats.loss;

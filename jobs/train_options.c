@@ -97,5 +97,7 @@ const struct option train_option_table[] = {
      "default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "of each rank (0: the host's processors shared among its ranks)", false},
+    {"collective-seconds", OPTION_NUMBER, OPTION_AT(collective_seconds), "X", "1800", 0.1, 1e6,
+     NULL, "that a rank waits for the others before the job fails and says who is missing", false},
     {0},
 };

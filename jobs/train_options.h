@@ -46,6 +46,7 @@ struct train_options {
     int64_t keep;
     const char *backend;
     int64_t threads;
+    double collective_seconds;
 };
 
 extern const struct option train_option_table[]; // ends with an option without a name

@@ -134,8 +134,18 @@ struct step_tokens {
 int model_step(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                float *out, struct error *err);
 
-// The same, but only each wanted row's largest logit leaves the device: out [wanted_count], the
-// token (the lowest on ties).
+// The same, but only the tokens drawn leave the device: out [wanted_count]. Where the device
+// captures work, steps of one token a sequence are captured. Where its operations have no `sample`,
+// only the NULL of greedy steps is taken.
+struct step_draws {
+    const struct sample_row *rows; // [wanted_count], at most the cache's sequences
+    const uint64_t *bits;          // [bit_rows, (vocabulary + 63) / 64], at most two for a sequence
+    size_t bit_rows;
+};
+int model_step_draw(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
+                    const struct step_draws *draws, int32_t *out, struct error *err);
+
+// The same, each wanted row's largest logit: the lowest token on ties.
 int model_step_greedy(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                       int32_t *out, struct error *err);
 

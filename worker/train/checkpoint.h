@@ -28,18 +28,20 @@
 int checkpoint_save(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
                     struct error *err);
 
-// The same behind the run: begin copies this rank's parts, which takes as much memory again as the
-// states have, and a thread writes them while training goes on. Every call is collective.
+// The same behind the run: a thread copies this rank's parts, which takes as much memory again as
+// the states have, while the next step computes its gradients, and writes them while training goes
+// on. The step that would change the states before they are copied waits (settle_seconds). Every
+// call is collective.
 //
-// One write at a time; *out is NULL when the state was saved before. A write is finished by poll,
-// which does nothing while a rank still writes, or by complete, which waits; both accept NULL, make
-// *write NULL when it is finished, and report what failed in writing.
+// One write at a time; *out is NULL when the state was saved before. A write is finished by polls,
+// which do nothing while a rank still writes, or by complete, which waits; both accept NULL, make
+// *write NULL when it is finished, and report what failed in writing. It ends before the trainer.
 struct checkpoint_write;
 int checkpoint_begin(struct trainer *trainer, struct fs *fs, const char *directory, size_t keep,
                      struct checkpoint_write **out, struct error *err);
 int checkpoint_poll(struct checkpoint_write **write, struct error *err);
 int checkpoint_complete(struct checkpoint_write **write, struct error *err);
-// Not collective: waits for the thread and leaves no checkpoint. Accepts NULL.
+// Not collective: waits for the thread and leaves no checkpoint, or a whole one. Accepts NULL.
 void checkpoint_abandon(struct checkpoint_write *write);
 
 // Collective. Loads the newest whole checkpoint of this run: 1 loaded, 0 none there, -1 error, also

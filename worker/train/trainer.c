@@ -52,7 +52,7 @@ static void point_at_sums(struct trainer *trainer)
 
 static int make_reducer(struct trainer *trainer, struct error *err)
 {
-    return reducer_create(trainer->model->device, trainer->group, &trainer->shards,
+    return reducer_create(trainer->model->device, trainer->device_group, &trainer->shards,
                           trainer_sums(&trainer->options), &trainer->reducer, err);
 }
 
@@ -70,8 +70,8 @@ static int allocate(struct trainer *trainer, struct error *err)
             mem_calloc(options->micro_batch_tokens, sizeof(*trainer->dropout_keys));
     trainer->host_squares = mem_calloc(cuts(trainer), sizeof(*trainer->host_squares));
     if ((partial && make_reducer(trainer, err)) ||
-        optimizer_create(model, trainer->group, &trainer->shards, options->zero != ZERO_0,
-                         &options->optimizer, &trainer->optimizer, err) ||
+        optimizer_create(model, trainer->group, trainer->device_group, &trainer->shards,
+                         options->zero != ZERO_0, &options->optimizer, &trainer->optimizer, err) ||
         (!partial && make_reducer(trainer, err)) ||
         device_alloc(model->device, cuts(trainer) * sizeof(*trainer->squares),
                      (void **)&trainer->squares, err) ||
@@ -112,6 +112,7 @@ int trainer_create(struct model *model, struct group *group, const struct sequen
     struct trainer *trainer = mem_calloc(1, sizeof(*trainer));
     trainer->model = model;
     trainer->group = group;
+    trainer->device_group = options->device_group ? options->device_group : group;
     trainer->set = set;
     trainer->options = *options;
     if (group_agree(group, prepare(trainer, err), err) ||
@@ -149,9 +150,21 @@ struct digest trainer_identity(const struct trainer *trainer)
     return trainer->identity;
 }
 
+void trainer_watch_states(struct trainer *trainer, double (*settle)(void *context), void *context)
+{
+    trainer->settle = settle;
+    trainer->settle_context = context;
+}
+
+static double settle_states(const struct trainer *trainer)
+{
+    return trainer->settle ? trainer->settle(trainer->settle_context) : 0;
+}
+
 // Gradients and activations go first: the master weights take their place.
 int trainer_finish(struct trainer *trainer, struct error *err)
 {
+    settle_states(trainer);
     workspace_destroy(trainer->workspace);
     reducer_destroy(trainer->reducer);
     trainer->workspace = NULL;
@@ -357,7 +370,8 @@ static int compute_gradients(struct trainer *trainer, const struct step_sum *pla
     struct group *group = trainer->group;
     const float grad_scale = 1.0f / (float)stats->target_tokens;
     struct step_sum sum;
-    if (group_agree(group, accumulate(trainer, grad_scale, &sum, err), err))
+    if (group_agree(group, accumulate(trainer, grad_scale, &sum, err), err) ||
+        reducer_agree(trainer->reducer, group, err))
         return -1;
     int64_t whole[] = {sum.fixed_loss, sum.sequences, sum.tags};
     if (group_all_reduce_f64(group, &sum.loss, 1, err) ||
@@ -429,6 +443,7 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
     assert(trainer->step < trainer->steps);
     struct digest consumed;
     struct step_sum planned;
+    group_set_step(trainer->group, trainer->step);
     begin_step(trainer, out, &consumed, &planned);
     if (compute_gradients(trainer, &planned, out, err))
         return error_prefix(err, "step %zu", trainer->step);
@@ -439,6 +454,7 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
                          "raise --warmup",
                          trainer->step, out->loss, out->grad_norm);
     const double clip = trainer->options.clip_norm;
+    out->settle_seconds = settle_states(trainer);
     if (optimizer_step(trainer->optimizer, trainer->sums,
                        clip > 0 && out->grad_norm > clip ? clip / out->grad_norm : 1,
                        out->learning_rate, (int64_t)trainer->step + 1, err))
