@@ -157,12 +157,6 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int number)
     return cudaSuccess;
 }
 
-cudaError_t cudaRuntimeGetVersion(int *version)
-{
-    *version = 13000;
-    return cudaSuccess;
-}
-
 cudaError_t cudaDriverGetVersion(int *version)
 {
     *version = driver_version;
