@@ -8,19 +8,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOTS = 16, TOKENS_PER_STEP = 256 }; // little memory beside that of training
-#define F1_SCALE 0x1p32                     // sums of integers do not depend on their order
+// Little memory beside that of training, also where prompts are long.
+enum { SLOTS = 16, TOKENS_PER_STEP = 256, CACHE_TOKENS = 8192 };
+#define F1_SCALE 0x1p32 // sums of integers do not depend on their order
 
 struct engine_options closed_book_engine(const struct closed_book *how,
                                          const struct model_config *config, int ranks)
 {
     const size_t share = (how->questions + (size_t)ranks - 1) / (size_t)ranks;
     const size_t positions = (size_t)model_config_positions(config);
-    const size_t capacity = how->longest_prompt + how->max_new;
-    return (struct engine_options){.slots = share < SLOTS ? share : SLOTS,
-                                   .capacity = capacity < positions ? capacity : positions,
-                                   .max_tokens = TOKENS_PER_STEP,
-                                   .unpacked = true};
+    const size_t wanted = how->longest_prompt + how->max_new;
+    struct engine_options options = {.slots = share < SLOTS ? share : SLOTS,
+                                     .capacity = wanted < positions ? wanted : positions,
+                                     .max_tokens = TOKENS_PER_STEP,
+                                     .unpacked = true};
+    options.cache_tokens = options.slots * options.capacity;
+    if (options.cache_tokens > CACHE_TOKENS)
+        options.cache_tokens = options.capacity > CACHE_TOKENS ? options.capacity : CACHE_TOKENS;
+    return options;
 }
 
 static void submit(struct engine *engine, const struct closed_book *how,

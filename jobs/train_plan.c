@@ -55,31 +55,42 @@ static size_t needed_with(struct model *model, const struct group *group,
                trainer_bytes_needed(model, group_rank(group), group_size(group), options));
 }
 
-static void apply_recompute(struct trainer_options *options)
+static void apply_no_answers(struct trainer_options *options, struct train_plan *plan)
 {
+    (void)options;
+    plan->answer_bytes = 0;
+}
+
+static void apply_recompute(struct trainer_options *options, struct train_plan *plan)
+{
+    (void)plan;
     options->recompute = true;
 }
 
-static void apply_micro_batch(struct trainer_options *options)
+static void apply_micro_batch(struct trainer_options *options, struct train_plan *plan)
 {
+    (void)plan;
     options->micro_batch_tokens = (options->micro_batch_tokens + 3) / 4;
 }
 
-static void apply_zero(struct trainer_options *options)
+static void apply_zero(struct trainer_options *options, struct train_plan *plan)
 {
+    (void)plan;
     options->zero = ZERO_2;
 }
 
-static void apply_halves(struct trainer_options *options)
+static void apply_halves(struct trainer_options *options, struct train_plan *plan)
 {
+    (void)plan;
     options->optimizer.form.moments = MOMENTS_8BIT;
 }
 
 // What costs least comes first.
 static const struct remedy {
     const char *option;
-    void (*apply)(struct trainer_options *options);
+    void (*apply)(struct trainer_options *options, struct train_plan *plan);
 } remedies[] = {
+    {"--eval-answers 0", apply_no_answers},
     {"--checkpoint-activations on", apply_recompute},
     {"a quarter of --micro-batch-tokens", apply_micro_batch},
     {"--zero 2", apply_zero},
@@ -88,25 +99,30 @@ static const struct remedy {
 
 enum { REMEDIES = sizeof(remedies) / sizeof(*remedies) };
 
-// The first option that alone makes it fit, or the first few together, into `said`.
+// The first option that alone makes it fit, or the first few together, into `said`. Those that
+// save nothing are left out.
 static bool find_remedy(struct model *model, const struct group *group,
                         const struct train_plan *plan, const struct trainer_options *options,
                         struct strbuf *said, size_t *bytes)
 {
     for (size_t i = 0; i < REMEDIES; i++) {
         struct trainer_options one = *options;
-        remedies[i].apply(&one);
-        *bytes = needed_with(model, group, plan, &one);
+        struct train_plan with_one = *plan;
+        remedies[i].apply(&one, &with_one);
+        *bytes = needed_with(model, group, &with_one, &one);
         if (*bytes <= plan->available_bytes) {
             strbuf_adds(said, remedies[i].option);
             return true;
         }
     }
     struct trainer_options several = *options;
+    struct train_plan with_several = *plan;
     for (size_t i = 0; i < REMEDIES; i++) {
-        remedies[i].apply(&several);
-        strbuf_addf(said, "%s%s", i == 0 ? "" : " and ", remedies[i].option);
-        *bytes = needed_with(model, group, plan, &several);
+        const size_t before = needed_with(model, group, &with_several, &several);
+        remedies[i].apply(&several, &with_several);
+        *bytes = needed_with(model, group, &with_several, &several);
+        if (*bytes < before)
+            strbuf_addf(said, "%s%s", said->length == 0 ? "" : " and ", remedies[i].option);
         if (*bytes <= plan->available_bytes)
             return true;
     }
@@ -119,12 +135,14 @@ static int refuse(struct model *model, const struct group *group, const struct t
     struct strbuf said = {0};
     size_t bytes = 0;
     const bool found = find_remedy(model, group, plan, options, &said, &bytes);
-    error_set(err, "training needs %.3f GB per rank, %.3f GB more than there are; %s%s (%.3f GB)",
+    if (said.length > 0)
+        strbuf_addf(&said, " would %s (%.3f GB)", found ? "make it fit" : "not be enough",
+                    (double)bytes / GB);
+    error_set(err, "training needs %.3f GB per rank, %.3f GB more than there are; %s%s%s",
               (double)plan->total_bytes / GB,
-              (double)(plan->total_bytes - plan->available_bytes) / GB, said.bytes,
-              found ? " would make it fit"
-                    : " would not be enough: use more ranks or a smaller model",
-              (double)bytes / GB);
+              (double)(plan->total_bytes - plan->available_bytes) / GB,
+              said.length > 0 ? said.bytes : "", said.length > 0 && !found ? ": " : "",
+              found ? "" : "use more ranks or a smaller model");
     strbuf_release(&said);
     return -1;
 }

@@ -29,6 +29,7 @@ struct backend {
     int (*create)(struct device *, const struct device_options *, struct error *);
     void (*destroy)(struct device *);
     void (*describe)(const struct device *, char *out, size_t out_bytes);
+    void (*libraries)(const struct device *, char *out, size_t out_bytes); // NULL: it uses none
 };
 
 extern const struct memory memory_host; // for backends that compute on the host

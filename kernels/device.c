@@ -75,6 +75,13 @@ void device_describe(const struct device *device, char *out, size_t out_bytes)
     device->backend->describe(device, out, out_bytes);
 }
 
+void device_libraries(const struct device *device, char *out, size_t out_bytes)
+{
+    out[0] = '\0';
+    if (device->backend->libraries)
+        device->backend->libraries(device, out, out_bytes);
+}
+
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err)
 {
     return device->backend->memory->alloc(device, bytes, out, err);

@@ -61,6 +61,9 @@ int device_create(const struct device_options *options, struct device **out, str
 void device_destroy(struct device *device);
 // "cpu avx512, 2 threads"
 void device_describe(const struct device *device, char *out, size_t out_bytes);
+// Versions of what other people's code it computes with, on which bits may depend: "CUDA driver
+// 13.0, runtime 13.0, cuBLASLt 130200"; "" when all of it is ours.
+void device_libraries(const struct device *device, char *out, size_t out_bytes);
 
 // Memory is 64-byte aligned and zeroed.
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);

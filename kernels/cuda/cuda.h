@@ -42,6 +42,7 @@ void cuda_keep_error(struct device *device, const char *operation, const char *t
 
 int gemm_create(struct gemm **out, struct error *err);
 void gemm_destroy(struct gemm *gemm);
+size_t gemm_library_version(void); // of cuBLASLt, once a gemm was created
 
 // C[m, n] = A[m, k] B[k, n] + bias[n] + addend[m, n], row-major, A and B maybe transposed; what has
 // no data is not added. The addend is of C's type, and may be C.

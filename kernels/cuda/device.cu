@@ -280,10 +280,21 @@ static void cuda_describe(const struct device *device, char *out, size_t out_byt
              (double)state->properties.totalGlobalMem / 1e9);
 }
 
+static void cuda_libraries(const struct device *device, char *out, size_t out_bytes)
+{
+    int driver = 0, runtime = 0;
+    (void)device;
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    snprintf(out, out_bytes, "CUDA driver %d.%d, runtime %d.%d, cuBLASLt %zu", driver / 1000,
+             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, gemm_library_version());
+}
+
 extern "C" const struct backend backend_cuda = {
     .name = "cuda",
     .memory = &memory_cuda,
     .create = cuda_create,
     .destroy = cuda_destroy,
     .describe = cuda_describe,
+    .libraries = cuda_libraries,
 };

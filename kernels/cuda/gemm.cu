@@ -20,6 +20,7 @@ struct blas {
     decltype(&cublasLtCreate) Create;
     decltype(&cublasLtDestroy) Destroy;
     decltype(&cublasLtGetStatusString) GetStatusString;
+    decltype(&cublasLtGetVersion) GetVersion;
     decltype(&cublasLtMatmul) Matmul;
     decltype(&cublasLtMatmulAlgoGetHeuristic) MatmulAlgoGetHeuristic;
     decltype(&cublasLtMatmulDescCreate) MatmulDescCreate;
@@ -43,6 +44,7 @@ static int blas_load(struct error *err)
         {"cublasLtCreate", (void **)&blas.Create},
         {"cublasLtDestroy", (void **)&blas.Destroy},
         {"cublasLtGetStatusString", (void **)&blas.GetStatusString},
+        {"cublasLtGetVersion", (void **)&blas.GetVersion},
         {"cublasLtMatmul", (void **)&blas.Matmul},
         {"cublasLtMatmulAlgoGetHeuristic", (void **)&blas.MatmulAlgoGetHeuristic},
         {"cublasLtMatmulDescCreate", (void **)&blas.MatmulDescCreate},
@@ -69,6 +71,11 @@ static int blas_load(struct error *err)
                              functions[i].name);
     }
     return 0;
+}
+
+size_t gemm_library_version(void)
+{
+    return blas.GetVersion ? blas.GetVersion() : 0;
 }
 
 // What an algorithm is chosen for.

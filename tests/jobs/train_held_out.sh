@@ -31,7 +31,7 @@ says "held-out loss after step 24" "of 16 answers are exact" "token F1"
 [ "$(metric one held_out_f1 | cut -d ' ' -f 1 | paste -sd ' ')" = "4 8 12 16 20 24" ] ||
     fail "answers were not measured every four steps"
 run 0 "${mpi[@]}" -np 3 "${held[@]}" --zero 1 --out three
-for key in held_out_exact held_out_f1 held_out_answers loss consumed; do
+for key in held_out_loss held_out_exact held_out_f1 held_out_answers loss consumed; do
     same_metric "$key" one three
 done
 grep -q '| held-out questions, closed-book: exact match, token F1 | [0-9]* of 16 ' one/README.md ||

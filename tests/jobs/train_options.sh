@@ -37,6 +37,11 @@ refuses 1 "training needs" "more than there are" "would make it fit" -- "${train
     --memory 0.2 --out never
 [ ! -e never ] || fail "a run that does not fit left something"
 refuses 1 "would not be enough" -- "${train[@]}" --memory 0.01 --out never
+answers=(--held-out 8 --eval-answer-tokens 1000 --eval-steps 1000 --checkpoint-activations on)
+run 0 "${train[@]}" "${answers[@]}" --out long-answers
+refuses 1 "--eval-answers 0 would make it fit" -- "${train[@]}" "${answers[@]}" --out never \
+    --memory "$(awk -v some="$(json_number long-answers/run/summary.json planned_bytes)" \
+        -v none="$(json_number again/run/summary.json planned_bytes)" 'BEGIN { print (some + none) / 2e9 }')"
 run 0 "${train[@]}" --memory 0.255 --out automatic
 says "(computed twice)"
 cmp plain/model.safetensors automatic/model.safetensors ||

@@ -7,6 +7,7 @@
 #include "worker/train/trainer.h"
 
 #include <gnu/libc-version.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +15,7 @@ const char *const environment_names[ENVIRONMENT_FIELDS] = {
     "ranks", "stage", "micro-batch tokens", "devices", "transport", "C library", "program",
 };
 
-enum { DEVICE_TEXT_BYTES = 128 };
+enum { DEVICE_TEXT_BYTES = 256 };
 
 // Of ranks with different ones "2 x cpu avx512, 2 threads + 1 x cpu avx2, 2 threads", in their
 // order.
@@ -31,12 +32,20 @@ static char *join_devices(const char (*texts)[DEVICE_TEXT_BYTES], int ranks)
     return strbuf_detach(&joined);
 }
 
+static void describe_device(const struct device *device, char out[DEVICE_TEXT_BYTES])
+{
+    char libraries[DEVICE_TEXT_BYTES / 2], name[DEVICE_TEXT_BYTES / 2 - 4];
+    device_describe(device, name, sizeof(name));
+    device_libraries(device, libraries, sizeof(libraries));
+    snprintf(out, DEVICE_TEXT_BYTES, "%s%s%s", name, libraries[0] ? ", " : "", libraries);
+}
+
 static int gather_devices(const struct trainer *trainer, char **out, struct error *err)
 {
     const int ranks = group_size(trainer->group);
     char(*texts)[DEVICE_TEXT_BYTES] = mem_calloc((size_t)ranks, sizeof(*texts));
     char own[DEVICE_TEXT_BYTES] = "";
-    device_describe(trainer->model->device, own, sizeof(own));
+    describe_device(trainer->model->device, own);
     const int rc = group_all_gather(trainer->group, texts, own, sizeof(own), err);
     *out = rc == 0 ? join_devices((const char(*)[DEVICE_TEXT_BYTES])texts, ranks) : NULL;
     free(texts);

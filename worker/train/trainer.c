@@ -5,6 +5,7 @@
 #include "base/random.h"
 #include "worker/model/lora.h"
 #include "worker/train/identity.h"
+#include "worker/train/step_sum.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -231,46 +232,6 @@ static int compute_bin(struct trainer *trainer, uint32_t bin, float grad_scale, 
                       grad_scale, loss, err);
 }
 
-// What the micro-batches of a step add up to, over ranks: the losses, which exact sums make an
-// integer of, and which sequences were computed.
-struct step_sum {
-    double loss;
-    int64_t fixed_loss; // 2^-32
-    int64_t sequences;
-    int64_t tags; // see sequence_tag
-};
-
-#define LOSS_SCALE 0x1p32
-
-// A number of 31 bits: sums of them tell sets of sequences apart, and do not overflow.
-static int64_t sequence_tag(uint32_t sequence)
-{
-    return (int64_t)(random_u64(0, sequence, 0) >> 33);
-}
-
-static void add_sequence(struct step_sum *sum, uint32_t sequence)
-{
-    sum->sequences++;
-    sum->tags += sequence_tag(sequence);
-}
-
-static int add_loss(struct step_sum *sum, double loss, struct error *err)
-{
-    if (!(loss < 0x1p28)) // NaN too
-        return error_set(err, "loss %g: training diverged; lower --lr or raise --warmup", loss);
-    sum->loss += loss;
-    sum->fixed_loss += (int64_t)rint(loss * LOSS_SCALE);
-    return 0;
-}
-
-static void add_bin(struct step_sum *sum, const struct step_layout *layout, uint32_t bin)
-{
-    for (size_t i = 0; i < layout->count; i++) {
-        if (layout->bins[i] == bin)
-            add_sequence(sum, layout->sequences[i]);
-    }
-}
-
 // All micro-batches of this rank. Whatever fails here, all buckets of every round are summed, so
 // that the other ranks are not left waiting.
 static int accumulate(struct trainer *trainer, float grad_scale, struct step_sum *sum,
@@ -290,11 +251,11 @@ static int accumulate(struct trainer *trainer, float grad_scale, struct step_sum
         reducer_begin(reducer, round + 1 == rounds);
         if (rc == 0 && round < layout->bin_count)
             rc = compute_bin(trainer, (uint32_t)round, grad_scale, &loss, err) ||
-                         add_loss(sum, loss, err)
+                         step_sum_add_loss(sum, loss, err)
                      ? -1
                      : 0;
         if (rc == 0 && round < layout->bin_count)
-            add_bin(sum, layout, (uint32_t)round);
+            step_sum_add_bin(sum, layout, (uint32_t)round);
         if (device_sync(trainer->model->device, &failure) && rc == 0) {
             *err = failure;
             rc = -1;
@@ -369,17 +330,6 @@ static int gradient_norm(struct trainer *trainer, double *norm, struct error *er
     return 0;
 }
 
-// Every sequence of the step once, whichever rank computed it.
-static int check_sum(const struct step_sum *sum, const struct step_sum *planned, struct error *err)
-{
-    if (sum->sequences == planned->sequences && sum->tags == planned->tags)
-        return 0;
-    return error_set(err,
-                     "the ranks computed %" PRId64 " sequences, which are not the %" PRId64
-                     " that the step has",
-                     sum->sequences, planned->sequences);
-}
-
 // Fallible work of one rank is agreed upon before the next collective, and before the weights
 // change.
 static int compute_gradients(struct trainer *trainer, const struct step_sum *planned,
@@ -391,19 +341,11 @@ static int compute_gradients(struct trainer *trainer, const struct step_sum *pla
     if (group_agree(group, accumulate(trainer, grad_scale, &sum, err), err) ||
         reducer_agree(trainer->reducer, group, err))
         return -1;
-    int64_t whole[] = {sum.fixed_loss, sum.sequences, sum.tags};
-    if (group_all_reduce_f64(group, &sum.loss, 1, err) ||
-        group_all_reduce_i64(group, whole, 3, err))
+    if (step_sum_reduce(&sum, group, err) || step_sum_check(&sum, planned, err) ||
+        gradient_norm(trainer, &stats->grad_norm, err))
         return -1;
-    sum.fixed_loss = whole[0];
-    sum.sequences = whole[1];
-    sum.tags = whole[2];
-    if (check_sum(&sum, planned, err) || gradient_norm(trainer, &stats->grad_norm, err))
-        return -1;
-    const double loss =
-        trainer->options.exact_sums ? (double)sum.fixed_loss / LOSS_SCALE : sum.loss;
     const struct reducer_times times = reducer_times(trainer->reducer);
-    stats->loss = loss / (double)stats->target_tokens;
+    stats->loss = step_sum_loss(&sum, trainer->options.exact_sums) / (double)stats->target_tokens;
     stats->communication_seconds = times.busy_seconds;
     stats->exposed_seconds = times.exposed_seconds;
     return 0;
@@ -449,7 +391,7 @@ static void begin_step(struct trainer *trainer, struct step_stats *out, struct d
     *consumed = extend_consumed(trainer->consumed, sequences, count);
     *planned = (struct step_sum){0};
     for (size_t i = 0; i < count; i++)
-        add_sequence(planned, sequences[i]);
+        step_sum_add_sequence(planned, sequences[i]);
     step_layout_make(&trainer->layout, set, sequences, count,
                      trainer->options.exact_sums ? DIVIDE_MICRO_BATCHES : DIVIDE_SEQUENCES,
                      group_rank(trainer->group), group_size(trainer->group),
@@ -484,19 +426,18 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
     return 0;
 }
 
-// Sum of the losses of this rank's part of the set.
+// This rank's part of the set.
 static int evaluate_part(struct trainer *trainer, const struct sequence_set *set,
-                         const struct step_layout *layout, double *sum, struct error *err)
+                         const struct step_layout *layout, struct step_sum *sum, struct error *err)
 {
     struct packed_batch *packed = &trainer->batch;
-    *sum = 0;
     for (uint32_t bin = 0; bin < layout->bin_count; bin++) {
         double loss;
         packed_batch_fill(packed, set, layout, bin);
         const struct batch batch = view_batch(packed);
-        if (model_loss(trainer->model, trainer->workspace, &batch, NULL, 0, &loss, err))
+        if (model_loss(trainer->model, trainer->workspace, &batch, NULL, 0, &loss, err) ||
+            step_sum_add_loss(sum, loss, err))
             return -1;
-        *sum += loss;
     }
     return 0;
 }
@@ -504,18 +445,19 @@ static int evaluate_part(struct trainer *trainer, const struct sequence_set *set
 int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, double *out,
                      struct error *err)
 {
+    const bool exact = trainer->options.exact_sums;
     struct step_layout layout = {0};
+    struct step_sum sum = {0};
     uint32_t *all = mem_calloc(set->count, sizeof(*all));
-    double sum;
     for (uint32_t s = 0; s < set->count; s++)
         all[s] = s;
-    step_layout_make(&layout, set, all, set->count, DIVIDE_SEQUENCES, group_rank(trainer->group),
-                     group_size(trainer->group), trainer->options.micro_batch_tokens);
+    step_layout_make(&layout, set, all, set->count, exact ? DIVIDE_MICRO_BATCHES : DIVIDE_SEQUENCES,
+                     group_rank(trainer->group), group_size(trainer->group),
+                     trainer->options.micro_batch_tokens);
     int rc = evaluate_part(trainer, set, &layout, &sum, err);
-    rc = group_agree(trainer->group, rc, err) || group_all_reduce_f64(trainer->group, &sum, 1, err)
-             ? -1
-             : 0;
-    *out = sum / (double)sequences_target_tokens(set, all, set->count);
+    rc =
+        group_agree(trainer->group, rc, err) || step_sum_reduce(&sum, trainer->group, err) ? -1 : 0;
+    *out = step_sum_loss(&sum, exact) / (double)sequences_target_tokens(set, all, set->count);
     step_layout_release(&layout);
     free(all);
     return rc;

@@ -116,7 +116,7 @@ unsigned char *trainer_staging(struct trainer *trainer, size_t bytes);
 int trainer_finish(struct trainer *trainer, struct error *err);
 
 // Collective: the mean loss over the target tokens of sequences that must fit like those of the
-// training set. Not after trainer_finish.
+// training set; with exact_sums the same bits on any number of ranks. Not after trainer_finish.
 int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, double *out,
                      struct error *err);
 
