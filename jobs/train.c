@@ -143,6 +143,7 @@ static const struct option train_option_table[] = {
 struct train_job {
     const struct train_options *options;
     struct group *group;
+    struct group *gpus; // sums gradients; NULL: group does
     struct device *device;
     struct text_codec codec;
     struct model *model;
@@ -238,6 +239,7 @@ static int open_trainer(struct train_job *job, struct error *err)
                                                 .epsilon = options->epsilon,
                                                 .weight_decay = options->weight_decay}};
     how.zero = (enum zero_stage)options->zero;
+    how.device_group = job->gpus;
     how.exact_sums = strcmp(options->reduce, "exact") == 0;
     if (schedule_parse_kind(options->schedule, &how.schedule.kind, err) ||
         state_form_parse(job->model->lora ? "f32" : options->dtype, options->moments,
@@ -293,7 +295,7 @@ static void say_what_will_be_done(const struct train_job *job, int resumed)
         "over %s, %s",
         (double)model_trained_layout(job->model)->elements / 1e6, job->set.count, tokens,
         trainer->steps, trainer->options.plan.per_step, group_size(job->group),
-        group_transport(job->group), device);
+        group_transport(job->gpus ? job->gpus : job->group), device);
     train_plan_log(&job->plan, trainer, (size_t)job->options->keep, job->options->out);
     if (resumed)
         log_info("continuing after step %zu of %zu", trainer->step, trainer->steps);
@@ -564,7 +566,8 @@ static int train(struct train_job *job, struct error *err)
 {
     bool finished;
     int rc = 0;
-    if (group_agree(job->group, open_local(job, err), err) || open_trainer(job, err) ||
+    if (group_agree(job->group, open_local(job, err), err) ||
+        compute_gpus_open(job->group, job->device, &job->gpus, err) || open_trainer(job, err) ||
         is_finished(job, &finished, err))
         return EXIT_FAILED;
     if (finished) {
@@ -587,6 +590,7 @@ static void close_everything(struct train_job *job)
     sequence_set_release(&job->held_out);
     model_destroy(job->model);
     text_codec_close(&job->codec);
+    group_close(job->gpus);
     device_destroy(job->device);
     free(job->checkpoints);
     group_close(job->group);
@@ -599,7 +603,7 @@ static int run_train(const void *parsed, const struct option_list *positional, s
     (void)positional;
     if (corpus_part_parse(job.options->part, &part, err))
         return EXIT_USAGE;
-    if (group_open(&job.group, err))
+    if (compute_choose_gpu(job.options->backend, err) || group_open(&job.group, err))
         return EXIT_FAILED;
     group_set_deadline(job.group, job.options->collective_seconds);
     job.checkpoints = fs_join(job.options->out, "run/checkpoints");

@@ -24,6 +24,7 @@ struct backend {
     int (*create)(struct device *, const struct device_options *, struct error *);
     void (*destroy)(struct device *);
     void (*describe)(const struct device *, char *out, size_t out_bytes);
+    void *(*stream)(const struct device *); // NULL: work and memory are the host's
 };
 
 extern const struct memory memory_host; // for backends that compute on the host

@@ -75,6 +75,11 @@ void device_describe(const struct device *device, char *out, size_t out_bytes)
     device->backend->describe(device, out, out_bytes);
 }
 
+void *device_stream(const struct device *device)
+{
+    return device->backend->stream ? device->backend->stream(device) : NULL;
+}
+
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err)
 {
     return device->backend->memory->alloc(device, bytes, out, err);

@@ -202,10 +202,16 @@ static void cuda_describe(const struct device *device, char *out, size_t out_byt
              (double)state->properties.totalGlobalMem / 1e9);
 }
 
+static void *cuda_stream(const struct device *device)
+{
+    return ((const struct cuda_state *)device->state)->stream;
+}
+
 extern "C" const struct backend backend_cuda = {
     .name = "cuda",
     .memory = &memory_cuda,
     .create = cuda_create,
     .destroy = cuda_destroy,
     .describe = cuda_describe,
+    .stream = cuda_stream,
 };
