@@ -32,10 +32,13 @@ struct training {
     int odd_rank;       // begins from other weights; otherwise rank + 1
     // Opens a second group of a rank for gradients and weights; NULL: there is none.
     int (*open_device_group)(struct group *control, struct group **out, struct error *err);
+    struct held_out_score score;    // its name is the figure that checkpoints are kept by
+    double (*measure)(size_t step); // the score after a step, before it is saved; NULL: none
 
     // What came out, of rank 0.
     struct error err;
     int loaded; // what checkpoint_load returned
+    char changed[512];
     size_t first_step;
     size_t steps; // done in this run
     struct step_stats stats[FIXTURE_MAX_STEPS];
