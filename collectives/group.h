@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A group of ranks that compute together. Transports: self (one rank), shm (fork + shared memory,
-// several ranks without MPI), mpi (host memory). Every call below is collective: all ranks of the
+// several ranks without MPI), mpi (host memory), nccl (memory of GPUs, see group_device.h; beside a
+// control group of another transport). Every call below is collective: all ranks of the
 // group make it, in the same order, with the same counts.
 //
 // Sums are computed in rank order (((r0 + r1) + r2) + ...), so that every rank gets the same bits
-// and a run repeats exactly.
+// and a run repeats exactly; NCCL has an order of its own.
 #ifndef MEMO_COLLECTIVES_GROUP_H
 #define MEMO_COLLECTIVES_GROUP_H
 
@@ -29,7 +30,7 @@ void group_close(struct group *group);
 // Forks ranks - 1 children over shared memory and runs body in each rank; the children exit with
 // body's result. Returns in the caller (rank 0) when all have ended: 0, or -1 with the text of the
 // lowest rank that failed. A rank that dies makes the others' collectives fail instead of hanging;
-// one that still runs 5 s after another has failed is killed.
+// one that still runs 3 s after another has failed is killed.
 // Call it before threads are started, so before devices are created: a child has only the thread
 // that forked.
 int group_run_shm(int ranks, int (*body)(struct group *group, void *context, struct error *err),

@@ -22,7 +22,7 @@
 #define SHM_ALIGN 4096
 #define SHM_SPINS 200       // some microseconds; longer takes the core from those we wait for
 #define SHM_REAP_NS 1000000 // 1 ms: how often the parent, once done, asks after its children
-#define SHM_END_SECONDS 5.0 // that children have to end once a rank failed: then they are killed
+#define SHM_END_SECONDS 3.0 // that children have to end once a rank failed: then they are killed
 
 static void rank_end(struct shm_page *page, int rank, enum shm_end end)
 {

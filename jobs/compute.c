@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "jobs/compute.h"
 
+#include "collectives/gpu_choice.h"
+#include "collectives/group_device.h"
+
 #include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
@@ -37,6 +40,21 @@ int compute_device_open_alone(const char *backend, int64_t threads, struct devic
     const int rc = compute_device_open(group, backend, threads, out, err);
     group_close(group);
     return rc;
+}
+
+int compute_choose_gpu(const char *backend, struct error *err)
+{
+    return backend && strcmp(backend, "cuda") == 0 ? gpu_choice_apply(err) : 0;
+}
+
+int compute_gpus_open(struct group *control, const struct device *device, struct group **out,
+                      struct error *err)
+{
+    const struct group_device_options options = {.stream = device_stream(device)};
+    *out = NULL;
+    if (group_size(control) == 1 || !options.stream)
+        return 0;
+    return group_open_nccl(control, &options, out, err);
 }
 
 static volatile sig_atomic_t stop_flag;

@@ -25,6 +25,13 @@ int compute_device_open(const struct group *group, const char *backend, int64_t 
 int compute_device_open_alone(const char *backend, int64_t threads, struct device **out,
                               struct error *err);
 
+// Before the group is opened: a rank that computes with backend "cuda" chooses its GPU.
+int compute_choose_gpu(const char *backend, struct error *err);
+// Collective: the group in which GPUs sum gradients; *out is NULL, and control does it, for one
+// rank and for devices in the host's memory. Close it before device and control.
+int compute_gpus_open(struct group *control, const struct device *device, struct group **out,
+                      struct error *err);
+
 // SIGTERM, SIGINT and SIGUSR2 are remembered from now on instead of ending the process.
 void stop_requests_catch(void);
 bool stop_requested(void);

@@ -50,6 +50,7 @@ static int open_trainer(struct train_job *job, struct error *err)
                                                 .epsilon = options->epsilon,
                                                 .weight_decay = options->weight_decay}};
     how.zero = (enum zero_stage)options->zero;
+    how.device_group = job->gpus;
     how.exact_sums = strcmp(options->reduce, "exact") == 0;
     if (schedule_parse_kind(options->schedule, &how.schedule.kind, err) ||
         state_form_parse(job->model->lora ? "f32" : options->dtype, options->moments,
@@ -91,6 +92,7 @@ static int open_local(struct train_job *job, struct error *err)
 static int open_job(struct train_job *job, struct error *err)
 {
     if (group_agree(job->group, open_local(job, err), err) ||
+        compute_gpus_open(job->group, job->device, &job->gpus, err) ||
         training_set_prepare(job->options, &job->codec, job->group, &job->data, err))
         return -1;
     train_held_out_open(job);
@@ -109,7 +111,7 @@ static void say_what_will_be_done(const struct train_job *job)
         (double)model_trained_layout(job->model)->elements / 1e6, set->count,
         (size_t)set->offsets[set->count], job->data.found ? " (tokenized before)" : "",
         trainer->steps, trainer->options.plan.per_step, group_size(job->group),
-        group_transport(job->group), device);
+        group_transport(job->gpus ? job->gpus : job->group), device);
     train_plan_log(&job->plan, trainer, train_checkpoints_kept(job->options), job->options->out);
 }
 
@@ -238,6 +240,7 @@ static void close_everything(struct train_job *job)
     training_set_release(&job->data);
     model_destroy(job->model);
     text_codec_close(&job->codec);
+    group_close(job->gpus);
     device_destroy(job->device);
     group_close(job->group);
 }
@@ -264,7 +267,7 @@ static int run_train(const void *parsed, const struct option_list *positional, s
     if (check_options(job.options, err))
         return EXIT_USAGE;
     job.limit = time_limit_after(clock_seconds(), job.options->time_left);
-    if (group_open(&job.group, err))
+    if (compute_choose_gpu(job.options->backend, err) || group_open(&job.group, err))
         return EXIT_FAILED;
     group_set_deadline(job.group, job.options->collective_seconds);
     train_checkpoints_open(&job);

@@ -40,6 +40,7 @@ struct train_held_out {
 struct train_job {
     const struct train_options *options;
     struct group *group;
+    struct group *gpus; // sums gradients; NULL: group does
     struct device *device;
     struct text_codec codec;
     struct model *model;

@@ -82,6 +82,11 @@ void device_libraries(const struct device *device, char *out, size_t out_bytes)
         device->backend->libraries(device, out, out_bytes);
 }
 
+void *device_stream(const struct device *device)
+{
+    return device->backend->stream ? device->backend->stream(device) : NULL;
+}
+
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err)
 {
     return device->backend->memory->alloc(device, bytes, out, err);

@@ -65,6 +65,10 @@ void device_describe(const struct device *device, char *out, size_t out_bytes);
 // 13.0, runtime 13.0, cuBLASLt 130200"; "" when all of it is ours.
 void device_libraries(const struct device *device, char *out, size_t out_bytes);
 
+// Where operations are enqueued: the cuda backend's cudaStream_t, for those that order other work
+// of the GPU by it. NULL: operations are done when they return, in memory of the host.
+void *device_stream(const struct device *device);
+
 // Memory is 64-byte aligned and zeroed.
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);
 void device_free(struct device *device, void *block);

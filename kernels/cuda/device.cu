@@ -290,6 +290,11 @@ static void cuda_libraries(const struct device *device, char *out, size_t out_by
              driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, gemm_library_version());
 }
 
+static void *cuda_stream(const struct device *device)
+{
+    return ((const struct cuda_state *)device->state)->stream;
+}
+
 extern "C" const struct backend backend_cuda = {
     .name = "cuda",
     .memory = &memory_cuda,
@@ -297,4 +302,5 @@ extern "C" const struct backend backend_cuda = {
     .destroy = cuda_destroy,
     .describe = cuda_describe,
     .libraries = cuda_libraries,
+    .stream = cuda_stream,
 };
