@@ -132,7 +132,7 @@ static void drop_task(struct agent *agent, uint32_t task)
     while (place < leased->count && leased->items[place] != task)
         place++;
     if (place == leased->count) {
-        if (numbers_find(&agent->finished, task) == agent->finished.count)
+        if (agent->runner->drop && numbers_find(&agent->finished, task) == agent->finished.count)
             agent->runner->drop(agent->runner->state, task);
         return;
     }

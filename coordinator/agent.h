@@ -36,7 +36,8 @@ struct task_runner {
     // Makes all results since the last commit durable: 0. TASK_RUNNER_FENCED: this job was taken
     // for dead and nothing was stored; the results are forgotten. -1: failed.
     int (*commit)(void *state, struct error *err);
-    // The result of a submitted task is not needed any more: poll may end it as dropped.
+    // The result of a submitted task is not needed any more: poll may end it as dropped. NULL:
+    // it is stored all the same.
     void (*drop)(void *state, uint32_t task);
     size_t (*uncommitted_bytes)(void *state);
     // What the last commit made durable, in the job's own words for the job's eyes on rank 0

@@ -262,6 +262,7 @@ int claims_open(const struct claims_options *options, double now_seconds, struct
         claims_close(claims);
         return error_prefix(err, "claims on tasks");
     }
+    claims->next_beat_seconds = now_seconds; // what comes before the first step may take long
     *out = claims;
     return 0;
 }

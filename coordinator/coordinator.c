@@ -2,162 +2,13 @@
 #include "coordinator/coordinator.h"
 
 #include "base/mem.h"
-#include "coordinator/blocks.h"
-#include "coordinator/durations.h"
-#include "coordinator/index_heap.h"
-#include "coordinator/leases.h"
-#include "coordinator/room_queue.h"
+#include "coordinator/tasks.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define NO_TASK UINT32_MAX
-#define NO_WORKER (-1)
-#define NO_EDGE UINT32_MAX
-#define MAX_REASON_BYTES 1024 // longer ones are cut; the worker's log has the rest
-#define LATE_FACTOR 3.0       // times what is usual
-#define MAX_LEASES 2          // of one task
-
-enum task_state {
-    TASK_WAITING,
-    TASK_CLOSED,
-    TASK_PENDING,
-    TASK_LEASED,
-    TASK_SETTING_ASIDE,
-    TASK_DONE_STATE,
-    TASK_ASIDE,
-};
-
-// A doubly linked list of task numbers; every task is in at most one.
-struct task_list {
-    uint32_t first;
-    uint32_t last;
-};
-
-struct task {
-    enum task_state state;
-    bool announced; // the set-aside action was handed out
-    bool late;      // in the list of late tasks
-    int attempts;
-    uint32_t priority;
-    uint32_t prerequisites;   // that are not final
-    uint32_t first_dependent; // edge
-    uint32_t block;
-    uint32_t leases[MAX_LEASES]; // NO_LEASE behind the last one
-    uint32_t next;               // in its list
-    uint32_t previous;
-    uint64_t queued; // when it became pending, in a count of such events
-    char *reason;    // of the last failure
-};
-
-// A task that waits for another.
-struct edge {
-    uint32_t dependent;
-    uint32_t next; // edge of the same prerequisite
-};
-
-struct worker {
-    bool present;
-    bool stop_sent;
-    bool known;  // has joined at some time
-    bool silent; // let a lease expire and has reported nothing since
-    uint32_t window;
-    uint32_t limit; // 1 to window
-    uint32_t held;  // leases
-    uint64_t turn;  // of its last lease
-};
-
-struct drop {
-    uint32_t task;
-    int worker;
-};
-
-struct coordinator {
-    struct coordinator_options options;
-    struct task *tasks;
-    struct worker *workers;
-    struct edge *edges;
-    size_t edge_count;
-    size_t edge_capacity;
-    struct index_heap pending;
-    uint64_t queued;
-    struct leases leases;
-    struct durations *durations;
-    struct task_list late;  // with one lease, which is late
-    struct task_list aside; // to be set aside
-    struct drop *drops;     // to be told, a stack
-    size_t drop_count;
-    size_t drop_capacity;
-    struct blocks blocks;
-    double next_claim_seconds; // refused blocks are asked for again
-    struct room_queue *room;
-    uint64_t turn;         // leases given
-    size_t silent_workers; // present ones
-    size_t known_workers;
-    size_t told_to_stop; // present ones
-    size_t next_stop;    // where the search for a worker to stop begins
-    bool stopping;
-    double now_seconds;
-    struct coordinator_counts counts;
-};
-
-static void list_init(struct task_list *list)
-{
-    list->first = NO_TASK;
-    list->last = NO_TASK;
-}
-
-static void list_append(struct coordinator *c, struct task_list *list, uint32_t number)
-{
-    struct task *task = &c->tasks[number];
-    task->next = NO_TASK;
-    task->previous = list->last;
-    if (list->last == NO_TASK)
-        list->first = number;
-    else
-        c->tasks[list->last].next = number;
-    list->last = number;
-}
-
-static void list_remove(struct coordinator *c, struct task_list *list, uint32_t number)
-{
-    const struct task *task = &c->tasks[number];
-    if (task->previous == NO_TASK)
-        list->first = task->next;
-    else
-        c->tasks[task->previous].next = task->next;
-    if (task->next == NO_TASK)
-        list->last = task->previous;
-    else
-        c->tasks[task->next].previous = task->previous;
-}
-
-static bool goes_first(const void *state, uint32_t a, uint32_t b)
-{
-    const struct task *tasks = state, *x = &tasks[a], *y = &tasks[b];
-    return x->priority != y->priority ? x->priority > y->priority : x->queued < y->queued;
-}
-
-static bool is_ours(const struct coordinator *c, const struct task *task)
-{
-    return task->block == NO_BLOCK || c->blocks.items[task->block].state == BLOCK_OURS;
-}
-
-// Nothing but its block keeps the task from being leased.
-static void task_make_ready(struct coordinator *c, uint32_t number)
-{
-    struct task *task = &c->tasks[number];
-    if (is_ours(c, task)) {
-        task->state = TASK_PENDING;
-        task->queued = c->queued++;
-        index_heap_set(&c->pending, number);
-    } else {
-        task->state = TASK_CLOSED;
-        blocks_task_ready(&c->blocks, task->block, true);
-    }
-}
+#define LATE_FACTOR 3.0 // times what is usual
 
 struct coordinator *coordinator_create(const struct coordinator_options *options)
 {
@@ -172,9 +23,9 @@ struct coordinator *coordinator_create(const struct coordinator_options *options
     c->durations = durations_create();
     leases_init(&c->leases, options->max_workers);
     blocks_init(&c->blocks);
-    index_heap_init(&c->pending, options->tasks, goes_first, c->tasks);
-    list_init(&c->late);
-    list_init(&c->aside);
+    index_heap_init(&c->pending, options->tasks, task_goes_first, c->tasks);
+    task_list_init(&c->late);
+    task_list_init(&c->aside);
     for (uint32_t t = 0; t < options->tasks; t++) {
         c->tasks[t].first_dependent = NO_EDGE;
         c->tasks[t].block = NO_BLOCK;
@@ -200,182 +51,6 @@ void coordinator_destroy(struct coordinator *c)
     free(c->workers);
     room_queue_destroy(c->room);
     free(c);
-}
-
-static void worker_update_room(struct coordinator *c, int number)
-{
-    const struct worker *worker = &c->workers[number];
-    const uint32_t limit = worker->silent ? 1 : worker->limit;
-    const struct room_key key = {worker->silent, worker->held, worker->turn};
-    if (worker->present && worker->held < limit)
-        room_queue_set(c->room, number, key);
-    else
-        room_queue_remove(c->room, number);
-}
-
-static void worker_set_limit(struct coordinator *c, int number, uint32_t limit)
-{
-    struct worker *worker = &c->workers[number];
-    worker->limit = limit < 1 ? 1 : limit > worker->window ? worker->window : limit;
-    worker_update_room(c, number);
-}
-
-static void worker_set_silent(struct coordinator *c, int number, bool silent)
-{
-    struct worker *worker = &c->workers[number];
-    if (!worker->present || worker->silent == silent)
-        return;
-    worker->silent = silent;
-    c->silent_workers = silent ? c->silent_workers + 1 : c->silent_workers - 1;
-    worker_update_room(c, number);
-}
-
-static void worker_reported(struct coordinator *c, int number)
-{
-    worker_set_silent(c, number, false);
-    if (c->workers[number].present)
-        worker_set_limit(c, number, c->workers[number].limit + 1);
-}
-
-// A task with one lease that is late can be leased once more.
-static void task_update_late(struct coordinator *c, uint32_t number)
-{
-    struct task *task = &c->tasks[number];
-    const bool late = task->state == TASK_LEASED && task->leases[0] != NO_LEASE &&
-                      task->leases[1] == NO_LEASE && c->leases.items[task->leases[0]].late;
-    if (late == task->late)
-        return;
-    task->late = late;
-    if (late)
-        list_append(c, &c->late, number);
-    else
-        list_remove(c, &c->late, number);
-}
-
-// The task's state is the caller's to change when this was the last one.
-static void lease_end(struct coordinator *c, uint32_t number)
-{
-    const struct lease lease = c->leases.items[number];
-    struct task *task = &c->tasks[lease.task];
-    if (task->leases[0] == number)
-        task->leases[0] = task->leases[1];
-    task->leases[1] = NO_LEASE;
-    leases_remove(&c->leases, number);
-    c->workers[lease.worker].held--;
-    worker_update_room(c, lease.worker);
-    task_update_late(c, lease.task);
-}
-
-static uint32_t find_lease(const struct coordinator *c, uint32_t number, int worker)
-{
-    const struct task *task = &c->tasks[number];
-    for (int i = 0; i < MAX_LEASES && task->leases[i] != NO_LEASE; i++) {
-        if (c->leases.items[task->leases[i]].worker == worker)
-            return task->leases[i];
-    }
-    return NO_LEASE;
-}
-
-// Takes the task out of the lists of its state; the caller gives it a new state.
-static void task_detach(struct coordinator *c, uint32_t number)
-{
-    struct task *task = &c->tasks[number];
-    if (task->state == TASK_PENDING) {
-        index_heap_remove(&c->pending, number);
-    } else if (task->state == TASK_WAITING) {
-        c->counts.waiting--;
-    } else if (task->state == TASK_CLOSED) {
-        blocks_task_ready(&c->blocks, task->block, false);
-    } else if (task->state == TASK_LEASED) {
-        while (task->leases[0] != NO_LEASE)
-            lease_end(c, task->leases[0]);
-        c->counts.leased--;
-    } else if (task->state == TASK_SETTING_ASIDE && !task->announced) {
-        list_remove(c, &c->aside, number);
-    }
-}
-
-static bool task_is_final(const struct task *task)
-{
-    return task->state == TASK_DONE_STATE || task->state == TASK_ASIDE;
-}
-
-// What waited for this task alone can be leased now.
-static void release_dependents(struct coordinator *c, uint32_t number)
-{
-    for (uint32_t e = c->tasks[number].first_dependent; e != NO_EDGE; e = c->edges[e].next) {
-        const uint32_t dependent = c->edges[e].dependent;
-        struct task *task = &c->tasks[dependent];
-        if (--task->prerequisites > 0 || task->state != TASK_WAITING)
-            continue;
-        task_detach(c, dependent);
-        task_make_ready(c, dependent);
-    }
-}
-
-// Whoever still holds the task is told, but the worker whose result it is.
-static void drop_leases(struct coordinator *c, uint32_t number, int worker)
-{
-    const struct task *task = &c->tasks[number];
-    for (int i = 0; i < MAX_LEASES && task->leases[i] != NO_LEASE; i++) {
-        const int holder = c->leases.items[task->leases[i]].worker;
-        if (holder == worker)
-            continue;
-        c->drops = mem_grow(c->drops, &c->drop_capacity, c->drop_count + 1, sizeof(*c->drops));
-        c->drops[c->drop_count++] = (struct drop){number, holder};
-    }
-}
-
-// False: it was final already.
-static bool task_finish(struct coordinator *c, uint32_t number, enum task_state state, int worker)
-{
-    struct task *task = &c->tasks[number];
-    if (task_is_final(task))
-        return false;
-    drop_leases(c, number, worker);
-    task_detach(c, number);
-    task->state = state;
-    if (state == TASK_DONE_STATE)
-        c->counts.done++;
-    else
-        c->counts.aside++;
-    if (task->block != NO_BLOCK)
-        blocks_task_final(&c->blocks, task->block);
-    release_dependents(c, number);
-    return true;
-}
-
-// Its last lease has ended without a result.
-static void task_unleased(struct coordinator *c, uint32_t number)
-{
-    struct task *task = &c->tasks[number];
-    task_detach(c, number);
-    if (task->attempts < c->options.max_attempts) {
-        task_make_ready(c, number);
-        return;
-    }
-    task->state = TASK_SETTING_ASIDE;
-    task->announced = false;
-    list_append(c, &c->aside, number);
-}
-
-static void lease_give_back(struct coordinator *c, uint32_t number)
-{
-    const uint32_t task = c->leases.items[number].task;
-    lease_end(c, number);
-    if (c->tasks[task].leases[0] == NO_LEASE)
-        task_unleased(c, task);
-}
-
-// An attempt is spent: try again later, or set the task aside.
-static void lease_fail(struct coordinator *c, uint32_t number, const char *reason)
-{
-    struct task *task = &c->tasks[c->leases.items[number].task];
-    task->attempts++;
-    c->counts.retries++;
-    free(task->reason);
-    task->reason = mem_printf("%.*s", MAX_REASON_BYTES, reason);
-    lease_give_back(c, number);
 }
 
 void coordinator_depend(struct coordinator *c, uint32_t number, uint32_t prerequisite)
@@ -484,7 +159,7 @@ static void ring_alarms(struct coordinator *c)
 
 static void task_committed(struct coordinator *c, int worker, uint32_t number)
 {
-    const uint32_t lease = find_lease(c, number, worker);
+    const uint32_t lease = task_find_lease(c, number, worker);
     if (lease != NO_LEASE)
         durations_add(c->durations, c->tasks[number].priority,
                       c->now_seconds - c->leases.items[lease].given_seconds);
@@ -495,7 +170,7 @@ static void task_committed(struct coordinator *c, int worker, uint32_t number)
 
 static void task_failed(struct coordinator *c, int worker, uint32_t number, const char *reason)
 {
-    const uint32_t lease = find_lease(c, number, worker);
+    const uint32_t lease = task_find_lease(c, number, worker);
     worker_reported(c, worker);
     if (lease != NO_LEASE)
         lease_fail(c, lease, reason);
@@ -727,7 +402,7 @@ static bool next_set_aside(struct coordinator *c, struct coordinator_action *out
     const uint32_t t = c->aside.first;
     if (t == NO_TASK)
         return false;
-    list_remove(c, &c->aside, t);
+    task_list_remove(c, &c->aside, t);
     c->tasks[t].announced = true;
     *out = (struct coordinator_action){
         .kind = ACTION_SET_ASIDE, .task = t, .reason = c->tasks[t].reason};

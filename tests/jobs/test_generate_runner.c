@@ -239,6 +239,54 @@ static void a_chunk_that_was_set_aside_gives_no_pairs(void **state)
     close_bench(&bench);
 }
 
+static void what_is_dropped_ends_without_being_stored(void **state)
+{
+    struct bench bench;
+    struct task_result result;
+    struct error err;
+    open_bench(&bench, *state);
+    submit(&bench, 0);
+    submit(&bench, 2); // waits for its chunks
+    bench.interface.drop(bench.interface.state, 0);
+    bench.interface.drop(bench.interface.state, 2);
+    for (uint32_t seen = 0; seen < 2; seen++) {
+        now_seconds += GENERATE_REFRESH_SECONDS;
+        assert_int_equal(poll_once(&bench, &result), 1);
+        assert_true(result.dropped);
+        assert_int_equal(result.task, seen == 0 ? 2 : 0);
+    }
+    commit(&bench);
+    assert_int_equal(reflections_index_refresh(bench.runner.index, &err), 0);
+    assert_int_equal(reflections_index_rows(bench.runner.index), 0);
+    do_chunks(&bench);
+    close_bench(&bench);
+}
+
+static void a_job_taken_for_dead_stores_nothing(void **state)
+{
+    struct bench bench;
+    struct task_result result;
+    struct error err;
+    char *owner = fs_join(*state, "owner");
+    open_bench(&bench, *state);
+    assert_int_equal(fs_write_text(fs_system(), owner, "00000000000000000000\na\nx\n", 25, &err),
+                     0);
+    bench.runner.owner_path = owner;
+    do_chunks(&bench); // it counts
+    submit(&bench, 0);
+    assert_int_equal(poll_once(&bench, &result), 1);
+    assert_int_equal(fs_write_text(fs_system(), owner, "00000000000000000000\no\nx\n", 25, &err),
+                     0);
+    assert_int_equal(bench.interface.commit(bench.interface.state, &err), TASK_RUNNER_FENCED);
+    assert_int_equal(generate_runner_set_aside(&bench.runner, 1, "nobody could", &err),
+                     TASK_RUNNER_FENCED);
+    commit(&bench); // nothing is left that would have to pass the fence
+    assert_int_equal(reflections_index_refresh(bench.runner.index, &err), 0);
+    assert_int_equal(reflections_index_rows(bench.runner.index), 2);
+    free(owner);
+    close_bench(&bench);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +294,8 @@ int main(void)
         WITH_SCRATCH(a_group_waits_until_its_chunks_are_to_be_seen),
         WITH_SCRATCH(a_group_whose_chunks_never_show_fails_alone),
         WITH_SCRATCH(a_chunk_that_was_set_aside_gives_no_pairs),
+        WITH_SCRATCH(what_is_dropped_ends_without_being_stored),
+        WITH_SCRATCH(a_job_taken_for_dead_stores_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

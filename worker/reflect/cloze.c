@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CAPACITY 16 // tasks in flight: each is finished by one poll
+#define CAPACITY 128 // tasks in flight: a commit takes those that have ended
 #define CACHED_DOCUMENTS 4
 #define FORMAT_VERSION 1 // to be raised whenever the same text gives other pairs
 
