@@ -109,10 +109,16 @@ bool fs_exists(struct fs *fs, const char *path)
     return fs->ops->stat(fs->state, path, &info) == 0;
 }
 
+// A new directory is durable when its parent is synced: what is put into it later counts on that.
 static int make_directory(struct fs *fs, const char *path, struct error *err)
 {
     int rc = fs->ops->make_directory(fs->state, path);
     struct fs_info info;
+    if (rc == 0) {
+        char *parent = parent_directory(path);
+        rc = fs->ops->sync_directory(fs->state, parent);
+        free(parent);
+    }
     if (rc == -EEXIST && fs->ops->stat(fs->state, path, &info) == 0)
         rc = info.is_directory ? 0 : -ENOTDIR;
     return rc ? error_set_errno(err, -rc, "cannot make the directory '%s'", path) : 0;

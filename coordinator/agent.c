@@ -122,12 +122,36 @@ static void accept_lease(struct agent *agent, uint32_t task)
     numbers_add(&agent->leased, task);
 }
 
+// What is neither submitted nor finished is given back at once; what runs, when it ends.
+static void drop_task(struct agent *agent, uint32_t task)
+{
+    struct task_numbers *leased = &agent->leased;
+    size_t place = agent->leased_first;
+    if (numbers_find(&agent->held, task) == agent->held.count)
+        return;
+    while (place < leased->count && leased->items[place] != task)
+        place++;
+    if (place == leased->count) {
+        if (numbers_find(&agent->finished, task) == agent->finished.count)
+            agent->runner->drop(agent->runner->state, task);
+        return;
+    }
+    leased->count--;
+    memmove(leased->items + place, leased->items + place + 1,
+            (leased->count - place) * sizeof(*leased->items));
+    numbers_remove(&agent->held, task);
+}
+
 int agent_receive(struct agent *agent, const struct message *message, struct error *err)
 {
     switch (message->kind) {
     case MESSAGE_LEASE:
         for (size_t i = 0; i < message->count; i++)
             accept_lease(agent, message->tasks[i]);
+        return 0;
+    case MESSAGE_DROP:
+        for (size_t i = 0; i < message->count; i++)
+            drop_task(agent, message->tasks[i]);
         return 0;
     case MESSAGE_STOP:
         agent->stopping = true;
@@ -188,7 +212,8 @@ static int submit_leased(struct agent *agent, double now_seconds, bool *busy, st
 static int report_failure(struct agent *agent, const struct task_result *result, struct error *err)
 {
     uint32_t task = result->task;
-    struct message failed = {.kind = MESSAGE_FAILED, .tasks = &task, .count = 1};
+    struct message failed = {
+        .kind = MESSAGE_FAILED, .tasks = &task, .count = 1, .fatal = result->fatal};
     snprintf(failed.text, sizeof(failed.text), "%s", result->reason);
     return send_message(agent, &failed, err);
 }
@@ -201,10 +226,12 @@ static int collect_one(struct agent *agent, double now_seconds, struct error *er
     if (rc <= 0)
         return rc;
     agent->running--;
-    if (result.failed) {
+    if (result.failed || result.dropped)
         numbers_remove(&agent->held, result.task);
+    if (result.dropped)
+        return 1;
+    if (result.failed)
         return report_failure(agent, &result, err) ? -1 : 1;
-    }
     if (agent->finished.count == 0)
         agent->oldest_finished_seconds = now_seconds;
     numbers_add(&agent->finished, result.task);
@@ -228,17 +255,29 @@ static bool commit_is_due(const struct agent *agent, double now_seconds)
             agent->runner->uncommitted_bytes(agent->runner->state) >= agent->options.commit_bytes);
 }
 
+static void add_figures(const struct agent *agent, struct message *message)
+{
+    struct strbuf text = {0};
+    if (!agent->runner->figures)
+        return;
+    agent->runner->figures(agent->runner->state, &text);
+    snprintf(message->text, sizeof(message->text), "%s", text.bytes ? text.bytes : "");
+    strbuf_release(&text);
+}
+
 static int commit_finished(struct agent *agent, struct error *err)
 {
-    agent->commit_failed = agent->runner->commit(agent->runner->state, err) != 0;
+    const int stored = agent->runner->commit(agent->runner->state, err);
+    agent->commit_failed = stored < 0;
     if (agent->commit_failed)
         return -1;
-    const struct message committed = {.kind = MESSAGE_COMMITTED,
-                                      .tasks = agent->finished.items,
-                                      .count = agent->finished.count,
-                                      .pairs = agent->pairs,
-                                      .tokens = agent->tokens};
-    const int rc = send_message(agent, &committed, err);
+    struct message committed = {.kind = MESSAGE_COMMITTED,
+                                .tasks = agent->finished.items,
+                                .count = agent->finished.count,
+                                .pairs = agent->pairs,
+                                .tokens = agent->tokens};
+    add_figures(agent, &committed);
+    const int rc = stored == TASK_RUNNER_FENCED ? 0 : send_message(agent, &committed, err);
     for (size_t i = 0; i < agent->finished.count; i++)
         numbers_remove(&agent->held, agent->finished.items[i]);
     agent->finished.count = 0;

@@ -14,9 +14,13 @@
 #include "collectives/transport.h"
 #include "coordinator/protocol.h"
 
+#define TASK_RUNNER_FENCED 1
+
 struct task_result {
     uint32_t task;
-    bool failed; // reason says why; nothing of the task is stored
+    bool failed;  // reason says why; nothing of the task is stored
+    bool fatal;   // and nobody should try it again
+    bool dropped; // as drop asked; nothing of the task is stored
     char reason[1024];
     uint64_t pairs;
     uint64_t tokens;
@@ -30,9 +34,15 @@ struct task_runner {
     // Works for a few milliseconds at most. 1: a task ended, *out says how; 0: none did; -1: the
     // worker cannot go on.
     int (*poll)(void *state, struct task_result *out, struct error *err);
-    // Makes all results since the last commit durable.
+    // Makes all results since the last commit durable: 0. TASK_RUNNER_FENCED: this job was taken
+    // for dead and nothing was stored; the results are forgotten. -1: failed.
     int (*commit)(void *state, struct error *err);
+    // The result of a submitted task is not needed any more: poll may end it as dropped.
+    void (*drop)(void *state, uint32_t task);
     size_t (*uncommitted_bytes)(void *state);
+    // What the last commit made durable, in the job's own words for the job's eyes on rank 0
+    // (cluster_job.figures): adds at most PROTOCOL_MAX_TEXT - 1 bytes of text. NULL: nothing.
+    void (*figures)(void *state, struct strbuf *out);
 };
 
 struct agent_options {

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The coordinator's decisions as a pure state machine: events in, actions out. It has no clock, no
 // files and no network, so that a simulator can drive it through any order of crashes and delays.
+// Every event and every action costs O(log n), exceptions are named.
 //
 // Life of a task:
 //
 //     WAITING for prerequisites: all DONE or ASIDE
 //        |
+//     CLOSED: its block is not this job's (only with blocks)
+//        |
 //     PENDING --lease--> LEASED --committed--> DONE
 //        ^                 |
-//        |                 +-- lease expired, worker lost, or failed: attempts + 1
+//        |                 +-- lease expired, worker lost, or failed: attempts + 1; a fatal failure
+//        |                 |   spends them all
 //        +-- attempts < max_attempts
 //        |
 //        +-- otherwise SETTING_ASIDE --set_aside_committed--> ASIDE
@@ -21,9 +25,22 @@
 // is on disk; one that was set aside releases it as well. Of the tasks that can be leased those of
 // the highest priority go first, and among equals those that have waited longest.
 //
-// Tasks are leased to the worker that holds fewest, up to its window and a fair share of what is
-// left. A worker that let a lease expire may be stuck: until it reports again it comes last and
-// gets one task at a time, so that a dead node does not use up the attempts of good tasks.
+// Tasks are leased to the worker that holds fewest, up to its limit and a fair share of what is
+// left. Limits are back-pressure: a worker's begins as its window, is halved when a task of it is
+// late, and grows by one with each result. A worker that let a lease expire may be stuck: until it
+// reports again it comes last and gets one task at a time, so that a dead node does not use up the
+// attempts of good tasks.
+//
+// A lease is late after three times what 95 % of the tasks of its priority took (of this job, from
+// lease to report), and expires after lease_seconds. When nothing is pending, a late task is leased
+// to a second worker as well: the end of a job does not wait for its slowest node. The first result
+// counts, and the other worker is told to drop the task. A task whose attempts are spent, or that
+// one of its two workers gave up, is the other one's until that lease ends too.
+//
+// With blocks, several jobs work on the same tasks. A job leases tasks of its own blocks only. It
+// asks for the next block when it has run out of pending tasks; while others hold what is left it
+// asks again every claim_retry_seconds, and is told of what they have done. So that the first of
+// several jobs does not take everything, none holds more than its share of the open tasks.
 #ifndef MEMO_COORDINATOR_COORDINATOR_H
 #define MEMO_COORDINATOR_COORDINATOR_H
 
@@ -37,6 +54,8 @@ struct coordinator_options {
     size_t expected_workers; // that will join; those who have not yet keep their share of the tasks
     double lease_seconds;    // a task unreported for so long is given to somebody else
     int max_attempts;        // then it is set aside
+    double late_seconds;     // no lease is late before; 0: none ever is
+    double claim_retry_seconds;
 };
 
 enum coordinator_event_kind {
@@ -46,6 +65,10 @@ enum coordinator_event_kind {
     EVENT_COMMITTED,           // worker, task: its row is durable
     EVENT_FAILED,              // worker, task, reason
     EVENT_SET_ASIDE_COMMITTED, // task
+    EVENT_FOUND,               // task, set_aside: another job has committed its row
+    EVENT_CLAIM_WON,           // block: it is this job's
+    EVENT_CLAIM_REFUSED,       // block: it is another job's
+    EVENT_JOBS,                // jobs: so many share the tasks, this one among them
     EVENT_STOP_REQUESTED,
     EVENT_TICK, // nothing but the time
 };
@@ -57,11 +80,17 @@ struct coordinator_event {
     uint32_t window; // most tasks the worker wants to hold, at least 1
     uint32_t task;
     const char *reason; // FAILED: never NULL
+    bool fatal;         // FAILED: all attempts are spent by this one
+    bool set_aside;
+    uint32_t block;
+    size_t jobs; // at least 1
 };
 
 enum coordinator_action_kind {
     ACTION_LEASE,       // give task to worker
     ACTION_SET_ASIDE,   // commit a row that says so, then report EVENT_SET_ASIDE_COMMITTED
+    ACTION_DROP,        // tell worker that task needs no result any more
+    ACTION_CLAIM,       // try to claim block, then report EVENT_CLAIM_WON or EVENT_CLAIM_REFUSED
     ACTION_STOP_WORKER, // tell worker to commit what it has and leave
 };
 
@@ -70,6 +99,10 @@ struct coordinator_action {
     int worker;
     uint32_t task;
     const char *reason; // valid until the next event
+    uint32_t block;
+    double late_seconds; // LEASE: when it is late and when it expires
+    double deadline_seconds;
+    bool second; // LEASE: another worker holds the task as well
 };
 
 struct coordinator_counts {
@@ -81,6 +114,10 @@ struct coordinator_counts {
     size_t workers;
     size_t retries;      // leases that expired, were lost or failed
     size_t late_results; // results for tasks that were already final
+    size_t second_leases;
+    size_t computed;  // results of this job's workers
+    size_t elsewhere; // tasks that another job finished
+    size_t jobs;      // that share the tasks
 };
 
 struct coordinator;
@@ -95,6 +132,11 @@ void coordinator_depend(struct coordinator *coordinator, uint32_t task, uint32_t
 // Before the first event: tasks of a higher priority are leased before others. All begin with 0.
 void coordinator_set_priority(struct coordinator *coordinator, uint32_t task, uint32_t priority);
 
+// Before the first event, after priorities and dependencies: tasks first to first + count - 1 are
+// leased only when their block, whose number is returned, is won. Blocks are numbered from 0 on and
+// do not overlap; tasks outside of them are this job's.
+uint32_t coordinator_add_block(struct coordinator *coordinator, uint32_t first, uint32_t count);
+
 // Before the first event: the task's row was found on disk.
 void coordinator_restore(struct coordinator *coordinator, uint32_t task, bool set_aside);
 
@@ -107,6 +149,18 @@ bool coordinator_next_action(struct coordinator *coordinator, struct coordinator
 bool coordinator_ended(const struct coordinator *coordinator);
 bool coordinator_complete(const struct coordinator *coordinator); // every task is final
 
+// Whether other jobs may have done what this one waits for: time to look at the disk.
+bool coordinator_needs_news(const struct coordinator *coordinator);
+bool coordinator_is_final(const struct coordinator *coordinator, uint32_t task);
+
 struct coordinator_counts coordinator_counts(const struct coordinator *coordinator);
+
+// How a worker stands, for people.
+struct coordinator_worker {
+    bool present;
+    bool silent; // let a lease expire and has reported nothing since
+    uint32_t held;
+};
+struct coordinator_worker coordinator_worker(const struct coordinator *coordinator, int worker);
 
 #endif

@@ -10,13 +10,18 @@ void index_heap_init(struct index_heap *heap, size_t capacity,
                      bool (*is_better)(const void *state, uint32_t a, uint32_t b),
                      const void *state)
 {
-    assert(capacity < INDEX_HEAP_NONE);
-    *heap = (struct index_heap){.is_better = is_better,
-                                .state = state,
-                                .places = mem_calloc(capacity, sizeof(*heap->places)),
-                                .items = mem_calloc(capacity, sizeof(*heap->items))};
-    for (size_t i = 0; i < capacity; i++)
+    *heap = (struct index_heap){.is_better = is_better, .state = state};
+    index_heap_grow(heap, capacity);
+}
+
+void index_heap_grow(struct index_heap *heap, size_t capacity)
+{
+    assert(capacity < INDEX_HEAP_NONE && capacity >= heap->capacity);
+    heap->places = mem_realloc(heap->places, (capacity + 1) * sizeof(*heap->places));
+    heap->items = mem_realloc(heap->items, (capacity + 1) * sizeof(*heap->items));
+    for (size_t i = heap->capacity; i < capacity; i++)
         heap->places[i] = INDEX_HEAP_NONE;
+    heap->capacity = capacity;
 }
 
 void index_heap_release(struct index_heap *heap)

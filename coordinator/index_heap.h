@@ -17,12 +17,15 @@ struct index_heap {
     uint32_t *places; // [capacity] place in items, or INDEX_HEAP_NONE
     uint32_t *items;  // [count] every parent is better than its children
     size_t count;
+    size_t capacity;
 };
 
 void index_heap_init(struct index_heap *heap, size_t capacity,
                      bool (*is_better)(const void *state, uint32_t a, uint32_t b),
                      const void *state);
 void index_heap_release(struct index_heap *heap);
+// Numbers below `capacity` may be used from now on; `capacity` was less before. O(capacity).
+void index_heap_grow(struct index_heap *heap, size_t capacity);
 
 void index_heap_set(struct index_heap *heap, uint32_t number);    // adds or moves
 void index_heap_remove(struct index_heap *heap, uint32_t number); // nothing when it is not there

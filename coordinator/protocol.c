@@ -37,15 +37,18 @@ void message_encode(const struct message *message, struct strbuf *out)
         put_u32(out, message->window);
         break;
     case MESSAGE_LEASE:
+    case MESSAGE_DROP:
         put_tasks(out, message);
         break;
     case MESSAGE_COMMITTED:
         put_tasks(out, message);
         put_u64(out, message->pairs);
         put_u64(out, message->tokens);
+        strbuf_adds(out, message->text);
         break;
     case MESSAGE_FAILED:
         put_u32(out, message->tasks[0]);
+        strbuf_addc(out, message->fatal ? 1 : 0);
         strbuf_adds(out, message->text);
         break;
     case MESSAGE_STOP:
@@ -141,17 +144,21 @@ int message_decode(const void *bytes, size_t length, struct message *out, struct
             return -1;
         break;
     case MESSAGE_LEASE:
+    case MESSAGE_DROP:
         take_tasks(&reader, out);
         break;
     case MESSAGE_COMMITTED:
         take_tasks(&reader, out);
         out->pairs = take_u64(&reader);
         out->tokens = take_u64(&reader);
+        take_text(&reader, out);
         break;
     case MESSAGE_FAILED:
         out->tasks = mem_calloc(1, sizeof(*out->tasks));
         out->count = 1;
         out->tasks[0] = take_u32(&reader);
+        take(&reader, &failed, 1);
+        out->fatal = failed != 0;
         take_text(&reader, out);
         break;
     case MESSAGE_STOP:

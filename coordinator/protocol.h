@@ -5,11 +5,13 @@
 //               u32 window (at least 1)                           agent -> coordinator
 //     LEASE     u32 count, u32 task x count                       coordinator -> agent
 //     COMMITTED u32 count, u32 task x count, u64 pairs,
-//               u64 tokens                                        agent -> coordinator
-//     FAILED    u32 task, text reason to the end                  agent -> coordinator
+//               u64 tokens, text figures to the end               agent -> coordinator
+//     FAILED    u32 task, u8 fatal, text reason to the end                  agent -> coordinator
+//     DROP      u32 count, u32 task x count                       coordinator -> agent
 //     STOP      nothing                                           coordinator -> agent
 //     BYE       u8 failed, text reason to the end                 agent -> coordinator
 //
+// DROP: somebody else's result counts; what is not committed yet need not be.
 // COMMITTED is sent only after the segment with these tasks is durable. After STOP an agent commits
 // what it has, reports it, says BYE, and sends nothing more.
 #ifndef MEMO_COORDINATOR_PROTOCOL_H
@@ -23,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 3
 #define PROTOCOL_MAX_TASKS 65536 // in one message; 256 KiB, well below the transport's limit
 #define PROTOCOL_MAX_TEXT 4096
 
@@ -34,17 +36,19 @@ enum message_kind {
     MESSAGE_FAILED,
     MESSAGE_STOP,
     MESSAGE_BYE,
+    MESSAGE_DROP,
 };
 
 struct message {
     enum message_kind kind;
     struct digest plan;
     uint32_t window;
-    uint32_t *tasks; // LEASE, COMMITTED: [count], owned; FAILED: one
+    uint32_t *tasks; // LEASE, COMMITTED, DROP: [count], owned; FAILED: one
     size_t count;
     uint64_t pairs;
     uint64_t tokens;
     bool failed;
+    bool fatal; // FAILED: nobody should try the task again
     char text[PROTOCOL_MAX_TEXT];
 };
 

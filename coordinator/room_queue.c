@@ -56,3 +56,15 @@ int room_queue_first(const struct room_queue *queue)
     const uint32_t first = index_heap_first(&queue->heap);
     return first == INDEX_HEAP_NONE ? -1 : (int)first;
 }
+
+// The second best is a child of the best.
+int room_queue_first_but(const struct room_queue *queue, int worker)
+{
+    const struct index_heap *heap = &queue->heap;
+    const int first = room_queue_first(queue);
+    if (first != worker || first < 0)
+        return first;
+    if (heap->count < 3)
+        return heap->count < 2 ? -1 : (int)heap->items[1];
+    return (int)heap->items[is_better(queue->keys, heap->items[1], heap->items[2]) ? 1 : 2];
+}

@@ -23,5 +23,6 @@ void room_queue_destroy(struct room_queue *queue);
 void room_queue_set(struct room_queue *queue, int worker, struct room_key key); // adds or moves
 void room_queue_remove(struct room_queue *queue, int worker); // nothing when it is not there
 int room_queue_first(const struct room_queue *queue);         // -1 when empty
+int room_queue_first_but(const struct room_queue *queue, int worker); // of the others
 
 #endif

@@ -17,7 +17,8 @@
 #define QUIET_SECONDS 0.2
 #define WORK_SECONDS 0.0002  // a longer round has computed, though nothing ended: no sleep after it
 #define PROGRESS_SECONDS 1.0 // between calls of the progress callback
-#define DRAIN_SECONDS 30.0   // for the last messages to leave at the end
+#define CLAIM_RETRY_SECONDS 2.0 // until blocks that others hold are asked for again
+#define DRAIN_SECONDS 30.0      // for the last messages to leave at the end
 
 // Leases to one worker that follow one another travel in one message.
 struct lease_batch {
@@ -30,6 +31,7 @@ struct shell {
     const struct cluster_job *job;
     struct transport *transport;
     struct coordinator *coordinator; // rank 0
+    struct sharing sharing;          // rank 0, when the job shares its tasks
     struct lease_batch *batches;     // rank 0: [ranks]
     bool *left;                      // rank 0: [ranks] the agent there has said goodbye
     int agents_left;                 // the job ends when all have
@@ -39,6 +41,7 @@ struct shell {
     double started_seconds;
     double next_progress_seconds;
     struct cluster_progress progress;
+    struct worker_table workers;                 // rank 0
     char worker_failure[PROTOCOL_MAX_TEXT + 64]; // of the first worker that gave up
 };
 
@@ -59,6 +62,17 @@ static void tell_coordinator(struct shell *shell, enum coordinator_event_kind ki
     coordinator_handle(shell->coordinator, &event);
 }
 
+// The same for a task that may become final by it: only the first time counts.
+static void tell_final(struct shell *shell, enum coordinator_event_kind kind, int worker,
+                       uint32_t task)
+{
+    const struct coordinator_counts before = coordinator_counts(shell->coordinator);
+    tell_coordinator(shell, kind, worker, task, NULL, 0);
+    const struct coordinator_counts after = coordinator_counts(shell->coordinator);
+    if (after.done + after.aside > before.done + before.aside)
+        shell->progress.weight_done += shell->job->weights ? shell->job->weights[task] : 1;
+}
+
 static int welcome(struct shell *shell, int peer, const struct message *hello, struct error *err)
 {
     if (!digest_equal(hello->plan, shell->job->plan))
@@ -67,6 +81,7 @@ static int welcome(struct shell *shell, int peer, const struct message *hello, s
                          "file, options and build",
                          peer);
     tell_coordinator(shell, EVENT_WORKER_JOINED, peer, 0, NULL, hello->window);
+    worker_table_joined(&shell->workers, peer, elapsed(shell));
     return 0;
 }
 
@@ -87,6 +102,30 @@ static void note_goodbye(struct shell *shell, int peer)
     shell->left[peer] = true;
 }
 
+static void take_committed(struct shell *shell, int peer, const struct message *message)
+{
+    for (size_t i = 0; i < message->count; i++)
+        tell_final(shell, EVENT_COMMITTED, peer, message->tasks[i]);
+    shell->progress.pairs += message->pairs;
+    shell->progress.tokens += message->tokens;
+    worker_table_committed(&shell->workers, peer, elapsed(shell), message->count, message->pairs,
+                           message->tokens);
+    if (shell->job->figures && message->text[0])
+        shell->job->figures(shell->job->state, message->text);
+}
+
+static void take_failed(struct shell *shell, int peer, const struct message *message)
+{
+    log_warn("task %u failed on rank %d: %s", message->tasks[0], peer, message->text);
+    coordinator_handle(shell->coordinator,
+                       &(struct coordinator_event){.kind = EVENT_FAILED,
+                                                   .now_seconds = elapsed(shell),
+                                                   .worker = peer,
+                                                   .task = message->tasks[0],
+                                                   .reason = message->text,
+                                                   .fatal = message->fatal});
+}
+
 static int receive_from_worker(struct shell *shell, int peer, const struct message *message,
                                struct error *err)
 {
@@ -96,14 +135,11 @@ static int receive_from_worker(struct shell *shell, int peer, const struct messa
     case MESSAGE_HELLO:
         return welcome(shell, peer, message, err);
     case MESSAGE_COMMITTED:
-        for (size_t i = 0; i < message->count; i++)
-            tell_coordinator(shell, EVENT_COMMITTED, peer, message->tasks[i], NULL, 0);
-        shell->progress.pairs += message->pairs;
-        shell->progress.tokens += message->tokens;
+        take_committed(shell, peer, message);
         return 0;
     case MESSAGE_FAILED:
-        log_warn("task %u failed on rank %d: %s", message->tasks[0], peer, message->text);
-        tell_coordinator(shell, EVENT_FAILED, peer, message->tasks[0], message->text, 0);
+        take_failed(shell, peer, message);
+        worker_table_failed(&shell->workers, peer, elapsed(shell));
         return 0;
     case MESSAGE_BYE:
         if (message->failed && !shell->worker_failure[0])
@@ -112,6 +148,7 @@ static int receive_from_worker(struct shell *shell, int peer, const struct messa
         if (message->failed)
             tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
         tell_coordinator(shell, EVENT_WORKER_LEFT, peer, 0, NULL, 0);
+        worker_table_left(&shell->workers, peer, elapsed(shell), message->failed);
         note_goodbye(shell, peer);
         return 0;
     default:
@@ -125,7 +162,8 @@ static int dispatch(struct shell *shell, const struct transport_message *raw, st
     struct message message;
     if (message_decode(raw->bytes, raw->length, &message, err))
         return error_prefix(err, "from rank %d", raw->peer);
-    const bool for_agent = message.kind == MESSAGE_LEASE || message.kind == MESSAGE_STOP;
+    const bool for_agent = message.kind == MESSAGE_LEASE || message.kind == MESSAGE_DROP ||
+                           message.kind == MESSAGE_STOP;
     int rc;
     if (for_agent && shell->agent)
         rc = agent_receive(shell->agent, &message, err);
@@ -171,6 +209,24 @@ static int flush_leases(struct shell *shell, int worker, struct error *err)
     return 0;
 }
 
+static int post_drop(struct shell *shell, const struct coordinator_action *action,
+                     struct error *err)
+{
+    uint32_t task = action->task;
+    const struct message drop = {.kind = MESSAGE_DROP, .tasks = &task, .count = 1};
+    return flush_leases(shell, action->worker, err) || post(shell, action->worker, &drop, err) ? -1
+                                                                                               : 0;
+}
+
+static int store_set_aside(struct shell *shell, const struct coordinator_action *action,
+                           struct error *err)
+{
+    const int rc = shell->job->set_aside(shell->job->state, action->task, action->reason, err);
+    if (rc == 0)
+        tell_final(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task);
+    return rc < 0 ? -1 : 0; // fenced: the job is about to stop
+}
+
 static int act(struct shell *shell, const struct coordinator_action *action, struct error *err)
 {
     struct lease_batch *batch = &shell->batches[action->worker];
@@ -182,10 +238,11 @@ static int act(struct shell *shell, const struct coordinator_action *action, str
         return 0;
     case ACTION_SET_ASIDE:
         log_warn("task %u set aside: %s", action->task, action->reason);
-        if (shell->job->set_aside(shell->job->state, action->task, action->reason, err))
-            return -1;
-        tell_coordinator(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task, NULL, 0);
-        return 0;
+        return store_set_aside(shell, action, err);
+    case ACTION_DROP:
+        return post_drop(shell, action, err);
+    case ACTION_CLAIM:
+        return sharing_claim(&shell->sharing, action->block, elapsed(shell), err);
     case ACTION_STOP_WORKER:
         return flush_leases(shell, action->worker, err) ||
                        post(shell, action->worker, &(struct message){.kind = MESSAGE_STOP}, err)
@@ -202,6 +259,8 @@ static int coordinate(struct shell *shell, bool *busy, struct error *err)
         shell->stop_told = true;
     }
     tell_coordinator(shell, EVENT_TICK, 0, 0, NULL, 0);
+    if (shell->job->sharing && sharing_step(&shell->sharing, elapsed(shell), err))
+        return -1;
 
     struct coordinator_action action;
     while (coordinator_next_action(shell->coordinator, &action)) {
@@ -216,6 +275,15 @@ static int coordinate(struct shell *shell, bool *busy, struct error *err)
     return 0;
 }
 
+static void observe_workers(struct shell *shell)
+{
+    for (size_t w = 0; w < shell->workers.count; w++) {
+        const struct coordinator_worker at = coordinator_worker(shell->coordinator, (int)w);
+        if (at.present)
+            worker_table_observe(&shell->workers, (int)w, at.held, at.silent);
+    }
+}
+
 static void report_progress(struct shell *shell, bool last)
 {
     const double now = elapsed(shell);
@@ -224,8 +292,10 @@ static void report_progress(struct shell *shell, bool last)
     if (!last && now < shell->next_progress_seconds)
         return;
     shell->next_progress_seconds = now + PROGRESS_SECONDS;
-    if (shell->job->progress)
-        shell->job->progress(shell->job->state, &shell->progress);
+    observe_workers(shell);
+    if (shell->job->progress &&
+        shell->job->progress(shell->job->state, &shell->progress, &shell->workers))
+        shell->loop.stop_signalled = true;
 }
 
 static int agent_count(const struct shell *shell)
@@ -335,6 +405,8 @@ static void describe_plan(struct shell *shell)
                            job->dependencies[i].prerequisite);
     for (size_t t = 0; t < job->tasks && job->priorities; t++)
         coordinator_set_priority(shell->coordinator, (uint32_t)t, job->priorities[t]);
+    if (job->sharing)
+        sharing_init(&shell->sharing, job->sharing, shell->coordinator, 0);
 }
 
 static void restore_tasks(struct shell *shell)
@@ -358,12 +430,18 @@ static int start_roles(struct shell *shell, struct error *err)
                                                     .expected_workers = (size_t)agent_count(shell),
                                                     .max_workers = (size_t)group_size(shell->group),
                                                     .lease_seconds = job->lease_seconds,
+                                                    .late_seconds = job->late_seconds,
+                                                    .claim_retry_seconds = CLAIM_RETRY_SECONDS,
                                                     .max_attempts = job->max_attempts};
         shell->coordinator = coordinator_create(&options);
         shell->batches = mem_calloc(options.max_workers, sizeof(*shell->batches));
         shell->left = mem_calloc(options.max_workers, sizeof(*shell->left));
+        shell->progress.agents = options.expected_workers;
+        worker_table_init(&shell->workers, options.max_workers);
         describe_plan(shell);
         restore_tasks(shell);
+        if (job->attach)
+            job->attach(job->state, &shell->loop.loop);
     }
     struct agent_options agent = job->agent;
     agent.lease_seconds = job->lease_seconds;
@@ -378,6 +456,7 @@ static void stop_roles(struct shell *shell)
     coordinator_destroy(shell->coordinator);
     free(shell->batches);
     free(shell->left);
+    worker_table_release(&shell->workers);
     transport_close(shell->transport);
 }
 

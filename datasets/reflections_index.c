@@ -14,6 +14,7 @@
 
 struct indexed_segment {
     struct segment_name name;
+    bool durable; // reflections_index_make_durable has seen it
     char *path;
     struct segment segment;
 };
@@ -188,6 +189,32 @@ int reflections_index_refresh(struct reflections_index *index, struct error *err
     for (size_t i = 0; i < index->segment_count; i++)
         index->paths[i] = index->segments[i]->path;
     return rc;
+}
+
+static int sync_attempt(struct reflections_index *index, const struct segment_name *name,
+                        struct error *err)
+{
+    char *path = segment_name_path(index->directory, name);
+    *strrchr(path, '/') = '\0';
+    const int rc = index->fs->ops->sync_directory(index->fs->state, path);
+    if (rc != 0)
+        error_set_errno(err, -rc, "cannot sync '%s'", path);
+    free(path);
+    return rc != 0 ? -1 : 0;
+}
+
+int reflections_index_make_durable(struct reflections_index *index, struct error *err)
+{
+    unsigned long synced = 0; // attempts are numbered from 1 on, and segments stand in their order
+    for (size_t i = 0; i < index->segment_count; i++) {
+        struct indexed_segment *segment = index->segments[i];
+        if (!segment->durable && segment->name.attempt != synced &&
+            sync_attempt(index, &segment->name, err))
+            return -1;
+        synced = segment->durable ? synced : segment->name.attempt;
+        segment->durable = true;
+    }
+    return 0;
 }
 
 bool reflections_index_find(const struct reflections_index *index, struct digest task_id,

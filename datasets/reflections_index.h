@@ -22,6 +22,10 @@ void reflections_index_destroy(struct reflections_index *index);
 // valid.
 int reflections_index_refresh(struct reflections_index *index, struct error *err);
 
+// What the index holds, whoever wrote it, will be found again after a loss of power: a writer that
+// died may have put a segment in place without making its name durable. For those who act upon it.
+int reflections_index_make_durable(struct reflections_index *index, struct error *err);
+
 struct indexed_task {
     const struct reflection_task *task;
     const struct reflection *pairs; // task->pairs of them

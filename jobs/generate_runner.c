@@ -2,14 +2,21 @@
 #include "jobs/generate_runner.h"
 
 #include "base/mem.h"
+#include "coordinator/claims.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 #define NAME_BYTES 64
 
+struct flying_task {
+    uint32_t task;
+    bool dropped;
+};
+
 struct waiting_task {
     uint32_t task;
+    bool dropped;
     double since_seconds;
 };
 
@@ -24,6 +31,7 @@ void generate_runner_open(struct generate_runner *runner)
 void generate_runner_close(struct generate_runner *runner)
 {
     segment_writer_destroy(runner->segment);
+    task_figures_release(&runner->figures);
     free(runner->in_flight);
     free(runner->waiting);
 }
@@ -34,7 +42,7 @@ static int submit(struct generate_runner *runner, uint32_t number, struct genera
     work->task_id = runner->plan->tasks[number].id;
     work->corpus = runner->corpus;
     work->seed = runner->seed;
-    runner->in_flight[runner->in_flight_count++] = number;
+    runner->in_flight[runner->in_flight_count++] = (struct flying_task){.task = number};
     return generator_submit(runner->generator, work, err);
 }
 
@@ -77,7 +85,8 @@ static int submit_task(void *state, uint32_t number, struct error *err)
     }
     const int rc = try_group(runner, number, err);
     if (rc == 0)
-        runner->waiting[runner->waiting_count++] = (struct waiting_task){number, runner->clock()};
+        runner->waiting[runner->waiting_count++] =
+            (struct waiting_task){.task = number, .since_seconds = runner->clock()};
     return rc < 0 ? -1 : 0;
 }
 
@@ -92,13 +101,27 @@ static int fail_waiting(struct generate_runner *runner, size_t place, struct tas
     return 1;
 }
 
-// Looks for the pairs that tasks wait for; 1: one waited too long, *out says so.
+static int end_waiting_dropped(struct generate_runner *runner, struct task_result *out)
+{
+    size_t i = 0;
+    while (i < runner->waiting_count && !runner->waiting[i].dropped)
+        i++;
+    if (i == runner->waiting_count)
+        return 0;
+    *out = (struct task_result){.task = runner->waiting[i].task, .dropped = true};
+    runner->waiting[i] = runner->waiting[--runner->waiting_count];
+    return 1;
+}
+
+// Looks for the pairs that tasks wait for; 1: one waited too long or was dropped, *out says so.
 static int look_for_members(struct generate_runner *runner, struct task_result *out,
                             struct error *err)
 {
     const double now = runner->clock();
     if (runner->waiting_count == 0 || now < runner->refreshed_seconds + GENERATE_REFRESH_SECONDS)
         return 0;
+    if (end_waiting_dropped(runner, out))
+        return 1;
     if (reflections_index_refresh(runner->index, err))
         return -1;
     runner->refreshed_seconds = runner->clock();
@@ -117,12 +140,14 @@ static int look_for_members(struct generate_runner *runner, struct task_result *
 }
 
 // Takes the task out of flight; what the generator reports was submitted.
-static int land_task(struct generate_runner *runner, struct digest id, uint32_t *task,
+static int land_task(struct generate_runner *runner, struct digest id, struct task_result *out,
                      struct error *err)
 {
     for (size_t i = 0; i < runner->in_flight_count; i++) {
-        if (digest_equal(runner->plan->tasks[runner->in_flight[i]].id, id)) {
-            *task = runner->in_flight[i];
+        const struct flying_task flying = runner->in_flight[i];
+        if (digest_equal(runner->plan->tasks[flying.task].id, id)) {
+            out->task = flying.task;
+            out->dropped = flying.dropped;
             runner->in_flight[i] = runner->in_flight[--runner->in_flight_count];
             return 0;
         }
@@ -136,15 +161,19 @@ static int keep(struct generate_runner *runner, const struct generated *made,
 {
     *out = (struct task_result){.pairs = made->task.pairs,
                                 .tokens = reflection_task_tokens(&made->task)};
-    if (land_task(runner, made->task.task_id, &out->task, err))
+    if (land_task(runner, made->task.task_id, out, err))
         return -1;
+    if (out->dropped)
+        return 0;
     if (made->task.outcome == TASK_SET_ASIDE) {
         out->failed = true;
+        out->fatal = made->fatal;
         snprintf(out->reason, sizeof(out->reason), "%s", made->task.reason);
         return 0;
     }
     if (segment_writer_add(runner->segment, &made->task, made->pairs, made->task.pairs, err))
         return error_prefix(err, "generator '%s'", runner->generator->name);
+    task_figures_add(&runner->figures, &made->task);
     return 0;
 }
 
@@ -164,12 +193,36 @@ static int poll_task(void *state, struct task_result *out, struct error *err)
     return rc;
 }
 
+static void drop_task(void *state, uint32_t task)
+{
+    struct generate_runner *runner = state;
+    for (size_t i = 0; i < runner->in_flight_count; i++)
+        runner->in_flight[i].dropped |= runner->in_flight[i].task == task;
+    for (size_t i = 0; i < runner->waiting_count; i++)
+        runner->waiting[i].dropped |= runner->waiting[i].task == task;
+}
+
+// Whether other jobs took this one for dead and its tasks over: TASK_RUNNER_FENCED, 0 or -1.
+static int look_at_fence(const struct generate_runner *runner, struct error *err)
+{
+    const int over =
+        runner->owner_path ? claims_owner_is_over(runner->fs, runner->owner_path, err) : 0;
+    return over > 0 ? TASK_RUNNER_FENCED : over;
+}
+
 static int commit_segment(void *state, struct error *err)
 {
     struct generate_runner *runner = state;
     char name[NAME_BYTES];
     if (segment_writer_tasks(runner->segment) == 0)
         return 0;
+    const int fenced = look_at_fence(runner, err);
+    if (fenced > 0) {
+        segment_writer_destroy(runner->segment);
+        runner->segment = segment_writer_create();
+    }
+    if (fenced != 0)
+        return fenced;
     snprintf(name, sizeof(name), "rank-%04d-%06u", runner->rank, runner->segments);
     if (segment_writer_commit(runner->segment, runner->fs, runner->attempt, name, err))
         return -1;
@@ -183,6 +236,12 @@ static size_t uncommitted_bytes(void *state)
     return segment_writer_bytes(runner->segment);
 }
 
+static void tell_figures(void *state, struct strbuf *out)
+{
+    struct generate_runner *runner = state;
+    task_figures_take(&runner->figures, PROTOCOL_MAX_TEXT - 1, out);
+}
+
 struct task_runner generate_runner_interface(struct generate_runner *runner)
 {
     return (struct task_runner){.state = runner,
@@ -190,13 +249,18 @@ struct task_runner generate_runner_interface(struct generate_runner *runner)
                                 .submit = submit_task,
                                 .poll = poll_task,
                                 .commit = commit_segment,
-                                .uncommitted_bytes = uncommitted_bytes};
+                                .drop = drop_task,
+                                .uncommitted_bytes = uncommitted_bytes,
+                                .figures = tell_figures};
 }
 
 int generate_runner_set_aside(const struct generate_runner *runner, uint32_t task,
                               const char *reason, struct error *err)
 {
     char name[NAME_BYTES];
+    const int fenced = look_at_fence(runner, err);
+    if (fenced != 0)
+        return fenced;
     struct segment_writer *writer = segment_writer_create();
     const struct reflection_task row = {
         .task_id = runner->plan->tasks[task].id, .outcome = TASK_SET_ASIDE, .reason = reason};

@@ -10,6 +10,7 @@
 #include "base/fs.h"
 #include "coordinator/agent.h"
 #include "datasets/reflections_index.h"
+#include "jobs/task_figures.h"
 #include "jobs/task_plan.h"
 
 #define GENERATE_MEMBER_SECONDS 120.0
@@ -22,14 +23,16 @@ struct generate_runner {
     const struct task_plan *plan;
     struct reflections_index *index; // of the output directory
     struct fs *fs;
-    const char *attempt; // directory of this attempt's segments
+    const char *attempt;    // directory of this attempt's segments
+    const char *owner_path; // of the job's claims, NULL: it made none
     int rank;
     uint64_t seed;
     double (*clock)(void); // seconds
 
     struct segment_writer *segment;
-    unsigned segments; // committed by this rank
-    uint32_t *in_flight;
+    unsigned segments;           // committed by this rank
+    struct task_figures figures; // of what goes into the segment
+    struct flying_task *in_flight;
     size_t in_flight_count;
     struct waiting_task *waiting; // for the pairs of their chunks
     size_t waiting_count;
@@ -43,7 +46,7 @@ void generate_runner_close(struct generate_runner *runner);
 // For the coordinator's agent; the runner outlives it.
 struct task_runner generate_runner_interface(struct generate_runner *runner);
 
-// Commits a segment of its own that says the task was set aside.
+// Commits a segment of its own that says the task was set aside; as task_runner's commit.
 int generate_runner_set_aside(const struct generate_runner *runner, uint32_t task,
                               const char *reason, struct error *err);
 

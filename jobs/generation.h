@@ -47,6 +47,13 @@ struct generate_options {
     double commit_seconds;
     double max_tasks_per_second;
     int64_t max_gaps;
+    const char *claims;
+    int64_t claim_tasks;
+    double claim_seconds;
+    int64_t status_port;
+    const char *status_host;
+    double gpus;
+    double max_gpu_hours;
 };
 
 struct generation {

@@ -16,6 +16,7 @@ const struct verb *const verbs[] = {
     &verb_train,
     &verb_vector,
     &verb_merge,
+    &verb_update,
     &verb_ask,
     &verb_eval,
     &verb_status,

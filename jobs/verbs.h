@@ -21,6 +21,7 @@ extern const struct verb verb_generate;
 extern const struct verb verb_train;
 extern const struct verb verb_vector;
 extern const struct verb verb_merge;
+extern const struct verb verb_update;
 extern const struct verb verb_ask;
 extern const struct verb verb_eval;
 extern const struct verb verb_tokenize;

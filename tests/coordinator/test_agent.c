@@ -31,6 +31,9 @@ struct bench {
     size_t commits;
     size_t bytes;
     bool submit_fails, poll_fails, commit_fails;
+    bool fenced;
+    uint32_t dropped; // the last one
+    size_t drops;
 };
 
 static void bench_post(struct transport *transport, int peer, const void *bytes, size_t length)
@@ -63,6 +66,7 @@ static int bench_poll(void *state, struct task_result *out, struct error *err)
     b->ending--;
     *out = (struct task_result){.task = b->running[0], .pairs = 3, .tokens = 50};
     out->failed = b->failing;
+    out->dropped = b->drops > 0 && out->task == b->dropped;
     strcpy(out->reason, b->failing ? "no JSON" : "");
     b->running_count--;
     memmove(b->running, b->running + 1, b->running_count * sizeof(b->running[0]));
@@ -73,11 +77,20 @@ static int bench_poll(void *state, struct task_result *out, struct error *err)
 static int bench_commit(void *state, struct error *err)
 {
     struct bench *b = state;
+    if (b->fenced)
+        return TASK_RUNNER_FENCED;
     if (b->commit_fails)
         return error_set(err, "cannot write 'segment.h5': no space left on device");
     b->commits++;
     b->bytes = 0;
     return 0;
+}
+
+static void bench_drop(void *state, uint32_t task)
+{
+    struct bench *b = state;
+    b->dropped = task;
+    b->drops++;
 }
 
 static size_t bench_bytes(void *state)
@@ -96,6 +109,7 @@ static struct bench *bench_create(const struct agent_options *options)
                                      .submit = bench_submit,
                                      .poll = bench_poll,
                                      .commit = bench_commit,
+                                     .drop = bench_drop,
                                      .uncommitted_bytes = bench_bytes};
     assert_int_equal(agent_create(&b->transport, &b->runner, options, &b->agent, &err), 0);
     return b;
@@ -446,6 +460,70 @@ static void a_queue_that_never_runs_dry_keeps_its_order(void **state)
     bench_destroy(b);
 }
 
+static void send_drop(struct bench *b, uint32_t task)
+{
+    struct error err;
+    const struct message drop = {.kind = MESSAGE_DROP, .tasks = &task, .count = 1};
+    assert_int_equal(agent_receive(b->agent, &drop, &err), 0);
+}
+
+static void a_dropped_task_that_waits_is_never_run(void **state)
+{
+    (void)state;
+    struct bench *b = bench_create(&patient);
+    struct error err;
+    lease(b, 0, WINDOW + 2);
+    assert_int_equal(step(b, 0, &err), 0);
+    send_drop(b, WINDOW);
+    send_drop(b, 77); // never leased
+    assert_int_equal(b->drops, 0);
+    b->ending = 1;
+    assert_int_equal(step(b, 0, &err), 0);
+    assert_int_equal(b->running[WINDOW - 1], WINDOW + 1);
+    lease(b, WINDOW, 1); // it is not held any more
+    b->ending = 1;
+    assert_int_equal(step(b, 0, &err), 0);
+    assert_int_equal(b->running[WINDOW - 1], WINDOW);
+    bench_destroy(b);
+}
+
+static void a_dropped_task_that_runs_ends_without_a_report(void **state)
+{
+    (void)state;
+    struct bench *b = bench_create(&patient);
+    struct error err;
+    lease(b, 0, 2);
+    assert_int_equal(step(b, 0, &err), 0);
+    send_drop(b, 0);
+    assert_int_equal(b->drops, 1);
+    b->ending = 2;
+    assert_int_equal(step(b, 0, &err), 0);
+    const struct message *last = &b->sent[b->sent_count - 1];
+    assert_int_equal(b->sent_count, 2);
+    assert_int_equal(last->kind, MESSAGE_COMMITTED);
+    assert_int_equal(last->count, 1);
+    assert_int_equal(last->tasks[0], 1);
+    bench_destroy(b);
+}
+
+static void a_job_taken_for_dead_reports_nothing_and_can_leave(void **state)
+{
+    (void)state;
+    struct bench *b = bench_create(&patient);
+    struct error err;
+    lease(b, 0, 2);
+    assert_int_equal(step(b, 0, &err), 0);
+    b->fenced = true;
+    b->ending = 2;
+    assert_int_equal(step(b, 0, &err), 0);
+    assert_int_equal(b->sent_count, 1);
+    stop(b);
+    assert_int_equal(step(b, 0, &err), 0);
+    assert_int_equal(b->sent[b->sent_count - 1].kind, MESSAGE_BYE);
+    assert_false(b->sent[b->sent_count - 1].failed);
+    bench_destroy(b);
+}
+
 static void messages_for_the_coordinator_are_refused(void **state)
 {
     (void)state;
@@ -476,6 +554,9 @@ int main(void)
         cmocka_unit_test(a_limited_rate_is_kept_however_seldom_it_is_called),
         cmocka_unit_test(a_limited_rate_asks_for_no_more_than_half_a_lease_can_start),
         cmocka_unit_test(a_queue_that_never_runs_dry_keeps_its_order),
+        cmocka_unit_test(a_dropped_task_that_waits_is_never_run),
+        cmocka_unit_test(a_dropped_task_that_runs_ends_without_a_report),
+        cmocka_unit_test(a_job_taken_for_dead_reports_nothing_and_can_leave),
         cmocka_unit_test(messages_for_the_coordinator_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,7 +70,7 @@ void sim_check_prerequisites(struct sim_world *world, uint32_t task)
 {
     const uint32_t *list = world->prerequisites + (size_t)task * SIM_PREREQUISITES;
     for (uint32_t i = 0; i < world->prerequisite_counts[task]; i++) {
-        if (world->first_row[list[i]] == SIM_NO_ROW)
+        if (!world->acknowledged[list[i]])
             sim_broken(world, "task %u comes before its prerequisite %u is on disk", task, list[i]);
     }
 }

@@ -20,6 +20,12 @@ static void *create(const struct coordinator_options *options)
     return w;
 }
 
+static struct coordinator *inner(void *machine)
+{
+    struct wrapped *w = machine;
+    return w->inner;
+}
+
 static void destroy(void *machine)
 {
     struct wrapped *w = machine;
@@ -195,6 +201,17 @@ static bool next_action_without_set_aside(void *machine, struct coordinator_acti
 }
 
 // Keeps every third lease to itself: counted, and held by nobody.
+// Forgets the fifth lease, once.
+static bool next_action_forgetting(void *machine, struct coordinator_action *out)
+{
+    struct wrapped *w = machine;
+    while (coordinator_next_action(w->inner, out)) {
+        if (out->kind != ACTION_LEASE || ++w->leases != 5)
+            return true;
+    }
+    return false;
+}
+
 static bool next_action_hiding_leases(void *machine, struct coordinator_action *out)
 {
     struct wrapped *w = machine;
@@ -206,9 +223,9 @@ static bool next_action_hiding_leases(void *machine, struct coordinator_action *
 }
 
 #define HONEST                                                                                     \
-    .create = create, .destroy = destroy, .depend = depend, .set_priority = set_priority,          \
-    .restore = restore, .handle = handle, .next_action = next_action, .ended = ended,              \
-    .complete = complete, .counts = counts
+    .create = create, .inner = inner, .destroy = destroy, .depend = depend,                        \
+    .set_priority = set_priority, .restore = restore, .handle = handle,                            \
+    .next_action = next_action, .ended = ended, .complete = complete, .counts = counts
 
 const struct sim_machine sim_real_machine = {.name = "the real one", HONEST};
 
@@ -229,6 +246,10 @@ const struct sim_machine sim_planted_bugs[] = {
     {.name = "sets aside one attempt early", HONEST, .create = create_impatient},
     {.name = "leases a task twice", HONEST, .next_action = next_action_leasing_twice},
     {.name = "never sets aside", HONEST, .next_action = next_action_without_set_aside},
+    {.name = "forgets one lease", HONEST, .next_action = next_action_forgetting},
+    {.name = "skips the sync of a directory", HONEST, .skips_directory_sync = true},
+    {.name = "takes over a live claim", HONEST, .takes_live_claims = true},
+    {.name = "mixes two executions of a task", HONEST, .mixes_executions = true},
     {.name = "holds leases of nobody", HONEST, .next_action = next_action_hiding_leases},
 };
 #pragma GCC diagnostic pop

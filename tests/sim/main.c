@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim --seeds N           plays seeds 0 to N - 1
-// sim --planted N         every planted bug must be found within N seeds
-// sim --seed N [--story]  plays one seed, and tells what happens in it
+// sim --seeds N [--from M]  plays N seeds, from M or 0 on
+// sim --planted N           every planted bug must be found within N seeds
+// sim --seed N [--story]    plays one seed, and tells what happens in it
 #include "base/clock.h"
+#include "base/log.h"
 #include "tests/sim/sim.h"
 
 #include <inttypes.h>
@@ -14,38 +15,41 @@ static int play_one(uint64_t seed, bool story)
     struct sim_stats stats;
     struct error err;
     const int rc = sim_run(seed, &sim_real_machine, story ? stdout : NULL, &stats, &err);
-    printf("seed %" PRIu64 ": %zu tasks, %zu workers, %zu starts, %zu crashes, %zu executions, "
+    printf("seed %" PRIu64
+           ": %zu jobs, %zu tasks, %zu workers each, %zu starts, %zu crashes, %zu executions, "
            "%zu duplicate rows, %zu set aside, %zu events\n",
-           seed, stats.tasks, stats.workers, stats.runs, stats.crashes, stats.executions,
-           stats.duplicate_rows, stats.aside, stats.events);
+           seed, stats.jobs, stats.tasks, stats.workers, stats.runs, stats.crashes,
+           stats.executions, stats.duplicate_rows, stats.aside, stats.events);
     if (rc)
         printf("%s\n", err.text);
     return rc ? 1 : 0;
 }
 
-static int play_many(uint64_t seeds)
+static int play_many(uint64_t first, uint64_t seeds)
 {
     struct sim_stats sum = {0};
     struct error err;
     const double begin = clock_seconds();
     uint64_t broken = 0;
-    for (uint64_t seed = 0; seed < seeds; seed++) {
+    for (uint64_t seed = first; seed < first + seeds; seed++) {
         struct sim_stats stats;
         if (sim_run(seed, &sim_real_machine, NULL, &stats, &err)) {
             printf("%s\n", err.text);
             broken++;
         }
         sum.tasks += stats.tasks;
+        sum.jobs += stats.jobs;
         sum.runs += stats.runs;
         sum.events += stats.events;
         sum.crashes += stats.crashes;
         sum.duplicate_rows += stats.duplicate_rows;
         sum.aside += stats.aside;
     }
-    printf("%" PRIu64 " seeds, %zu tasks, %zu starts, %zu crashes, %zu duplicate rows, %zu set "
+    printf("%" PRIu64
+           " seeds, %zu jobs, %zu tasks, %zu starts, %zu crashes, %zu duplicate rows, %zu set "
            "aside, %zu events, %.1f s: %" PRIu64 " broken\n",
-           seeds, sum.tasks, sum.runs, sum.crashes, sum.duplicate_rows, sum.aside, sum.events,
-           clock_seconds() - begin, broken);
+           seeds, sum.jobs, sum.tasks, sum.runs, sum.crashes, sum.duplicate_rows, sum.aside,
+           sum.events, clock_seconds() - begin, broken);
     return broken > 0 ? 1 : 0;
 }
 
@@ -73,13 +77,16 @@ static int find_bugs(uint64_t seeds)
 
 int main(int argc, char **argv)
 {
+    log_configure(LOG_ERROR, NULL);
     const uint64_t number = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
     if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
-        return play_many(number);
+        return play_many(0, number);
+    if (argc == 5 && strcmp(argv[1], "--seeds") == 0 && strcmp(argv[3], "--from") == 0)
+        return play_many(strtoull(argv[4], NULL, 10), number);
     if (argc == 3 && strcmp(argv[1], "--planted") == 0)
         return find_bugs(number);
     if (argc >= 3 && strcmp(argv[1], "--seed") == 0)
         return play_one(number, argc == 4 && strcmp(argv[3], "--story") == 0);
-    fprintf(stderr, "usage: sim --seeds N | --planted N | --seed N [--story]\n");
+    fprintf(stderr, "usage: sim --seeds N [--from M] | --planted N | --seed N [--story]\n");
     return 2;
 }

@@ -60,11 +60,8 @@ static bool is_earlier(const struct sim_event *a, const struct sim_event *b)
     return a->time != b->time ? a->time < b->time : a->serial < b->serial;
 }
 
-void sim_schedule(struct sim_world *world, struct sim_event event, double delay_seconds)
+static void push(struct sim_world *world, struct sim_event event)
 {
-    event.time = world->now_seconds + delay_seconds;
-    event.serial = world->serial++;
-    event.run = world->run;
     world->queue = mem_grow(world->queue, &world->queue_capacity, world->queue_count + 1,
                             sizeof(*world->queue));
     size_t place = world->queue_count++;
@@ -75,7 +72,21 @@ void sim_schedule(struct sim_world *world, struct sim_event event, double delay_
     world->queue[place] = event;
 }
 
-bool sim_next_event(struct sim_world *world, struct sim_event *out)
+void sim_schedule(struct sim_world *world, struct sim_event event, double delay_seconds)
+{
+    event.time = world->now_seconds + delay_seconds;
+    event.serial = world->serial++;
+    push(world, event);
+}
+
+void sim_schedule_job(struct sim_job *job, struct sim_event event, double delay_seconds)
+{
+    event.job = job->number;
+    event.life = job->life;
+    sim_schedule(job->world, event, delay_seconds);
+}
+
+static bool pop(struct sim_world *world, struct sim_event *out)
 {
     if (world->queue_count == 0)
         return false;
@@ -92,12 +103,43 @@ bool sim_next_event(struct sim_world *world, struct sim_event *out)
     }
     if (world->queue_count > 0)
         world->queue[place] = last;
-    world->now_seconds = out->time;
     return true;
+}
+
+bool sim_next_event(struct sim_world *world, struct sim_event *out)
+{
+    if (!pop(world, out))
+        return false;
+    world->now_seconds = fmax(world->now_seconds, out->time); // later when its job was paused
+    return true;
+}
+
+static bool must_wait(const struct sim_world *world, const struct sim_event *event)
+{
+    return event->job == SIM_NO_JOB || world->jobs[event->job].busy;
+}
+
+bool sim_next_event_of_others(struct sim_world *world, double until_seconds, struct sim_event *out)
+{
+    while (world->queue_count > 0 && world->queue[0].time <= until_seconds) {
+        if (!must_wait(world, &world->queue[0]))
+            return sim_next_event(world, out);
+        world->deferred = mem_grow(world->deferred, &world->deferred_capacity,
+                                   world->deferred_count + 1, sizeof(*world->deferred));
+        (void)pop(world, &world->deferred[world->deferred_count++]);
+    }
+    return false;
+}
+
+void sim_requeue_deferred(struct sim_world *world)
+{
+    while (world->deferred_count > 0)
+        push(world, world->deferred[--world->deferred_count]);
 }
 
 void sim_clear_events(struct sim_world *world)
 {
+    sim_requeue_deferred(world);
     for (size_t i = 0; i < world->queue_count; i++)
         strbuf_release(&world->queue[i].bytes);
     world->queue_count = 0;
@@ -111,35 +153,24 @@ static double message_delay(struct sim_world *world)
     return sim_exponential(world, shape->delay_seconds);
 }
 
-void sim_send(struct sim_world *world, enum sim_event_kind direction, int worker, int incarnation,
+void sim_send(struct sim_job *job, enum sim_event_kind direction, int worker, int incarnation,
               const void *bytes, size_t length)
 {
+    struct sim_world *world = job->world;
     int copies = 1;
     if (!sim_quiet(world) && sim_chance(world, world->shape.loss))
         copies = 0;
     else if (!sim_quiet(world) && sim_chance(world, world->shape.duplicate))
         copies = 2;
     if (copies != 1)
-        sim_tell_story(world, "a message %s worker %d %s", direction == SIM_TO_HEAD ? "from" : "to",
-                       worker, copies == 0 ? "is lost" : "is doubled");
+        sim_tell_story(world, "a message %s worker %d.%d %s",
+                       direction == SIM_TO_HEAD ? "from" : "to", job->number, worker,
+                       copies == 0 ? "is lost" : "is doubled");
     for (int i = 0; i < copies; i++) {
         struct sim_event event = {.kind = direction, .worker = worker, .incarnation = incarnation};
         strbuf_add(&event.bytes, bytes, length);
-        sim_schedule(world, event, message_delay(world));
+        sim_schedule_job(job, event, message_delay(world));
     }
-}
-
-void sim_commit_row(struct sim_world *world, struct sim_row row)
-{
-    world->rows =
-        mem_grow(world->rows, &world->row_capacity, world->row_count + 1, sizeof(*world->rows));
-    if (row.execution != SIM_SET_ASIDE && world->execution_tasks[row.execution] != row.task)
-        sim_broken(world, "a row of task %u comes from no execution of it", row.task);
-    if (world->first_row[row.task] == SIM_NO_ROW)
-        world->first_row[row.task] = world->row_count;
-    else
-        world->stats.duplicate_rows++;
-    world->rows[world->row_count++] = row;
 }
 
 bool sim_task_is_endless(const struct sim_world *world, uint32_t task)
