@@ -35,10 +35,10 @@ struct cluster_job {
     size_t tasks;
     const struct cluster_dependency *dependencies; // rank 0 only
     size_t dependency_count;
-    const uint32_t *priorities; // [tasks], NULL: all equal; rank 0 only
-    const double *weights;      // [tasks] expected cost, any unit, NULL: 1 each; rank 0 only
-    const bool *restored;       // [tasks] rows found on disk; rank 0 only
-    const bool *restored_aside; // [tasks] those among them that were set aside
+    const uint32_t *priorities;            // [tasks], NULL: all equal; rank 0 only
+    const double *weights;                 // [tasks] expected cost, any unit, NULL: 1 each; rank 0 only
+    const bool *restored;                  // [tasks] rows found on disk; rank 0 only
+    const bool *restored_aside;            // [tasks] those among them that were set aside
     const struct sharing_options *sharing; // with other jobs, NULL: no others; rank 0 only
     double lease_seconds;
     double late_seconds; // coordinator_options
