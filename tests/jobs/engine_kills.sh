@@ -14,16 +14,23 @@ of_ranks=$((kills / 3))
 of_engines=$((kills - of_cloze - of_ranks))
 signals=(KILL SEGV STOP)
 
-mkdir texts
-if [ "$kills" -gt 3 ]; then
-    cp "$examples"/[a-z]*.txt texts/
-    shape=(--layers 2 --hidden 128 --heads 2 --kv-heads 2 --ffn 256)
-else
+# prepare SHAPE...: texts/ become corpus.h5, and a model for it.
+prepare() {
+    run 0 "$memo" ingest texts --out corpus.h5 --chunk-tokens 150 --overlap 0
+    run 0 "$memo" init --text corpus.h5 --out model "$@" --vocabulary 500
+}
+small=(--layers 1 --hidden 64 --heads 1 --kv-heads 1 --ffn 96)
+some_texts() {
+    mkdir texts
     cp "$examples"/{candle-street-fire,lake-ummerel-survey,salt-bride-legend,thole-obituary}.txt texts/
-    shape=(--layers 1 --hidden 64 --heads 1 --kv-heads 1 --ffn 96)
+}
+some_texts
+if [ "$kills" -gt 3 ]; then # work for half a minute
+    cp "$examples"/[a-z]*.txt texts/
+    prepare --layers 2 --hidden 128 --heads 2 --kv-heads 2 --ffn 256
+else
+    prepare "${small[@]}"
 fi
-run 0 "$memo" ingest texts --out corpus.h5 --chunk-tokens 150 --overlap 0
-run 0 "$memo" init --text corpus.h5 --out model "${shape[@]}" --vocabulary 500
 limits='"max_tokens": 160, "max_items": 3, "continuations": 1, "question_chars": 60, "answer_chars": 40'
 cat >steps.json <<END
 {"rounds": 1, "anchors": 4, "batches": 1, "tries": 1, "direct": {$limits}, "indirect": {$limits},
@@ -77,6 +84,15 @@ sed -n 's/.*\(engines of .* died .*\)/    \1/p' all-stderr
 grep -q 'no sign of life' all-stderr || [ "$kills" -le 3 ] || fail "no stopped engine was found out"
 
 # Ranks, coordinator, whole jobs.
+if [ "$kills" -gt 3 ]; then
+    rm -rf corpus.h5 model texts
+    some_texts
+    prepare "${small[@]}"
+    run 0 "${engine[@]}" --supervise off --out undisturbed-small
+    adds_up undisturbed-small
+    mv export.jsonl undisturbed.jsonl
+    planned=$(json_number audit.json planned)
+fi
 slow=("${engine[@]}" --max-tasks-per-second "$((1 + planned / 8))")
 rm -rf killed
 kill_often "$of_ranks" engine slow
