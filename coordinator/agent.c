@@ -212,7 +212,8 @@ static int submit_leased(struct agent *agent, double now_seconds, bool *busy, st
 static int report_failure(struct agent *agent, const struct task_result *result, struct error *err)
 {
     uint32_t task = result->task;
-    struct message failed = {.kind = MESSAGE_FAILED, .tasks = &task, .count = 1};
+    struct message failed = {
+        .kind = MESSAGE_FAILED, .tasks = &task, .count = 1, .fatal = result->fatal};
     snprintf(failed.text, sizeof(failed.text), "%s", result->reason);
     return send_message(agent, &failed, err);
 }

@@ -19,6 +19,7 @@
 struct task_result {
     uint32_t task;
     bool failed;  // reason says why; nothing of the task is stored
+    bool fatal;   // and nobody should try it again
     bool dropped; // as drop asked; nothing of the task is stored
     char reason[1024];
     uint64_t pairs;

@@ -168,12 +168,14 @@ static void task_committed(struct coordinator *c, int worker, uint32_t number)
     c->counts.late_results += !task_finish(c, number, TASK_DONE_STATE, worker);
 }
 
-static void task_failed(struct coordinator *c, int worker, uint32_t number, const char *reason)
+static void task_failed(struct coordinator *c, const struct coordinator_event *event)
 {
-    const uint32_t lease = task_find_lease(c, number, worker);
-    worker_reported(c, worker);
+    const uint32_t lease = task_find_lease(c, event->task, event->worker);
+    worker_reported(c, event->worker);
+    if (lease != NO_LEASE && event->fatal)
+        c->tasks[event->task].attempts = c->options.max_attempts - 1;
     if (lease != NO_LEASE)
-        lease_fail(c, lease, reason);
+        lease_fail(c, lease, event->reason);
     // otherwise the lease had expired: that attempt is counted already
 }
 
@@ -207,7 +209,7 @@ static void handle_worker_event(struct coordinator *c, const struct coordinator_
         task_committed(c, event->worker, event->task);
         break;
     default:
-        task_failed(c, event->worker, event->task, event->reason);
+        task_failed(c, event);
         break;
     }
 }

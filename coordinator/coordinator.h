@@ -11,7 +11,8 @@
 //        |
 //     PENDING --lease--> LEASED --committed--> DONE
 //        ^                 |
-//        |                 +-- lease expired, worker lost, or failed: attempts + 1
+//        |                 +-- lease expired, worker lost, or failed: attempts + 1; a fatal failure
+//        |                 |   spends them all
 //        +-- attempts < max_attempts
 //        |
 //        +-- otherwise SETTING_ASIDE --set_aside_committed--> ASIDE
@@ -79,6 +80,7 @@ struct coordinator_event {
     uint32_t window; // most tasks the worker wants to hold, at least 1
     uint32_t task;
     const char *reason; // FAILED: never NULL
+    bool fatal;         // FAILED: all attempts are spent by this one
     bool set_aside;
     uint32_t block;
     size_t jobs; // at least 1

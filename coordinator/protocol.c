@@ -48,6 +48,7 @@ void message_encode(const struct message *message, struct strbuf *out)
         break;
     case MESSAGE_FAILED:
         put_u32(out, message->tasks[0]);
+        strbuf_addc(out, message->fatal ? 1 : 0);
         strbuf_adds(out, message->text);
         break;
     case MESSAGE_STOP:
@@ -156,6 +157,8 @@ int message_decode(const void *bytes, size_t length, struct message *out, struct
         out->tasks = mem_calloc(1, sizeof(*out->tasks));
         out->count = 1;
         out->tasks[0] = take_u32(&reader);
+        take(&reader, &failed, 1);
+        out->fatal = failed != 0;
         take_text(&reader, out);
         break;
     case MESSAGE_STOP:

@@ -6,7 +6,7 @@
 //     LEASE     u32 count, u32 task x count                       coordinator -> agent
 //     COMMITTED u32 count, u32 task x count, u64 pairs,
 //               u64 tokens, text figures to the end               agent -> coordinator
-//     FAILED    u32 task, text reason to the end                  agent -> coordinator
+//     FAILED    u32 task, u8 fatal, text reason to the end                  agent -> coordinator
 //     DROP      u32 count, u32 task x count                       coordinator -> agent
 //     STOP      nothing                                           coordinator -> agent
 //     BYE       u8 failed, text reason to the end                 agent -> coordinator
@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTOCOL_VERSION 2
+#define PROTOCOL_VERSION 3
 #define PROTOCOL_MAX_TASKS 65536 // in one message; 256 KiB, well below the transport's limit
 #define PROTOCOL_MAX_TEXT 4096
 
@@ -48,6 +48,7 @@ struct message {
     uint64_t pairs;
     uint64_t tokens;
     bool failed;
+    bool fatal; // FAILED: nobody should try the task again
     char text[PROTOCOL_MAX_TEXT];
 };
 

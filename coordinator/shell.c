@@ -114,6 +114,18 @@ static void take_committed(struct shell *shell, int peer, const struct message *
         shell->job->figures(shell->job->state, message->text);
 }
 
+static void take_failed(struct shell *shell, int peer, const struct message *message)
+{
+    log_warn("task %u failed on rank %d: %s", message->tasks[0], peer, message->text);
+    coordinator_handle(shell->coordinator,
+                       &(struct coordinator_event){.kind = EVENT_FAILED,
+                                                   .now_seconds = elapsed(shell),
+                                                   .worker = peer,
+                                                   .task = message->tasks[0],
+                                                   .reason = message->text,
+                                                   .fatal = message->fatal});
+}
+
 static int receive_from_worker(struct shell *shell, int peer, const struct message *message,
                                struct error *err)
 {
@@ -126,8 +138,7 @@ static int receive_from_worker(struct shell *shell, int peer, const struct messa
         take_committed(shell, peer, message);
         return 0;
     case MESSAGE_FAILED:
-        log_warn("task %u failed on rank %d: %s", message->tasks[0], peer, message->text);
-        tell_coordinator(shell, EVENT_FAILED, peer, message->tasks[0], message->text, 0);
+        take_failed(shell, peer, message);
         worker_table_failed(&shell->workers, peer, elapsed(shell));
         return 0;
     case MESSAGE_BYE:

@@ -504,9 +504,12 @@ static void close_everything(struct generate_job *job)
     group_close(job->group);
 }
 
-// The launcher must come before the group: what it starts shall have nothing of MPI.
+// The launcher must come before the group: what it starts shall have nothing of MPI. It starts
+// engines that see the GPU which was chosen before.
 static int begin(struct generate_job *job, struct error *err)
 {
+    if (compute_choose_gpu(job->options->backend, err))
+        return -1;
     if (language_model_is_supervised(job->options) && launcher_open(&job->launcher, err))
         return -1;
     if (group_open(&job->group, err)) {

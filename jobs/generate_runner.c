@@ -167,6 +167,7 @@ static int keep(struct generate_runner *runner, const struct generated *made,
         return 0;
     if (made->task.outcome == TASK_SET_ASIDE) {
         out->failed = true;
+        out->fatal = made->fatal;
         snprintf(out->reason, sizeof(out->reason), "%s", made->task.reason);
         return 0;
     }

@@ -265,6 +265,19 @@ static void failures_and_losses_count_attempts_and_the_last_reason_is_kept(void 
     coordinator_destroy(c);
 }
 
+static void a_fatal_failure_spends_all_attempts(void **state)
+{
+    (void)state;
+    struct coordinator *c = create(2, 2);
+    join(c, 0, 0, 1);
+    expect_lease(c, 0);
+    coordinator_handle(c, &(struct coordinator_event){
+                              .kind = EVENT_FAILED, .task = 0, .reason = "never", .fatal = true});
+    expect_set_aside(c, 0, "never");
+    assert_int_equal(coordinator_counts(c).retries, 1);
+    coordinator_destroy(c);
+}
+
 static void a_lost_worker_gives_back_everything_it_held(void **state)
 {
     (void)state;
@@ -589,6 +602,7 @@ int main(void)
         cmocka_unit_test(a_result_in_the_instant_of_expiry_is_in_time),
         cmocka_unit_test(max_attempts_that_expire_set_the_task_aside),
         cmocka_unit_test(failures_and_losses_count_attempts_and_the_last_reason_is_kept),
+        cmocka_unit_test(a_fatal_failure_spends_all_attempts),
         cmocka_unit_test(a_lost_worker_gives_back_everything_it_held),
         cmocka_unit_test(a_graceful_leave_counts_no_attempt),
         cmocka_unit_test(a_worker_that_joins_twice_has_lost_what_it_held),

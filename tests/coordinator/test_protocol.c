@@ -33,7 +33,7 @@ static struct message example(int i)
     if (i == 4)
         m.kind = MESSAGE_HELLO, m.window = UINT32_MAX;
     if (i == 5)
-        m.kind = MESSAGE_FAILED;
+        m.kind = MESSAGE_FAILED, m.fatal = true;
     if (i == 6)
         m.kind = MESSAGE_STOP;
     if (i == 7)
@@ -46,6 +46,8 @@ static struct message example(int i)
 static void assert_same(const struct message *a, const struct message *b)
 {
     assert_int_equal(a->kind, b->kind);
+    if (a->kind == MESSAGE_FAILED)
+        assert_int_equal(a->fatal, b->fatal);
     if (a->kind == MESSAGE_HELLO) {
         assert_true(digest_equal(a->plan, b->plan));
         assert_int_equal(a->window, b->window);

@@ -82,6 +82,43 @@ kill_one() {
     [ "$code" -ne 0 ] || grep -q "tasks, .* pairs, .* of them new" stderr || fail "exit code 0 of a job that was killed"
 }
 
+# The id of the engine that rank R of the mpirun $pid has, or that of a single process when R is "".
+engine_of() { # R
+    local rank launcher
+    rank=$([ -n "$1" ] && process_of_rank "$1" || echo "$pid")
+    for launcher in ${rank:+$(children_of "$rank")}; do
+        children_of "$launcher" | head -n 1
+    done
+}
+
+has_engine() { # R
+    [ -n "$(engine_of "$1")" ]
+}
+
+# Processes of this test's binary, whatever became of its parents; another test's stand elsewhere.
+our_processes() {
+    local process
+    for process in /proc/[0-9]*; do
+        if [ "$(readlink "$process/cwd")" = "$PWD" ] && [[ "$(readlink "$process/exe")" == *memo* ]]; then
+            echo "${process#/proc/}"
+        fi
+    done 2>/dev/null
+}
+
+nothing_runs() {
+    [ -z "$(our_processes)" ]
+}
+
+# Behind a job that has ended: neither rank nor launcher nor engine is left.
+leaves_nothing() {
+    local i
+    for ((i = 0; i < 200; i++)); do
+        nothing_runs && return
+        sleep 0.01
+    done
+    fail "processes are left: $(for process in $(our_processes); do tr '\0' ' ' <"/proc/$process/cmdline"; done)"
+}
+
 # kill_often TIMES FULL-COMMAND-ARRAY SLOW-COMMAND-ARRAY: kills runs of three ranks on the directory
 # `killed` and lets others end them; then it has the pairs of the undisturbed run.
 kill_often() {
@@ -92,6 +129,7 @@ kill_often() {
         until_true has_segment killed
         sleep "$((RANDOM % 2)).$((RANDOM % 10))"
         kill_one $((i < 3 ? 3 - i : RANDOM % 4))
+        leaves_nothing
         # As often as not the next kill meets the rest of the same run.
         [ $((RANDOM % 2)) -eq 0 ] && [ $((i + 1)) -lt "$1" ] && continue
         run 0 "${mpi[@]}" -np $((1 + RANDOM % 3)) "${full[@]}" --out killed

@@ -5,7 +5,7 @@
 // Most deaths have nothing to do with what was being computed (memory ran out, a GPU failed), so
 // after the first all that the engine had is asked again, together. A request that two engines in a
 // row died with is a suspect: from then on suspects are asked alone, one after the other, those
-// that have not died alone yet first, until none is left. Only a death alone counts against a
+// with the fewest lone deaths first, until none is left. Only a death alone counts against a
 // request, since any other might be its neighbour's; with the third it is a culprit: it and all
 // requests of its task end with LM_FATAL, now and whenever they come again, and the others are
 // cleared.
