@@ -5,8 +5,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 packages=(build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev
-          libuv1-dev libcurl4-openssl-dev libpcre2-dev libutf8proc-dev libxxhash-dev libyaml-dev
+          libuv1-dev libmicrohttpd-dev libcurl4-openssl-dev libpcre2-dev libutf8proc-dev libxxhash-dev libyaml-dev
           libcmocka-dev python3)
+packages_of_all_tests=(slurm-wlm munge shellcheck) # 'test --all': a Slurm of the tests' own
 
 usage() {
     cat <<EOF
@@ -110,6 +111,7 @@ case "$command" in
 run|test|build) ;;
 *) printf "bootstrap.sh: unknown command '%s'\n" "$command" >&2; usage >&2; exit 2 ;;
 esac
+[ "$command ${1:-}" != 'test --all' ] || packages+=("${packages_of_all_tests[@]}")
 [ $install = no ] || install_packages
 case "$command" in
 run)

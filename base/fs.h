@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define FS_DIRECT_BYTES 4096
+
 struct fs_info {
     uint64_t size_bytes;
     int64_t modified_ns; // by the clock of the machine that serves the file
@@ -26,6 +28,9 @@ struct fs_ops {
     // offset, all or an error.
     int (*open_update)(void *state, const char *path, int *handle);
     int (*write_at)(void *state, int handle, uint64_t offset, const void *bytes, size_t length);
+    // The same for large writes that go past the page cache: address, offset and length of each
+    // write_at are multiples of FS_DIRECT_BYTES. -EINVAL where the file system has no such writes.
+    int (*open_direct)(void *state, const char *path, int *handle);
     int (*sync)(void *state, int handle);
     int (*close)(void *state, int handle);
     int (*rename)(void *state, const char *from, const char *to, bool replace); // or -EEXIST
@@ -44,8 +49,9 @@ struct fs {
     void *state;
 };
 
-// The operating system's files. With MEMO_FS_FAULT="enospc:N" in the environment, writes fail with
-// "no space left on device" after N bytes, for tests of the whole binary.
+// The operating system's files. With MEMO_FS_FAULT in the environment, for tests of the whole
+// binary: "enospc:N" makes writes fail with "no space left on device" after N bytes, "kill:N" has
+// the process killed (SIGKILL) once N bytes were written, in the middle of a write.
 struct fs *fs_system(void);
 
 // A table that passes everything to inner and fails as told; for tests. An operation that fails by

@@ -56,6 +56,13 @@ static int fault_open_update(void *state, const char *path, int *handle)
                           : fault->inner->ops->open_update(fault->inner->state, path, handle);
 }
 
+static int fault_open_direct(void *state, const char *path, int *handle)
+{
+    struct fs_fault *fault = state;
+    return strikes(fault) ? -EIO
+                          : fault->inner->ops->open_direct(fault->inner->state, path, handle);
+}
+
 static int fault_write_at(void *state, int handle, uint64_t offset, const void *bytes,
                           size_t length)
 {
@@ -64,7 +71,7 @@ static int fault_write_at(void *state, int handle, uint64_t offset, const void *
         return -EIO;
     size_t allowed = spend_budget(fault, length);
     int rc = fault->inner->ops->write_at(fault->inner->state, handle, offset, bytes, allowed);
-    return rc == 0 && allowed < length ? -ENOSPC : rc;
+    return allowed < length ? -ENOSPC : rc; // a direct write cannot store every part
 }
 
 static int fault_sync(void *state, int handle)
@@ -131,6 +138,7 @@ static const struct fs_ops fault_ops = {
     .create = fault_create,
     .write = fault_write,
     .open_update = fault_open_update,
+    .open_direct = fault_open_direct,
     .write_at = fault_write_at,
     .sync = fault_sync,
     .close = fault_close,

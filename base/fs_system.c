@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,14 +42,25 @@ static int system_write(void *state, int handle, const void *bytes, size_t lengt
     return 0;
 }
 
-static int system_open_update(void *state, const char *path, int *handle)
+static int open_to_update(const char *path, int flags, int *handle)
 {
-    (void)state;
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0666);
     if (fd < 0)
         return -errno;
     *handle = fd;
     return 0;
+}
+
+static int system_open_update(void *state, const char *path, int *handle)
+{
+    (void)state;
+    return open_to_update(path, 0, handle);
+}
+
+static int system_open_direct(void *state, const char *path, int *handle)
+{
+    (void)state;
+    return open_to_update(path, O_DIRECT, handle);
 }
 
 static int system_write_at(void *state, int handle, uint64_t offset, const void *bytes,
@@ -207,6 +219,7 @@ static const struct fs_ops system_ops = {
     .create = system_create,
     .write = system_write,
     .open_update = system_open_update,
+    .open_direct = system_open_direct,
     .write_at = system_write_at,
     .sync = system_sync,
     .close = system_close,
@@ -223,6 +236,39 @@ static struct fs plain_system = {.ops = &system_ops};
 static struct fs_fault system_fault = {.inner = &plain_system};
 static struct fs chosen_system;
 
+// Of chosen_system, when the process is killed where a write finds no space left.
+static struct fs_ops killing_ops;
+static int (*limited_write)(void *, int, const void *, size_t);
+static int (*limited_write_at)(void *, int, uint64_t, const void *, size_t);
+
+static int or_die(int rc)
+{
+    if (rc == -ENOSPC)
+        raise(SIGKILL);
+    return rc;
+}
+
+static int killing_write(void *state, int handle, const void *bytes, size_t length)
+{
+    return or_die(limited_write(state, handle, bytes, length));
+}
+
+static int killing_write_at(void *state, int handle, uint64_t offset, const void *bytes,
+                            size_t length)
+{
+    return or_die(limited_write_at(state, handle, offset, bytes, length));
+}
+
+static void kill_when_full(struct fs *fs)
+{
+    killing_ops = *fs->ops;
+    limited_write = fs->ops->write;
+    limited_write_at = fs->ops->write_at;
+    killing_ops.write = killing_write;
+    killing_ops.write_at = killing_write_at;
+    fs->ops = &killing_ops;
+}
+
 static void choose_system(void)
 {
     chosen_system = plain_system;
@@ -231,12 +277,16 @@ static void choose_system(void)
         return;
     unsigned long long budget_bytes;
     char rest;
-    if (sscanf(fault, "enospc:%llu%c", &budget_bytes, &rest) != 1) {
-        log_warn("MEMO_FS_FAULT is '%s' and has no effect, must be enospc:BYTES", fault);
+    const bool kills = sscanf(fault, "kill:%llu%c", &budget_bytes, &rest) == 1;
+    if (!kills && sscanf(fault, "enospc:%llu%c", &budget_bytes, &rest) != 1) {
+        log_warn("MEMO_FS_FAULT is '%s' and has no effect, must be enospc:BYTES or kill:BYTES",
+                 fault);
         return;
     }
     system_fault.write_budget_bytes = budget_bytes;
     chosen_system = fs_with_faults(&system_fault);
+    if (kills)
+        kill_when_full(&chosen_system);
 }
 
 struct fs *fs_system(void)

@@ -86,6 +86,8 @@ void json_key(struct json_writer *w, const char *key);
 void json_key_bytes(struct json_writer *w, const char *bytes, size_t length);
 void json_string(struct json_writer *w, const char *bytes, size_t length); // must be valid UTF-8
 void json_text(struct json_writer *w, const char *text);
+void json_text_repaired(struct json_writer *w,
+                        const char *text); // a '?' for each byte that is not UTF-8
 void json_int(struct json_writer *w, int64_t value);
 void json_number(struct json_writer *w,
                  double value); // shortest form that reads back equal; NaN, inf: null

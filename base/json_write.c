@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 
+#include "base/mem.h"
 #include "base/utf8.h"
 
 #include <assert.h>
@@ -140,6 +141,16 @@ void json_string(struct json_writer *w, const char *bytes, size_t length)
 void json_text(struct json_writer *w, const char *text)
 {
     json_string(w, text, strlen(text));
+}
+
+void json_text_repaired(struct json_writer *w, const char *text)
+{
+    char *copy = mem_strdup(text);
+    const size_t length = strlen(copy);
+    for (size_t bad; (bad = utf8_valid_prefix(copy, length)) < length;)
+        copy[bad] = '?';
+    json_string(w, copy, length);
+    free(copy);
 }
 
 void json_int(struct json_writer *w, int64_t value)

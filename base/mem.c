@@ -21,6 +21,14 @@ void *mem_alloc(size_t bytes)
     return block;
 }
 
+void *mem_alloc_aligned(size_t alignment, size_t bytes)
+{
+    void *block = NULL;
+    if (posix_memalign(&block, alignment, bytes) != 0)
+        out_of_memory(bytes);
+    return block;
+}
+
 void *mem_calloc(size_t count, size_t element_bytes)
 {
     if (count == 0 || element_bytes == 0)

@@ -6,7 +6,8 @@
 
 #include <stddef.h>
 
-void *mem_alloc(size_t bytes); // uninitialised
+void *mem_alloc(size_t bytes);                           // uninitialised
+void *mem_alloc_aligned(size_t alignment, size_t bytes); // a power of two; uninitialised
 void *mem_calloc(size_t count, size_t element_bytes);
 void *mem_realloc(void *block, size_t bytes);
 void *mem_dup(const void *bytes, size_t length);

@@ -45,6 +45,7 @@ struct verb {
     const char *examples;   // whole lines
     const struct option *options;
     size_t options_bytes; // size of the verb's options struct
+    bool internal;        // started by memo itself; memo --help does not list it
     // Runs the job; positional arguments in order. Returns an exit code: 0 done, 1 failed (err says
     // why), 2 wrong usage (err says why), 75 stopped on request.
     int (*run)(const void *options, const struct option_list *positional, struct error *err);

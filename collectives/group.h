@@ -21,13 +21,15 @@ int group_open(struct group **out, struct error *err);
 int group_open_self(struct group **out, struct error *err);
 
 // Accepts NULL. Over MPI: waits until every rank closes, then finalises MPI; a group of which a
-// call failed aborts the whole launch instead, after printing the failure, because the other ranks
-// and the requests in flight cannot be called back.
+// call failed aborts the whole launch instead, after printing the failure (unless it keeps records:
+// then who speaks has printed it), because the other ranks and the requests in flight cannot be
+// called back. Of a group that keeps records all must close within the deadline.
 void group_close(struct group *group);
 
 // Forks ranks - 1 children over shared memory and runs body in each rank; the children exit with
 // body's result. Returns in the caller (rank 0) when all have ended: 0, or -1 with the text of the
-// lowest rank that failed. A rank that dies makes the others' collectives fail instead of hanging.
+// lowest rank that failed. A rank that dies makes the others' collectives fail instead of hanging;
+// one that still runs 5 s after another has failed is killed.
 // Call it before threads are started, so before devices are created: a child has only the thread
 // that forked.
 int group_run_shm(int ranks, int (*body)(struct group *group, void *context, struct error *err),
@@ -38,6 +40,27 @@ int group_size(const struct group *group);
 int group_local_rank(const struct group *group); // among the ranks of this host
 int group_local_size(const struct group *group);
 const char *group_transport(const struct group *group);
+
+// How long a call waits for the other ranks before it fails; 30 minutes unless set.
+void group_set_deadline(struct group *group, double seconds);
+double group_deadline(const struct group *group);
+
+// The step that the job is at, for messages and the flight record.
+void group_set_step(struct group *group, uint64_t step);
+
+// Collective: from now on a failure leaves every rank's flight record (flight.h) in this directory,
+// which is created or cleared of older ones. The first rank that fails waits a moment for the
+// others' records and adds to its message who is missing in which call; the other ranks get the
+// same message, and only it may tell people: see group_speaks.
+int group_record(struct group *group, const char *directory, struct error *err);
+
+// Whether this rank is the one that tells people about a failure: rank 0, or, once a call of a
+// group with records failed, the first rank on which it did.
+bool group_speaks(const struct group *group);
+
+// Of a signal handler for SIGTERM: ranks that wait in a call write their flight records, since the
+// launcher may be about to end all of them because one died.
+void group_note_termination(void);
 
 // In place, sum. A failure names the rank, the call and its sequence number; the group is then
 // unusable and the job must end.

@@ -4,7 +4,9 @@
 #ifndef MEMO_COLLECTIVES_GROUP_INTERNAL_H
 #define MEMO_COLLECTIVES_GROUP_INTERNAL_H
 
+#include "collectives/flight.h"
 #include "collectives/group.h"
+#include "collectives/group_device.h"
 
 // Waiting longer than this for the other ranks is an error. Longer than any step, evaluation or
 // checkpoint between two collectives; short enough that a stuck job does not burn a night.
@@ -40,6 +42,11 @@ struct group_ops {
     int (*broadcast)(struct group *group, void *data, size_t bytes, int root, struct error *err);
     int (*barrier)(struct group *group, struct error *err);
     void (*close)(struct group *group); // releases state, not the group itself
+    // Of groups on a device, see group_device.h; otherwise NULL.
+    int (*mark)(struct group *group, uint64_t *mark, struct error *err);
+    void (*after)(struct group *group, uint64_t mark);
+    int (*batch_begin)(struct group *group, struct error *err);
+    int (*batch_end)(struct group *group, struct error *err);
 };
 
 struct group {
@@ -50,13 +57,50 @@ struct group {
     int local_rank;
     int local_size;
     double deadline_seconds;
-    const char *call;  // name of the current or last call
-    uint64_t sequence; // calls begun; equal on all ranks in a correct program
-    bool broken;       // a call failed; failure says why
+    const char *call;                  // name of the current or last call
+    uint64_t sequence;                 // calls begun; equal on all ranks in a correct program
+    uint64_t entry;                    // of the current call in the flight record
+    struct group *control;             // of a group beside it; NULL: this one stands alone
+    uint64_t batch[GROUP_BATCH_CALLS]; // entries of the calls of an open batch
+    size_t batch_calls;
+    bool in_batch;
+    bool broken; // a call failed; failure says why
     struct error failure;
+    struct flight *flight;
+    bool owns_flight;
+    char *record_directory; // of flight records; NULL: none are written
+    bool silent;            // another rank speaks for this failure
+    double next_look;       // at the directory, while waiting; see group_keep_waiting
+    bool wrote_on_signal;
 };
 
 struct group *group_create(const struct group_ops *ops, void *state, int rank, int size);
+
+// A second group of the same ranks: it shares flight record, record directory and fate.
+struct group *group_create_beside(const struct group_ops *ops, void *state, struct group *control);
+
+// What every call begins and ends with: numbers and flight record; a failure makes the group
+// broken. begin may fail; end takes the call's result and gives it back.
+int group_call_begin(struct group *group, const char *call, size_t bytes, struct error *err);
+int group_call_end(struct group *group, int rc, struct error *err);
+
+// Names the current call in err, and makes the group broken. Returns -1.
+int group_call_failed(struct group *group, struct error *err);
+
+// For the loops in which a transport waits, about every 10 ms or less: -1 when the wait must end,
+// because it lasted longer than the deadline (`err` untouched: the transport says whom it misses)
+// or because the call of another rank failed, which is all that can be said here (`err` is set and
+// *told true).
+int group_keep_waiting(struct group *group, double waited_seconds, bool *told, struct error *err);
+
+// When a call of the group failed for the first time: leaves this rank's record, finds out who is
+// missing and who tells people. Adds to err what the records of all ranks say.
+void group_record_failure(struct group *group, struct error *err);
+// When ranks agreed that one of them failed.
+void group_record_disagreement(struct group *group, const struct error *err);
+// Ends the process's part of a broken group without a second message: the rank that speaks at once,
+// the others once it had the time to.
+void group_await_last_words(const struct group *group);
 
 // How this process was started. Read from the environment, so that a plain start on a laptop never
 // touches MPI.

@@ -25,11 +25,13 @@
 #define SPINS 20                // polls before the first yield
 #define SLEEP_NS 200000         // small against the waits in which sleeping begins
 
-static _Noreturn void launch_abort(int rank, const char *text)
+static _Noreturn void launch_abort(int rank, const char *text) // NULL: it was said already
 {
     char host[256] = "?";
     gethostname(host, sizeof(host) - 1);
-    fprintf(stderr, "memo: rank %d on %s: %s; ending all ranks\n", rank, host, text);
+    if (text != NULL) {
+        fprintf(stderr, "memo: rank %d on %s: %s; ending all ranks\n", rank, host, text);
+    }
     fflush(NULL);
     MPI_Abort(MPI_COMM_WORLD, 1);
     _exit(1);
@@ -90,9 +92,11 @@ int mpi_wait_all(struct group *group, MPI_Request *requests, int count, struct e
             return error_set(err, "rank %d left the group after its call number %" PRIu64, who,
                              state->left[who]);
         }
-        if (now - begin > group->deadline_seconds) {
-            return error_set(err, "the other ranks did not answer within %.0f s",
-                             group->deadline_seconds);
+        bool told;
+        if (group_keep_waiting(group, now - begin, &told, err) != 0) {
+            return told ? -1
+                        : error_set(err, "the other ranks did not answer within %.0f s",
+                                    group->deadline_seconds);
         }
         struct timespec pause = {.tv_nsec = SLEEP_NS};
         nanosleep(&pause, NULL);
@@ -160,11 +164,22 @@ int mpi_group_duplicate(struct group *group, MPI_Comm *out, struct error *err)
     return 0;
 }
 
+// The lowest rank of which we have not heard that it leaves.
+static int first_to_stay(const struct group *group, const MPI_Request *requests)
+{
+    int r = 0;
+    while (r < group->size && requests[r] == MPI_REQUEST_NULL) {
+        r++;
+    }
+    return r;
+}
+
 // Tells everybody that we leave, and waits, without burning a core, until everybody does.
-static void mpi_leave(struct group *group)
+static int mpi_leave(struct group *group, struct error *err)
 {
     struct mpi_state *state = group->state;
     MPI_Request *sends = mpi_requests(group, 0, 0);
+    const double begin = clock_seconds();
     for (int r = 0; r < group->size; r++) {
         sends[r] = MPI_REQUEST_NULL;
         if (r != group->rank) {
@@ -177,19 +192,29 @@ static void mpi_leave(struct group *group)
         MPI_Testall(group->size, state->leave_requests, &received, MPI_STATUSES_IGNORE);
         done = done && received;
         if (!done) {
+            if (group->record_directory != NULL &&
+                clock_seconds() - begin > group->deadline_seconds) {
+                return error_set(err, "rank %d did not end within %.0f s of this rank's end",
+                                 first_to_stay(group, state->leave_requests),
+                                 group->deadline_seconds);
+            }
             struct timespec pause = {.tv_nsec = SLEEP_NS};
             nanosleep(&pause, NULL);
         }
     }
+    return 0;
 }
 
 static void mpi_close(struct group *group)
 {
     struct mpi_state *state = group->state;
     if (group->broken) {
+        group_await_last_words(group);
+        launch_abort(group->rank, group->record_directory ? NULL : group->failure.text);
+    }
+    if (mpi_leave(group, &group->failure) != 0) {
         launch_abort(group->rank, group->failure.text);
     }
-    mpi_leave(group);
     MPI_Comm_free(&state->leaving);
     MPI_Comm_free(&state->comm);
     MPI_Errhandler_free(&state->handler);

@@ -83,9 +83,11 @@ static int wait_for_rank(struct group *group, int rank, uint32_t target, struct 
         if (atomic_load(&other->end) != SHM_RUNNING && !has_arrived(other, target)) {
             return partner_ended(state->page, rank, err);
         }
-        if (clock_seconds() - begin > group->deadline_seconds) {
-            return error_set(err, "rank %d did not arrive within %.0f s", rank,
-                             group->deadline_seconds);
+        bool told;
+        if (group_keep_waiting(group, clock_seconds() - begin, &told, err) != 0) {
+            return told ? -1
+                        : error_set(err, "rank %d did not arrive within %.0f s", rank,
+                                    group->deadline_seconds);
         }
         atomic_fetch_add(&other->sleepers, 1);
         uint32_t seen = atomic_load(&other->arrived);

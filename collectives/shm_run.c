@@ -4,6 +4,7 @@
 // A rank that ends says so in the mapping; one that is killed cannot, so rank 0, the parent, asks
 // the kernel whenever it has waited for a while.
 // Children die with the parent (PR_SET_PDEATHSIG).
+#include "base/clock.h"
 #include "base/mem.h"
 #include "collectives/shm_internal.h"
 
@@ -21,6 +22,7 @@
 #define SHM_ALIGN 4096
 #define SHM_SPINS 200       // some microseconds; longer takes the core from those we wait for
 #define SHM_REAP_NS 1000000 // 1 ms: how often the parent, once done, asks after its children
+#define SHM_END_SECONDS 5.0 // that children have to end once a rank failed: then they are killed
 
 static void rank_end(struct shm_page *page, int rank, enum shm_end end)
 {
@@ -130,6 +132,33 @@ static int children_start(struct shm_state *state, int size,
     return 0;
 }
 
+// A child that hangs or is stopped would keep the job for ever. Which rank failed first is entered
+// already; that of a child which is killed here comes after it.
+static void children_kill(const struct shm_state *state, int size)
+{
+    for (int r = 1; r < size; r++) {
+        if (state->children[r] != 0) {
+            kill(state->children[r], SIGKILL);
+        }
+    }
+}
+
+static void children_await(struct shm_state *state, int size)
+{
+    double failed_at = 0;
+    while (shm_reap(state, size) > 0) {
+        const double now = clock_seconds();
+        if (atomic_load(&state->page->first_failed) != 0) {
+            failed_at = failed_at == 0 ? now : failed_at;
+            if (now - failed_at > SHM_END_SECONDS) {
+                children_kill(state, size);
+            }
+        }
+        struct timespec pause = {.tv_nsec = SHM_REAP_NS};
+        nanosleep(&pause, NULL);
+    }
+}
+
 static int result_collect(const struct shm_page *page, int size, struct error *err)
 {
     for (int r = 0; r < size; r++) {
@@ -161,10 +190,7 @@ int group_run_shm(int ranks, int (*body)(struct group *, void *, struct error *)
         if (children_start(&state, ranks, body, context) == 0) {
             rank_run(&state, 0, ranks, body, context);
         }
-        while (shm_reap(&state, ranks) > 0) {
-            struct timespec pause = {.tv_nsec = SHM_REAP_NS};
-            nanosleep(&pause, NULL);
-        }
+        children_await(&state, ranks);
         rc = result_collect(state.page, ranks, err);
         munmap(state.page, bytes);
     }

@@ -254,17 +254,28 @@ static bool commit_is_due(const struct agent *agent, double now_seconds)
             agent->runner->uncommitted_bytes(agent->runner->state) >= agent->options.commit_bytes);
 }
 
+static void add_figures(const struct agent *agent, struct message *message)
+{
+    struct strbuf text = {0};
+    if (!agent->runner->figures)
+        return;
+    agent->runner->figures(agent->runner->state, &text);
+    snprintf(message->text, sizeof(message->text), "%s", text.bytes ? text.bytes : "");
+    strbuf_release(&text);
+}
+
 static int commit_finished(struct agent *agent, struct error *err)
 {
     const int stored = agent->runner->commit(agent->runner->state, err);
     agent->commit_failed = stored < 0;
     if (agent->commit_failed)
         return -1;
-    const struct message committed = {.kind = MESSAGE_COMMITTED,
-                                      .tasks = agent->finished.items,
-                                      .count = agent->finished.count,
-                                      .pairs = agent->pairs,
-                                      .tokens = agent->tokens};
+    struct message committed = {.kind = MESSAGE_COMMITTED,
+                                .tasks = agent->finished.items,
+                                .count = agent->finished.count,
+                                .pairs = agent->pairs,
+                                .tokens = agent->tokens};
+    add_figures(agent, &committed);
     const int rc = stored == TASK_RUNNER_FENCED ? 0 : send_message(agent, &committed, err);
     for (size_t i = 0; i < agent->finished.count; i++)
         numbers_remove(&agent->held, agent->finished.items[i]);

@@ -40,6 +40,9 @@ struct task_runner {
     // it is stored all the same.
     void (*drop)(void *state, uint32_t task);
     size_t (*uncommitted_bytes)(void *state);
+    // What the last commit made durable, in the job's own words for the job's eyes on rank 0
+    // (cluster_job.figures): adds at most PROTOCOL_MAX_TEXT - 1 bytes of text. NULL: nothing.
+    void (*figures)(void *state, struct strbuf *out);
 };
 
 struct agent_options {

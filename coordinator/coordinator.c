@@ -423,3 +423,10 @@ struct coordinator_counts coordinator_counts(const struct coordinator *c)
 {
     return c->counts;
 }
+
+struct coordinator_worker coordinator_worker(const struct coordinator *coordinator, int number)
+{
+    const struct worker *worker = &coordinator->workers[number];
+    return (struct coordinator_worker){
+        .present = worker->present, .silent = worker->silent, .held = worker->held};
+}

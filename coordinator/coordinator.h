@@ -153,4 +153,12 @@ bool coordinator_is_final(const struct coordinator *coordinator, uint32_t task);
 
 struct coordinator_counts coordinator_counts(const struct coordinator *coordinator);
 
+// How a worker stands, for people.
+struct coordinator_worker {
+    bool present;
+    bool silent; // let a lease expire and has reported nothing since
+    uint32_t held;
+};
+struct coordinator_worker coordinator_worker(const struct coordinator *coordinator, int worker);
+
 #endif

@@ -44,6 +44,7 @@ void message_encode(const struct message *message, struct strbuf *out)
         put_tasks(out, message);
         put_u64(out, message->pairs);
         put_u64(out, message->tokens);
+        strbuf_adds(out, message->text);
         break;
     case MESSAGE_FAILED:
         put_u32(out, message->tasks[0]);
@@ -149,6 +150,7 @@ int message_decode(const void *bytes, size_t length, struct message *out, struct
         take_tasks(&reader, out);
         out->pairs = take_u64(&reader);
         out->tokens = take_u64(&reader);
+        take_text(&reader, out);
         break;
     case MESSAGE_FAILED:
         out->tasks = mem_calloc(1, sizeof(*out->tasks));

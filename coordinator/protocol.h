@@ -5,7 +5,7 @@
 //               u32 window (at least 1)                           agent -> coordinator
 //     LEASE     u32 count, u32 task x count                       coordinator -> agent
 //     COMMITTED u32 count, u32 task x count, u64 pairs,
-//               u64 tokens                                        agent -> coordinator
+//               u64 tokens, text figures to the end               agent -> coordinator
 //     FAILED    u32 task, text reason to the end                  agent -> coordinator
 //     DROP      u32 count, u32 task x count                       coordinator -> agent
 //     STOP      nothing                                           coordinator -> agent

@@ -41,6 +41,7 @@ struct shell {
     double started_seconds;
     double next_progress_seconds;
     struct cluster_progress progress;
+    struct worker_table workers;                 // rank 0
     char worker_failure[PROTOCOL_MAX_TEXT + 64]; // of the first worker that gave up
 };
 
@@ -61,6 +62,17 @@ static void tell_coordinator(struct shell *shell, enum coordinator_event_kind ki
     coordinator_handle(shell->coordinator, &event);
 }
 
+// The same for a task that may become final by it: only the first time counts.
+static void tell_final(struct shell *shell, enum coordinator_event_kind kind, int worker,
+                       uint32_t task)
+{
+    const struct coordinator_counts before = coordinator_counts(shell->coordinator);
+    tell_coordinator(shell, kind, worker, task, NULL, 0);
+    const struct coordinator_counts after = coordinator_counts(shell->coordinator);
+    if (after.done + after.aside > before.done + before.aside)
+        shell->progress.weight_done += shell->job->weights ? shell->job->weights[task] : 1;
+}
+
 static int welcome(struct shell *shell, int peer, const struct message *hello, struct error *err)
 {
     if (!digest_equal(hello->plan, shell->job->plan))
@@ -69,6 +81,7 @@ static int welcome(struct shell *shell, int peer, const struct message *hello, s
                          "file, options and build",
                          peer);
     tell_coordinator(shell, EVENT_WORKER_JOINED, peer, 0, NULL, hello->window);
+    worker_table_joined(&shell->workers, peer, elapsed(shell));
     return 0;
 }
 
@@ -89,6 +102,18 @@ static void note_goodbye(struct shell *shell, int peer)
     shell->left[peer] = true;
 }
 
+static void take_committed(struct shell *shell, int peer, const struct message *message)
+{
+    for (size_t i = 0; i < message->count; i++)
+        tell_final(shell, EVENT_COMMITTED, peer, message->tasks[i]);
+    shell->progress.pairs += message->pairs;
+    shell->progress.tokens += message->tokens;
+    worker_table_committed(&shell->workers, peer, elapsed(shell), message->count, message->pairs,
+                           message->tokens);
+    if (shell->job->figures && message->text[0])
+        shell->job->figures(shell->job->state, message->text);
+}
+
 static int receive_from_worker(struct shell *shell, int peer, const struct message *message,
                                struct error *err)
 {
@@ -98,14 +123,12 @@ static int receive_from_worker(struct shell *shell, int peer, const struct messa
     case MESSAGE_HELLO:
         return welcome(shell, peer, message, err);
     case MESSAGE_COMMITTED:
-        for (size_t i = 0; i < message->count; i++)
-            tell_coordinator(shell, EVENT_COMMITTED, peer, message->tasks[i], NULL, 0);
-        shell->progress.pairs += message->pairs;
-        shell->progress.tokens += message->tokens;
+        take_committed(shell, peer, message);
         return 0;
     case MESSAGE_FAILED:
         log_warn("task %u failed on rank %d: %s", message->tasks[0], peer, message->text);
         tell_coordinator(shell, EVENT_FAILED, peer, message->tasks[0], message->text, 0);
+        worker_table_failed(&shell->workers, peer, elapsed(shell));
         return 0;
     case MESSAGE_BYE:
         if (message->failed && !shell->worker_failure[0])
@@ -114,6 +137,7 @@ static int receive_from_worker(struct shell *shell, int peer, const struct messa
         if (message->failed)
             tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
         tell_coordinator(shell, EVENT_WORKER_LEFT, peer, 0, NULL, 0);
+        worker_table_left(&shell->workers, peer, elapsed(shell), message->failed);
         note_goodbye(shell, peer);
         return 0;
     default:
@@ -188,7 +212,7 @@ static int store_set_aside(struct shell *shell, const struct coordinator_action 
 {
     const int rc = shell->job->set_aside(shell->job->state, action->task, action->reason, err);
     if (rc == 0)
-        tell_coordinator(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task, NULL, 0);
+        tell_final(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task);
     return rc < 0 ? -1 : 0; // fenced: the job is about to stop
 }
 
@@ -240,6 +264,15 @@ static int coordinate(struct shell *shell, bool *busy, struct error *err)
     return 0;
 }
 
+static void observe_workers(struct shell *shell)
+{
+    for (size_t w = 0; w < shell->workers.count; w++) {
+        const struct coordinator_worker at = coordinator_worker(shell->coordinator, (int)w);
+        if (at.present)
+            worker_table_observe(&shell->workers, (int)w, at.held, at.silent);
+    }
+}
+
 static void report_progress(struct shell *shell, bool last)
 {
     const double now = elapsed(shell);
@@ -248,8 +281,10 @@ static void report_progress(struct shell *shell, bool last)
     if (!last && now < shell->next_progress_seconds)
         return;
     shell->next_progress_seconds = now + PROGRESS_SECONDS;
-    if (shell->job->progress)
-        shell->job->progress(shell->job->state, &shell->progress);
+    observe_workers(shell);
+    if (shell->job->progress &&
+        shell->job->progress(shell->job->state, &shell->progress, &shell->workers))
+        shell->loop.stop_signalled = true;
 }
 
 static int agent_count(const struct shell *shell)
@@ -390,8 +425,12 @@ static int start_roles(struct shell *shell, struct error *err)
         shell->coordinator = coordinator_create(&options);
         shell->batches = mem_calloc(options.max_workers, sizeof(*shell->batches));
         shell->left = mem_calloc(options.max_workers, sizeof(*shell->left));
+        shell->progress.agents = options.expected_workers;
+        worker_table_init(&shell->workers, options.max_workers);
         describe_plan(shell);
         restore_tasks(shell);
+        if (job->attach)
+            job->attach(job->state, &shell->loop.loop);
     }
     struct agent_options agent = job->agent;
     agent.lease_seconds = job->lease_seconds;
@@ -406,6 +445,7 @@ static void stop_roles(struct shell *shell)
     coordinator_destroy(shell->coordinator);
     free(shell->batches);
     free(shell->left);
+    worker_table_release(&shell->workers);
     transport_close(shell->transport);
 }
 

@@ -5,7 +5,6 @@
 #include "base/random.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +17,7 @@ int sequence_set_add(struct sequence_set *set, const int32_t *ids, size_t length
                      size_t target_begin, size_t target_end, size_t max_tokens)
 {
     assert(target_begin >= 1 && target_begin < target_end && target_end <= length);
-    assert(set->count < UINT32_MAX);
+    assert(set->count < UINT32_MAX && !set->borrowed);
     if (length > max_tokens) {
         set->too_long++;
         set->longest_refused = length > set->longest_refused ? length : set->longest_refused;
@@ -45,10 +44,12 @@ int sequence_set_add(struct sequence_set *set, const int32_t *ids, size_t length
 
 void sequence_set_release(struct sequence_set *set)
 {
-    free(set->ids);
-    free(set->offsets);
-    free(set->target_begin);
-    free(set->target_end);
+    if (!set->borrowed) {
+        free(set->ids);
+        free(set->offsets);
+        free(set->target_begin);
+        free(set->target_end);
+    }
     memset(set, 0, sizeof(*set));
 }
 

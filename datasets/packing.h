@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,8 @@ struct sequence_set {
     size_t too_long;        // refused by sequence_set_add
     size_t longest;         // tokens
     size_t longest_refused; // tokens
+    size_t lead_tokens;     // targets of every sequence that stand in front of its answer
+    bool borrowed;          // the arrays are somebody else's: nothing can be added
 };
 
 // Copies one sequence; one longer than max_tokens is counted in too_long and not added, never cut

@@ -76,7 +76,7 @@ static int open_audited(const char *directory, const char *corpus, struct audite
         return -1;
     out->stored_corpus = out->options.corpus;
     out->options.corpus = corpus ? corpus : out->stored_corpus;
-    if (generation_open(&out->options, 0, &out->generation, err) ||
+    if (generation_open(&out->options, 0, NULL, &out->generation, err) ||
         reflection_set_open(fs_system(), directory, &out->set, err))
         return -1;
     if (out->generation.entities_follow)

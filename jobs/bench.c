@@ -8,17 +8,13 @@
 #include "base/mem.h"
 #include "base/random.h"
 #include "jobs/verbs.h"
+#include "kernels/kernels.h"
 #include "worker/engine/engine.h"
-#include "worker/train/trainer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-// Lengths of question-answer pairs made by the cloze generator, in tokens of a small vocabulary.
-#define PAIR_MIN_TOKENS 30
-#define PAIR_MAX_TOKENS 80
-#define PAIR_TARGETS 5
 #define PROMPT_TOKENS 48
 #define ANSWER_TOKENS 16
 #define USUAL_BATCH 64
@@ -28,17 +24,34 @@
 
 static const struct option bench_option_table[] = {
     {"shape", OPTION_STRING, OPTION_AT(shape), "NAME", NULL, 0, 0, NULL,
-     "model shape, as in memo init (default tiny; model: qwen2.5-0.5b); weights are random", false},
+     "model shape, as in memo init (default tiny; model, train: qwen2.5-0.5b); weights are random",
+     false},
     {"batch", OPTION_STRING, OPTION_AT(batch), "N[,N...]", NULL, 0, 0, NULL,
-     "pairs per step, requests at once (default 64); model: sequences at once (1,4,8,16)", false},
+     "requests at once (default 64); model: sequences at once (1,4,8,16)", false},
     {"prompt", OPTION_INT, OPTION_AT(prompt), "N", "512", 1, 1 << 20, NULL,
      "model: tokens of a prompt", false},
     {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "TYPE", "bf16", 0, 0, "f32|bf16",
-     "model: type of the weights", false},
+     "model, training: type of the weights", false},
     {"tokenizer", OPTION_STRING, OPTION_AT(tokenizer), "DIR", NULL, 0, 0, NULL,
-     "json: directory of a tokenizer", false},
+     "json, and training on --data: directory of a tokenizer", false},
+    {"data", OPTION_LIST, OPTION_AT(data), "PATH...", NULL, 0, 0, NULL,
+     "training: reflections directories or .jsonl files of pairs (default: made-up ones)", false},
+    {"layers", OPTION_INT, OPTION_AT(layers), "N", "0", 0, MODEL_LAYERS_LIMIT, NULL,
+     "training: of the shape (0: all; 6 when no shape is given)", false},
+    {"step-tokens", OPTION_INT, OPTION_AT(step_tokens), "N", "8192", 128, 1 << 24, NULL,
+     "training: tokens of a step on each rank, about", false},
     {"micro-batch-tokens", OPTION_INT, OPTION_AT(micro_batch_tokens), "N", "4096", 128, 1 << 24,
      NULL, "training: most tokens computed at once", false},
+    {"ranks", OPTION_INT, OPTION_AT(ranks), "N", "1", 1, 64, NULL,
+     "training: also by N ranks in shared memory, which divide the threads", false},
+    {"checkpoint", OPTION_STRING, OPTION_AT(checkpoint), "DIR", NULL, 0, 0, NULL,
+     "training: also write a checkpoint there behind the run (an empty directory)", false},
+    {"zero", OPTION_INT, OPTION_AT(zero), "N", "0", 0, 2, NULL,
+     "training: what ranks divide, as in memo train", false},
+    {"moments", OPTION_CHOICE, OPTION_AT(moments), "TYPE", "f32", 0, 0, "f32|bf16|8bit",
+     "training: of the optimizer, as in memo train", false},
+    {"checkpoint-activations", OPTION_FLAG, OPTION_AT(recompute), NULL, NULL, 0, 0, NULL,
+     "training: keep layers' inputs only, as in memo train", false},
     {"documents", OPTION_INT, OPTION_AT(documents), "N", "4", 1, 1 << 16, NULL,
      "engine: documents that requests begin with", false},
     {"requests", OPTION_INT, OPTION_AT(requests), "N", "32", 1, 1 << 16, NULL,
@@ -60,10 +73,11 @@ static const struct option bench_option_table[] = {
     {0},
 };
 
-// One measurement: a rate, and its share of a limit when there is one.
-static void report(const struct bench *bench, const char *what, double rate, const char *unit,
-                   double share, const char *of)
+void bench_report(const struct bench *bench, const char *what, double rate, const char *unit,
+                  double share, const char *of)
 {
+    if (group_rank(bench->group) != 0)
+        return;
     if (!bench->options->json) {
         printf("%-42s %10.1f %-9s", what, rate, unit);
         if (of)
@@ -94,12 +108,20 @@ static void report(const struct bench *bench, const char *what, double rate, con
 
 static int measure_limits(struct bench *bench, struct error *err)
 {
-    if (bench_limits(bench->device, &bench->limits, err))
+    // One rank of mpirun's with all threads: the others wait.
+    const int rc =
+        group_rank(bench->group) == 0 ? bench_limits(bench->device, &bench->limits, err) : 0;
+    if (group_agree(bench->group, rc, err) ||
+        group_broadcast(bench->group, &bench->limits, sizeof(bench->limits), 0, err))
         return -1;
-    report(bench, "limit: f32 multiply-add", bench->limits.flops / 1e9, "GFLOP/s", 0, NULL);
+    const bool cpu = bench->device && strcmp(bench->device->ops->name, "cpu") == 0;
+    bench_report(bench, cpu ? "limit: f32 multiply-add" : "limit: f32 product",
+                 bench->limits.flops / 1e9, "GFLOP/s", 0, NULL);
     if (bench->limits.dot_flops > 0)
-        report(bench, "limit: bf16 dot product", bench->limits.dot_flops / 1e9, "GFLOP/s", 0, NULL);
-    report(bench, "limit: read", bench->limits.read_bytes / 1e9, "GB/s", 0, NULL);
+        bench_report(bench, cpu ? "limit: bf16 dot product" : "limit: bf16 product",
+                     bench->limits.dot_flops / 1e9, "GFLOP/s", 0, NULL);
+    bench_report(bench, cpu ? "limit: read" : "limit: copy, both sides",
+                 bench->limits.read_bytes / 1e9, "GB/s", 0, NULL);
     return 0;
 }
 
@@ -113,9 +135,9 @@ static int measure_linear(struct bench *bench, const char *name, struct bench_li
         return -1;
     snprintf(what, sizeof(what), "%s %s %zu x %zu x %zu", dtype_name(shape.weight), name,
              shape.rows, shape.out_width, shape.in_width);
-    report(bench, what, rate / 1e9, "GFLOP/s",
-           rate / (dot ? bench->limits.dot_flops : bench->limits.flops),
-           dot ? "dot product" : "multiply-add");
+    bench_report(bench, what, rate / 1e9, "GFLOP/s",
+                 rate / (dot ? bench->limits.dot_flops : bench->limits.flops),
+                 dot ? "dot product" : "multiply-add");
     return 0;
 }
 
@@ -138,63 +160,6 @@ static int measure_linears(struct bench *bench, struct error *err)
                 return -1;
         }
     return 0;
-}
-
-static void make_pairs(const struct model_config *config, size_t count, struct sequence_set *out)
-{
-    int32_t ids[PAIR_MAX_TOKENS];
-    for (size_t s = 0; s < count; s++) {
-        const size_t spread = PAIR_MAX_TOKENS - PAIR_MIN_TOKENS + 1;
-        const size_t length = PAIR_MIN_TOKENS + random_u64(1, s, 0) % spread;
-        for (size_t t = 0; t < length; t++)
-            ids[t] = (int32_t)(random_u64(2, s, t) % (uint64_t)config->vocabulary);
-        sequence_set_add(out, ids, length, length - PAIR_TARGETS, length, PAIR_MAX_TOKENS);
-    }
-}
-
-static int time_training(struct bench *bench, struct trainer *trainer, struct error *err)
-{
-    struct step_stats stats;
-    double flops = 0, seconds = 0, tokens = 0;
-    if (trainer_step(trainer, &stats, err)) // the first step warms up
-        return -1;
-    const double start = clock_seconds();
-    while (seconds < bench->options->seconds && trainer->step < trainer->steps) {
-        if (trainer_step(trainer, &stats, err))
-            return -1;
-        flops += trainer_flops(bench->model, &stats);
-        tokens += (double)stats.tokens;
-        seconds = clock_seconds() - start;
-    }
-    char what[64];
-    snprintf(what, sizeof(what), "training step, %zu pairs", trainer->options.plan.per_step);
-    report(bench, what, tokens / seconds, "tokens/s", flops / seconds / bench->limits.flops,
-           "multiply-add");
-    return 0;
-}
-
-static int measure_training(struct bench *bench, size_t batch, struct error *err)
-{
-    const struct bench_options *options = bench->options;
-    struct sequence_set set = {0};
-    struct group *group = NULL;
-    struct trainer *trainer = NULL;
-    const struct trainer_options how = {
-        .plan = {.seed = 1, .per_step = batch, .epochs = 1 << 20},
-        .schedule = {.peak = 1e-4},
-        .micro_batch_tokens = (size_t)options->micro_batch_tokens,
-        .optimizer = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
-        .clip_norm = 1};
-    make_pairs(&bench->model->config, 4 * batch, &set);
-    const int rc = group_open_self(&group, err) ||
-                           trainer_create(bench->model, group, &set, &how, &trainer, err) ||
-                           time_training(bench, trainer, err)
-                       ? -1
-                       : 0;
-    trainer_destroy(trainer);
-    group_close(group);
-    sequence_set_release(&set);
-    return rc;
 }
 
 static void submit_requests(struct engine *engine, const struct model_config *config, size_t count)
@@ -228,8 +193,8 @@ static int time_generation(struct bench *bench, struct engine *engine, size_t ba
     const struct engine_statistics done = engine_statistics(engine);
     char what[64];
     snprintf(what, sizeof(what), "generation, %zu requests at once", batch);
-    report(bench, what, (double)(done.prompt_tokens + done.generated_tokens) / seconds, "tokens/s",
-           0, NULL);
+    bench_report(bench, what, (double)(done.prompt_tokens + done.generated_tokens) / seconds,
+                 "tokens/s", 0, NULL);
     return 0;
 }
 
@@ -258,11 +223,6 @@ static int for_each_batch(struct bench *bench,
     return 0;
 }
 
-static int measure_trainings(struct bench *bench, struct error *err)
-{
-    return for_each_batch(bench, measure_training, err);
-}
-
 static int measure_generations(struct bench *bench, struct error *err)
 {
     return for_each_batch(bench, measure_generation, err);
@@ -273,14 +233,16 @@ static const struct part {
     const char *name;
     int (*run)(struct bench *bench, struct error *err);
     bool usual;
+    bool small_model; // bench->model
 } parts[] = {
-    {"limits", NULL, true}, // measured in any case: the others are shares of them
-    {"linear", measure_linears, true},
-    {"train", measure_trainings, true},
-    {"generate", measure_generations, true},
-    {"model", bench_model, false},
-    {"engine", bench_engine, false},
-    {"json", bench_json, false},
+    {"limits", NULL, true, false}, // measured in any case: the others are shares of them
+    {"linear", measure_linears, true, true},
+    {"train", bench_train, true, false},
+    {"generate", measure_generations, true, true},
+    {"model", bench_model, false, false},
+    {"engine", bench_engine, false, false},
+    {"kernels", bench_kernels, false, false},
+    {"json", bench_json, false, false},
 };
 
 enum { PART_COUNT = sizeof parts / sizeof *parts };
@@ -295,7 +257,8 @@ static int choose_parts(const struct option_list *words, bool chosen[PART_COUNT]
             p++;
         if (p == PART_COUNT)
             return error_set(
-                err, "cannot measure '%s': limits, linear, train, generate, model, engine or json",
+                err,
+                "cannot measure '%s': limits, linear, train, generate, model, engine, kernels or json",
                 words->items[i]);
         chosen[p] = true;
     }
@@ -324,14 +287,23 @@ static int open_device(struct bench *bench, struct error *err)
 {
     const struct device_options device = {.backend = bench->options->backend,
                                           .threads = (int)bench->options->threads};
-    if (device_create(&device, &bench->device, err))
-        return -1;
-    if (!bench->options->json) {
-        char description[128];
-        device_describe(bench->device, description, sizeof(description));
+    return device_create(&device, &bench->device, err);
+}
+
+void bench_close_device(struct bench *bench)
+{
+    model_destroy(bench->model);
+    device_destroy(bench->device);
+    bench->model = NULL;
+    bench->device = NULL;
+}
+
+static void describe_device(const struct bench *bench)
+{
+    char description[128];
+    device_describe(bench->device, description, sizeof(description));
+    if (!bench->options->json && group_rank(bench->group) == 0)
         printf("%s\n", description);
-    }
-    return 0;
 }
 
 static int open_model(struct bench *bench, struct error *err)
@@ -339,9 +311,9 @@ static int open_model(struct bench *bench, struct error *err)
     const char *shape = bench->options->shape ? bench->options->shape : "tiny";
     struct model_config config;
     if (model_config_shape(shape, &config, err) ||
-        model_create(bench->device, &config, DTYPE_F32, &bench->model, err) ||
-        model_init_random(bench->model, 1, err))
+        model_create(bench->device, &config, DTYPE_F32, &bench->model, err))
         return -1;
+    bench_fill_weights(bench->model);
     if (!bench->options->json)
         printf("%s, %.2f M parameters\n", shape, (double)bench->model->layout.elements / 1e6);
     return 0;
@@ -349,15 +321,17 @@ static int open_model(struct bench *bench, struct error *err)
 
 static int run_parts(struct bench *bench, const bool chosen[PART_COUNT], struct error *err)
 {
-    if (open_device(bench, err) || measure_limits(bench, err))
+    if (open_device(bench, err))
+        return -1;
+    describe_device(bench);
+    if (measure_limits(bench, err))
         return -1;
     for (size_t p = 0; p < PART_COUNT; p++) {
         if (!chosen[p] || !parts[p].run)
             continue;
-        if (parts[p].run != bench_model && parts[p].run != bench_engine &&
-            parts[p].run != bench_json && !bench->model && open_model(bench, err))
-            return -1;
-        if (parts[p].run(bench, err))
+        if ((!bench->device && open_device(bench, err)) ||
+            (parts[p].small_model && !bench->model && open_model(bench, err)) ||
+            parts[p].run(bench, err))
             return -1;
     }
     return 0;
@@ -365,23 +339,30 @@ static int run_parts(struct bench *bench, const bool chosen[PART_COUNT], struct 
 
 static int run_bench(const void *parsed, const struct option_list *positional, struct error *err)
 {
-    struct bench bench = {.options = parsed};
+    struct bench bench = {.options = parsed, .is_usual = positional->count == 0};
     bool chosen[PART_COUNT];
     if (choose_parts(positional, chosen, err) ||
         (bench.options->batch && parse_batches(bench.options->batch, &bench, err)))
         return EXIT_USAGE;
+    if (group_open(&bench.group, err))
+        return EXIT_FAILED;
     const int rc = run_parts(&bench, chosen, err);
-    model_destroy(bench.model);
-    device_destroy(bench.device);
+    if (group_rank(bench.group) != 0)
+        err->text[0] = '\0'; // rank 0 speaks for all
+    else if (rc != 0)
+        verb_report_failure(&verb_bench, err);
+    bench_close_device(&bench);
+    group_close(bench.group);
     return rc ? EXIT_FAILED : EXIT_DONE;
 }
 
 const struct verb verb_bench = {
     .name = "bench",
     .summary = "measure this machine, and what memo reaches on it",
-    .positional = "[limits|linear|train|generate|model|json]...",
+    .positional = "[limits|linear|train|generate|model|engine|kernels|json]...",
     .examples = "  memo bench\n"
                 "  memo bench --threads 1 --seconds 10 --json\n"
+                "  memo bench train --data pairs.jsonl --tokenizer model/ --ranks 2\n"
                 "  memo bench model --shape qwen2.5-0.5b --batch 1,16 --prompt 512\n"
                 "  memo bench json --tokenizer model/\n",
     .options = bench_option_table,

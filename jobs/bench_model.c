@@ -26,7 +26,7 @@ struct run {
     struct bench *bench;
     struct model *model;
     struct kv_cache *cache;
-    float *logits;
+    int32_t *chosen; // [slots]
     int32_t *tables; // of `room` positions each, one after the other
     size_t room;     // positions of a sequence
 };
@@ -53,10 +53,13 @@ void bench_fill_weights(struct model *model)
         noise[i] = (float)(0.02 * random_normal(1, 0, i));
     convert_from_f32(converted, model->weights.dtype, noise, NOISE_ELEMENTS);
     const uint64_t elements = model->layout.elements;
-    for (uint64_t at = 0; at < elements; at += NOISE_ELEMENTS) {
-        const uint64_t left = elements - at;
-        device_copy_in(model->device, (char *)model->weights.data + at * element, converted,
-                       (left < NOISE_ELEMENTS ? left : NOISE_ELEMENTS) * element);
+    char *weights = model->weights.data;
+    uint64_t filled = elements < NOISE_ELEMENTS ? elements : NOISE_ELEMENTS;
+    device_copy_in(model->device, weights, converted, filled * element);
+    for (; filled < elements; filled *= 2) { // by copies on the device
+        const uint64_t left = elements - filled;
+        device_copy(model->device, weights + filled * element, weights,
+                    (left < filled ? left : filled) * element);
     }
     free(noise);
     free(converted);
@@ -107,7 +110,7 @@ static int step_once(struct run *run, struct shape shape, double *seconds, struc
                                      .wanted = wanted,
                                      .wanted_count = shape.slots};
     const double start = clock_seconds();
-    const int rc = model_step(run->model, run->cache, &step, run->logits, err);
+    const int rc = model_step_greedy(run->model, run->cache, &step, run->chosen, err);
     *seconds = clock_seconds() - start;
     free(ids);
     return rc;
@@ -250,7 +253,7 @@ static int open_run(struct run *run, const struct model_config *config, size_t s
         return -1;
     bench_fill_weights(run->model);
     model_pack(run->model);
-    run->logits = mem_calloc(slots * (size_t)config->vocabulary, sizeof *run->logits);
+    run->chosen = mem_calloc(slots, sizeof *run->chosen);
     const struct kv_cache_size size = {.blocks = slots * kv_blocks(run->room),
                                        .capacity = run->room,
                                        .sequences = slots,
@@ -280,7 +283,7 @@ int bench_model(struct bench *bench, struct error *err)
     if (rc == 0)
         rc = measure_all(&run, batches, count, err);
     kv_cache_destroy(run.cache);
-    free(run.logits);
+    free(run.chosen);
     free(run.tables);
     if (run.model)
         model_unpack(run.model);

@@ -43,8 +43,9 @@ static volatile sig_atomic_t stop_flag;
 
 static void on_stop(int number)
 {
-    (void)number;
     stop_flag = 1;
+    if (number == SIGTERM)
+        group_note_termination();
 }
 
 void stop_requests_catch(void)

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 800, HEIGHT = 400, LEFT = 60, RIGHT = 20, TOP = 40, BOTTOM = 40 };
+enum { WIDTH = 800, HEIGHT = 400, LEFT = 60, RIGHT = 50, TOP = 40, BOTTOM = 40 };
 
 // What an attempt did after a checkpoint is done again by the next one.
 static void curve_add(struct curve *curve, double step, double value)
@@ -41,11 +41,18 @@ static void parse_line(const struct json *line, struct curves *out)
         curve_add(&out->loss, step, value);
     if (number_of(line, "held_out_loss", &value))
         curve_add(&out->held_out_loss, step, value);
+    if (number_of(line, "held_out_exact", &value))
+        curve_add(&out->held_out_exact, step, value);
+    if (number_of(line, "held_out_f1", &value))
+        curve_add(&out->held_out_f1, step, value);
 }
 
 int curves_parse(const char *text, size_t length, struct curves *out, struct error *err)
 {
-    *out = (struct curves){.loss = {.name = "loss"}, .held_out_loss = {.name = "held-out loss"}};
+    *out = (struct curves){.loss = {.name = "loss"},
+                           .held_out_loss = {.name = "held-out loss"},
+                           .held_out_exact = {.name = "held-out exact match"},
+                           .held_out_f1 = {.name = "held-out token F1"}};
     size_t number = 1;
     for (const char *end, *at = text; (end = memchr(at, '\n', length - (size_t)(at - text)));
          at = end + 1, number++) {
@@ -67,6 +74,8 @@ void curves_release(struct curves *curves)
 {
     free(curves->loss.points);
     free(curves->held_out_loss.points);
+    free(curves->held_out_exact.points);
+    free(curves->held_out_f1.points);
     *curves = (struct curves){0};
 }
 
@@ -98,6 +107,12 @@ static struct frame frame_of(const struct curves *curves)
     return frame;
 }
 
+// Of the same steps.
+static struct frame share_frame(const struct frame *frame)
+{
+    return (struct frame){frame->first, frame->last, 0, 1};
+}
+
 static int scale(double value, double low, double high, int size)
 {
     const int at = (int)((value - low) / (high - low) * size);
@@ -114,32 +129,55 @@ static void draw(char *cells, int columns, int rows, const struct frame *frame,
     }
 }
 
+// The cells between the axes, and these. percent: values are shares.
+static void plot_frame(const char *cells, int columns, int rows, const struct frame *frame,
+                       bool percent, struct strbuf *out)
+{
+    for (int row = 0; row < rows; row++) {
+        int length = columns;
+        while (length > 0 && cells[row * columns + length - 1] == ' ')
+            length--;
+        const double value = row == 0 ? frame->high : frame->low;
+        if (row > 0 && row < rows - 1)
+            strbuf_addf(out, "%8s", "");
+        else if (percent)
+            strbuf_addf(out, "%7.0f%%", 100 * value);
+        else
+            strbuf_addf(out, "%8.3f", value);
+        strbuf_addf(out, " |%.*s\n", length, cells + row * columns);
+    }
+    strbuf_addf(out, "%8s +", "");
+    for (int column = 0; column < columns; column++)
+        strbuf_addc(out, '-');
+    strbuf_addf(out, "\n%9s step %.0f%*.0f\n", "", frame->first, columns - 8, frame->last);
+}
+
+// Two curves; the second is drawn over the first.
+static void plot(const struct curve *first, char first_mark, const struct curve *second,
+                 char second_mark, const struct frame *frame, bool percent, int columns, int rows,
+                 struct strbuf *out)
+{
+    char *cells = mem_alloc((size_t)(columns * rows));
+    memset(cells, ' ', (size_t)(columns * rows));
+    draw(cells, columns, rows, frame, first, first_mark);
+    draw(cells, columns, rows, frame, second, second_mark);
+    plot_frame(cells, columns, rows, frame, percent, out);
+    free(cells);
+}
+
 void curves_plot(const struct curves *curves, int columns, int rows, struct strbuf *out)
 {
     if (curves->loss.count == 0) {
         strbuf_adds(out, "no loss was recorded yet\n");
         return;
     }
-    const struct frame frame = frame_of(curves);
-    char *cells = mem_alloc((size_t)(columns * rows));
-    memset(cells, ' ', (size_t)(columns * rows));
-    draw(cells, columns, rows, &frame, &curves->loss, '*');
-    draw(cells, columns, rows, &frame, &curves->held_out_loss, 'o');
-    for (int row = 0; row < rows; row++) {
-        int length = columns;
-        while (length > 0 && cells[row * columns + length - 1] == ' ')
-            length--;
-        if (row == 0 || row == rows - 1)
-            strbuf_addf(out, "%8.3f |%.*s\n", row == 0 ? frame.high : frame.low, length,
-                        cells + row * columns);
-        else
-            strbuf_addf(out, "%8s |%.*s\n", "", length, cells + row * columns);
-    }
-    strbuf_addf(out, "%8s +", "");
-    for (int column = 0; column < columns; column++)
-        strbuf_addc(out, '-');
-    strbuf_addf(out, "\n%9s step %.0f%*.0f\n", "", frame.first, columns - 8, frame.last);
-    free(cells);
+    const struct frame frame = frame_of(curves), shares = share_frame(&frame);
+    plot(&curves->loss, '*', &curves->held_out_loss, 'o', &frame, false, columns, rows, out);
+    if (curves->held_out_exact.count == 0)
+        return;
+    strbuf_adds(out, "held-out answers: e exact, f F1 of words\n");
+    plot(&curves->held_out_f1, 'f', &curves->held_out_exact, 'e', &shares, true, columns, rows,
+         out);
 }
 
 static double picture_x(const struct frame *frame, double step)
@@ -180,9 +218,30 @@ static void picture_text(struct strbuf *out, double x, double y, const char *anc
     strbuf_adds(out, "</text>\n");
 }
 
+enum { MARKS = 5 };
+
+static void picture_legend(const struct curves *curves, struct strbuf *out)
+{
+    const struct {
+        const struct curve *curve;
+        const char *color;
+    } entries[] = {{&curves->loss, "#06c"},
+                   {&curves->held_out_loss, "#c40"},
+                   {&curves->held_out_exact, "#080"},
+                   {&curves->held_out_f1, "#8b6"}};
+    double x = LEFT;
+    for (size_t i = 0; i < sizeof(entries) / sizeof(*entries); i++) {
+        if (entries[i].curve->count == 0)
+            continue;
+        strbuf_addf(out, "<path stroke=\"%s\" stroke-width=\"3\" d=\"M%.0f %dh16\"/>\n",
+                    entries[i].color, x, TOP - 6);
+        picture_text(out, x + 20, TOP - 2, "start", entries[i].curve->name);
+        x += 40 + 7 * (double)strlen(entries[i].curve->name);
+    }
+}
+
 static void picture_axes(const struct frame *frame, struct strbuf *out)
 {
-    enum { MARKS = 5 };
     char text[32];
     for (int i = 0; i < MARKS; i++) {
         const double share = (double)i / (MARKS - 1);
@@ -197,6 +256,16 @@ static void picture_axes(const struct frame *frame, struct strbuf *out)
     }
 }
 
+static void picture_share_axis(const struct frame *frame, struct strbuf *out)
+{
+    char text[32];
+    for (int i = 0; i < MARKS; i++) {
+        const double share = (double)i / (MARKS - 1);
+        snprintf(text, sizeof(text), "%.0f%%", 100 * share);
+        picture_text(out, WIDTH - RIGHT + 8, picture_y(frame, share) + 4, "start", text);
+    }
+}
+
 void curves_svg(const struct curves *curves, const char *title, struct strbuf *out)
 {
     strbuf_addf(out,
@@ -204,12 +273,55 @@ void curves_svg(const struct curves *curves, const char *title, struct strbuf *o
                 "font-family=\"sans-serif\" font-size=\"12\">\n"
                 "<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n",
                 WIDTH, HEIGHT, WIDTH, HEIGHT);
-    picture_text(out, LEFT, TOP - 16, "start", title);
+    picture_text(out, LEFT, TOP - 22, "start", title);
     if (curves->loss.count > 0) {
-        const struct frame frame = frame_of(curves);
+        const struct frame frame = frame_of(curves), shares = share_frame(&frame);
         picture_axes(&frame, out);
         picture_curve(&curves->loss, &frame, "#06c", out);
         picture_curve(&curves->held_out_loss, &frame, "#c40", out);
+        if (curves->held_out_exact.count > 0)
+            picture_share_axis(&shares, out);
+        picture_curve(&curves->held_out_exact, &shares, "#080", out);
+        picture_curve(&curves->held_out_f1, &shares, "#8b6", out);
+        picture_legend(curves, out);
     }
     strbuf_adds(out, "</svg>\n");
+}
+
+static struct frame frame_of_one(const struct curve *curve)
+{
+    struct frame frame = {.first = INFINITY, .last = -INFINITY};
+    widen(&frame, curve);
+    frame.high = frame.high > 0 ? frame.high * 1.0001 : 1; // the highest point is inside
+    if (frame.last <= frame.first)
+        frame.last = frame.first + 1;
+    return frame;
+}
+
+void curve_plot(const struct curve *curve, const char *x_name, int columns, int rows,
+                struct strbuf *out)
+{
+    if (curve->count == 0) {
+        strbuf_addf(out, "no %s were recorded yet\n", curve->name);
+        return;
+    }
+    const struct frame frame = frame_of_one(curve);
+    char *cells = mem_alloc((size_t)(columns * rows));
+    memset(cells, ' ', (size_t)(columns * rows));
+    draw(cells, columns, rows, &frame, curve, '*');
+    strbuf_addf(out, "%s\n", curve->name);
+    for (int row = 0; row < rows; row++) {
+        int length = columns;
+        while (length > 0 && cells[row * columns + length - 1] == ' ')
+            length--;
+        if (row == 0 || row == rows - 1)
+            strbuf_addf(out, "%9.4g |%.*s\n", row == 0 ? frame.high : frame.low, length,
+                        cells + row * columns);
+        else
+            strbuf_addf(out, "%9s |%.*s\n", "", length, cells + row * columns);
+    }
+    strbuf_addf(out, "%9s +%.*s\n%10s %s %.0f%*.0f\n", "", columns,
+                "--------------------------------------------------------------------------------",
+                "", x_name, frame.first, columns - (int)strlen(x_name) - 3, frame.last);
+    free(cells);
 }

@@ -88,6 +88,8 @@ static void print_json(const char *model, const char *data, const struct score *
     json_int(&w, (int64_t)score->asked);
     json_key(&w, "exact");
     json_int(&w, (int64_t)score->right);
+    json_key(&w, "f1");
+    json_number(&w, score->f1);
     json_key(&w, "tokens");
     json_int(&w, (int64_t)score->tokens);
     json_key(&w, "seconds");

@@ -8,7 +8,9 @@
 #include "jobs/compute.h"
 #include "jobs/generate_runner.h"
 #include "jobs/generate_sharing.h"
+#include "jobs/generate_status.h"
 #include "jobs/generation.h"
+#include "jobs/language_model.h"
 #include "jobs/run_directory.h"
 #include "jobs/verbs.h"
 
@@ -76,6 +78,14 @@ static const struct option generate_option_table[] = {
      "engine: default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "engine: of one worker (0: the processors of a host, shared among its ranks)", false},
+    {"supervise", OPTION_CHOICE, OPTION_AT(supervise), "WHEN", "auto", 0, 0, "auto|on|off",
+     "engine: in a process of its own, which is started again when it dies; a document that kills "
+     "three is set aside (auto: on)",
+     false},
+    {"engine-seconds", OPTION_NUMBER, OPTION_AT(engine_seconds), "S", "300", 0, 1e6, NULL,
+     "supervised engine: one that gives no sign of life for so long is killed (0: never)", false},
+    {"engine-memory", OPTION_NUMBER, OPTION_AT(engine_memory), "GB", "0", 0, 1e6, NULL,
+     "supervised engine: one that uses more memory of the host is killed (0: no limit)", false},
     {"tries", OPTION_INT, OPTION_AT(tries), "N", "10", 1, 100, NULL,
      "http: of one request, before its task fails", false},
     {"answer-seconds", OPTION_NUMBER, OPTION_AT(answer_seconds), "S", "300", 0.01, 1e5, NULL,
@@ -94,6 +104,19 @@ static const struct option generate_option_table[] = {
      "a job that gives no sign of life for so long loses its tasks to the others", false},
     {"max-gaps", OPTION_INT, OPTION_AT(max_gaps), "N", "2", 1, 16, NULL,
      "cloze: most pairs made of one sentence", false},
+    {"status-port", OPTION_INT, OPTION_AT(status_port), "N", "-1", -1, 65535, NULL,
+     "a page for people, /status (JSON) and /metrics (Prometheus) on this port (0: any free one, "
+     "which is said; -1: none); who asks needs the key in MEMO_STATUS_KEY or MEMO_API_KEY, if one is "
+     "set",
+     false},
+    {"status-host", OPTION_STRING, OPTION_AT(status_host), "HOST", "127.0.0.1", 0, 0, NULL,
+     "the address that the page listens on (0.0.0.0: all; set a key then)", false},
+    {"gpus", OPTION_NUMBER, OPTION_AT(gpus), "X", "0", 0, 1e6, NULL,
+     "that the run occupies, for GPU-hours (0: one for each worker)", false},
+    {"max-gpu-hours", OPTION_NUMBER, OPTION_AT(max_gpu_hours), "X", "0", 0, 1e9, NULL,
+     "GPUs times wall time, earlier attempts included, after which the run stops with exit code 75 "
+     "(0: no limit)",
+     false},
     {0},
 };
 
@@ -105,6 +128,7 @@ struct generate_job {
     struct generate_sharing sharing; // of the current plan
     struct reflections_index *index;
     struct group *group;
+    struct launcher *launcher; // NULL: nothing is supervised
     struct fs *fs;
     char *attempt;  // directory of this attempt's segments
     bool *restored; // rank 0: [plan.count]
@@ -112,60 +136,36 @@ struct generate_job {
     uint64_t restored_pairs;         // of the plan
     struct cluster_progress earlier; // rank 0: what an earlier plan of this run brought
     struct run_directory run;        // rank 0
+    struct generate_status status;   // rank 0
+    double began_seconds;
 };
 
 static int set_aside(void *state, uint32_t task, const char *reason, struct error *err)
 {
-    const struct generate_job *job = state;
+    struct generate_job *job = state;
+    generate_status_aside(&job->status, reason);
     return generate_runner_set_aside(&job->runner, task, reason, err);
 }
 
-static void write_metric(struct generate_job *job, const struct cluster_progress *progress)
-{
-    struct strbuf line = {0};
-    struct json_writer w = {.out = &line};
-    struct error ignored; // the metrics of one second are not worth the job
-    const struct {
-        const char *key;
-        uint64_t value;
-    } figures[] = {
-        {"tasks_done", progress->counts.done + progress->counts.aside},
-        {"pairs", job->earlier.pairs + progress->pairs},
-        {"tokens", job->earlier.tokens + progress->tokens},
-        {"workers", progress->counts.workers},
-        {"waiting", progress->counts.waiting},
-        {"retries", progress->counts.retries},
-    };
-    json_begin_object(&w);
-    json_key(&w, "seconds");
-    json_number(&w, job->earlier.seconds + progress->seconds);
-    for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
-        json_key(&w, figures[i].key);
-        json_int(&w, (int64_t)figures[i].value);
-    }
-    json_end_object(&w);
-    (void)run_directory_metric(&job->run, &line, &ignored);
-    strbuf_release(&line);
-}
-
-static void show_progress(void *state, const struct cluster_progress *progress)
+static bool show_progress(void *state, const struct cluster_progress *progress,
+                          const struct worker_table *workers)
 {
     struct generate_job *job = state;
-    const struct coordinator_counts *counts = &progress->counts;
-    const size_t finished = counts->done + counts->aside;
-    const double seconds = progress->seconds > 0 ? progress->seconds : 1;
-    const double rate = (double)(finished - progress->done_at_start) / seconds;
-    char left[32] = "unknown";
-    if (finished == counts->tasks)
-        clock_format_duration(0, left, sizeof(left));
-    else if (rate > 0)
-        clock_format_duration((double)(counts->tasks - finished) / rate, left, sizeof(left));
-    log_progress("%zu of %zu tasks, %llu new pairs, %.0f tokens/s, %zu workers, %zu set aside, "
-                 "left %s",
-                 finished, counts->tasks,
-                 (unsigned long long)(job->earlier.pairs + progress->pairs),
-                 (double)progress->tokens / seconds, counts->workers, counts->aside, left);
-    write_metric(job, progress);
+    return generate_status_progress(&job->status, progress, workers);
+}
+
+static void take_figures(void *state, const char *text)
+{
+    struct generate_job *job = state;
+    task_figures_add_text(&job->status.figures, text);
+}
+
+static void attach_server(void *state, uv_loop_t *loop)
+{
+    struct generate_job *job = state;
+    struct error err;
+    if (job->status.server && status_server_attach(job->status.server, loop, &err))
+        log_warn("%s", err.text);
 }
 
 // What is committed already, by earlier attempts or an earlier plan, is not done again.
@@ -193,6 +193,11 @@ static void restore(struct generate_job *job)
                  job->options->out, others);
 }
 
+static size_t worker_count(const struct group *group)
+{
+    return group_size(group) == 1 ? 1 : (size_t)group_size(group) - 1;
+}
+
 // Rank 0 prepares the output directory; the others learn where segments go.
 static int begin_attempt(struct generate_job *job, struct error *err)
 {
@@ -206,6 +211,9 @@ static int begin_attempt(struct generate_job *job, struct error *err)
                      reflections_begin_attempt(job->fs, job->options->out, &job->attempt, err)
                  ? -1
                  : 0;
+        if (rc == 0)
+            rc = generate_status_open(&job->status, job->options, &job->run, job->attempt,
+                                      worker_count(job->group), job->began_seconds, err);
         length = rc == 0 ? strlen(job->attempt) + 1 : 0;
     }
     if (group_agree(job->group, rc, err) ||
@@ -234,15 +242,32 @@ static int judge(const struct generate_job *job, const struct cluster_progress *
     return EXIT_DONE;
 }
 
+static void say_budget(const struct generate_job *job, const struct cluster_progress *progress)
+{
+    const struct coordinator_counts *counts = &progress->counts;
+    const struct generate_status *status = &job->status;
+    if (status->over_budget && counts->done + counts->aside < counts->tasks)
+        log_warn(
+            "stopped by --max-gpu-hours %g: %.4g GPU-hours are spent, %zu of %zu tasks remain; "
+            "the same command with a larger budget continues",
+            job->options->max_gpu_hours,
+            status->earlier_gpu_hours + generate_status_gpu_hours(status),
+            counts->tasks - counts->done - counts->aside, counts->tasks);
+}
+
 static int finish(struct generate_job *job, const struct cluster_progress *progress, int code,
                   struct error *err)
 {
     if (group_rank(job->group) != 0)
         return code;
     log_progress_end();
+    generate_status_end(&job->status, code == EXIT_DONE      ? "done"
+                                      : code == EXIT_STOPPED ? "stopped"
+                                                             : "failed");
     if (progress->counts.tasks == 0 && code == EXIT_FAILED) // it ended before anybody counted
         return run_directory_close(&job->run, code, err);
     const struct coordinator_counts *counts = &progress->counts;
+    say_budget(job, progress);
     const uint64_t new_pairs = job->earlier.pairs + progress->pairs;
     const uint64_t pairs = job->restored_pairs + progress->pairs;
     log_info("%s: %zu of %zu tasks, %llu pairs, %llu of them new", job->options->out,
@@ -261,6 +286,8 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     run_directory_int(&job->run, "pairs", (int64_t)pairs);
     run_directory_int(&job->run, "new_pairs", (int64_t)new_pairs);
     run_directory_int(&job->run, "tokens", (int64_t)(job->earlier.tokens + progress->tokens));
+    run_directory_number(&job->run, "gpu_hours",
+                         job->status.earlier_gpu_hours + generate_status_gpu_hours(&job->status));
     return run_directory_close(&job->run, code, err);
 }
 
@@ -304,14 +331,19 @@ static int run_cluster(struct generate_job *job, enum cluster_end *end,
     struct cluster_dependency *dependencies =
         coordinates ? list_dependencies(plan, &dependency_count) : NULL;
     uint32_t *priorities = coordinates ? task_plan_priorities(plan, job->generation.corpus) : NULL;
-    if (coordinates)
+    const double *weights = NULL;
+    if (coordinates) {
         restore(job);
+        weights = generate_status_plan(&job->status, plan, job->generation.corpus, job->restored,
+                                       &job->earlier);
+    }
     const struct cluster_job cluster = {
         .plan = plan->digest,
         .tasks = plan->count,
         .dependencies = dependencies,
         .dependency_count = dependency_count,
         .priorities = priorities,
+        .weights = weights,
         .restored = job->restored,
         .restored_aside = job->restored_aside,
         .sharing = job->sharing.claims ? &job->sharing.sharing : NULL,
@@ -325,7 +357,9 @@ static int run_cluster(struct generate_job *job, enum cluster_end *end,
                   .max_tasks_per_second = options->max_tasks_per_second},
         .state = job,
         .set_aside = set_aside,
-        .progress = show_progress};
+        .progress = show_progress,
+        .figures = take_figures,
+        .attach = attach_server};
     const int rc = cluster_run(job->group, &cluster, end, progress, err);
     free(dependencies);
     free(priorities);
@@ -415,7 +449,8 @@ static int open_everything(struct generate_job *job, struct error *err)
     const bool works = group_rank(job->group) != 0 || group_size(job->group) == 1;
     const int threads = works ? compute_threads(job->group, job->options->threads) : 0;
     job->fs = fs_system();
-    if (group_agree(job->group, generation_open(job->options, threads, &job->generation, err),
+    if (group_agree(job->group,
+                    generation_open(job->options, threads, job->launcher, &job->generation, err),
                     err) ||
         begin_attempt(job, err))
         return -1;
@@ -434,23 +469,37 @@ static int open_everything(struct generate_job *job, struct error *err)
 
 static void close_everything(struct generate_job *job)
 {
+    generate_status_close(&job->status);
     generate_runner_close(&job->runner);
     generation_close(&job->generation);
     reflections_index_destroy(job->index);
     free(job->attempt);
     free(job->restored);
     free(job->restored_aside);
+    launcher_close(job->launcher);
     group_close(job->group);
+}
+
+// The launcher must come before the group: what it starts shall have nothing of MPI.
+static int begin(struct generate_job *job, struct error *err)
+{
+    if (language_model_is_supervised(job->options) && launcher_open(&job->launcher, err))
+        return -1;
+    if (group_open(&job->group, err)) {
+        launcher_close(job->launcher);
+        return -1;
+    }
+    return 0;
 }
 
 static int run_generate(const void *parsed, const struct option_list *positional, struct error *err)
 {
-    struct generate_job job = {.options = parsed};
+    struct generate_job job = {.options = parsed, .began_seconds = clock_seconds()};
     int code = EXIT_FAILED;
     (void)positional;
     if (generation_check(job.options, err))
         return EXIT_USAGE;
-    if (group_open(&job.group, err))
+    if (begin(&job, err))
         return EXIT_FAILED;
     if (open_everything(&job, err) == 0)
         code = run_plans(&job, err);

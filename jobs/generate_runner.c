@@ -31,6 +31,7 @@ void generate_runner_open(struct generate_runner *runner)
 void generate_runner_close(struct generate_runner *runner)
 {
     segment_writer_destroy(runner->segment);
+    task_figures_release(&runner->figures);
     free(runner->in_flight);
     free(runner->waiting);
 }
@@ -171,6 +172,7 @@ static int keep(struct generate_runner *runner, const struct generated *made,
     }
     if (segment_writer_add(runner->segment, &made->task, made->pairs, made->task.pairs, err))
         return error_prefix(err, "generator '%s'", runner->generator->name);
+    task_figures_add(&runner->figures, &made->task);
     return 0;
 }
 
@@ -233,6 +235,12 @@ static size_t uncommitted_bytes(void *state)
     return segment_writer_bytes(runner->segment);
 }
 
+static void tell_figures(void *state, struct strbuf *out)
+{
+    struct generate_runner *runner = state;
+    task_figures_take(&runner->figures, PROTOCOL_MAX_TEXT - 1, out);
+}
+
 struct task_runner generate_runner_interface(struct generate_runner *runner)
 {
     return (struct task_runner){.state = runner,
@@ -241,7 +249,8 @@ struct task_runner generate_runner_interface(struct generate_runner *runner)
                                 .poll = poll_task,
                                 .commit = commit_segment,
                                 .drop = drop_task,
-                                .uncommitted_bytes = uncommitted_bytes};
+                                .uncommitted_bytes = uncommitted_bytes,
+                                .figures = tell_figures};
 }
 
 int generate_runner_set_aside(const struct generate_runner *runner, uint32_t task,

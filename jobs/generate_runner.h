@@ -10,6 +10,7 @@
 #include "base/fs.h"
 #include "coordinator/agent.h"
 #include "datasets/reflections_index.h"
+#include "jobs/task_figures.h"
 #include "jobs/task_plan.h"
 
 #define GENERATE_MEMBER_SECONDS 120.0
@@ -29,7 +30,8 @@ struct generate_runner {
     double (*clock)(void); // seconds
 
     struct segment_writer *segment;
-    unsigned segments; // committed by this rank
+    unsigned segments;           // committed by this rank
+    struct task_figures figures; // of what goes into the segment
     struct flying_task *in_flight;
     size_t in_flight_count;
     struct waiting_task *waiting; // for the pairs of their chunks

@@ -32,14 +32,14 @@ static struct digest join_digests(struct digest a, struct digest b)
 }
 
 static int create_reflector(const struct generate_options *options, int threads,
-                            struct generation *out, struct error *err)
+                            struct launcher *launcher, struct generation *out, struct error *err)
 {
     const struct reflect_options reflect = {.fs = fs_system(),
                                             .prompts = options->prompts,
                                             .config = options->config,
                                             .steps = options->steps};
     struct lm *lm;
-    if (language_model_open(options, threads, &lm, err) ||
+    if (language_model_open(options, threads, launcher, &lm, err) ||
         reflect_create(lm, &reflect, &out->generator, err))
         return -1;
     out->how.chunk_step = STEP_DIRECT;
@@ -50,14 +50,14 @@ static int create_reflector(const struct generate_options *options, int threads,
 }
 
 static int create_generator(const struct generate_options *options, int threads,
-                            struct generation *out, struct error *err)
+                            struct launcher *launcher, struct generation *out, struct error *err)
 {
     enum generator_kind kind;
     const char *target;
     if (generator_kind_parse(options->generator, &kind, &target, err))
         return -1;
     if (kind != GENERATOR_CLOZE)
-        return create_reflector(options, threads, out, err);
+        return create_reflector(options, threads, launcher, out, err);
     struct cloze_options cloze = CLOZE_DEFAULTS;
     cloze.max_gaps_per_sentence = (uint32_t)options->max_gaps;
     out->generator = cloze_create(&cloze);
@@ -97,13 +97,13 @@ static void choose_groups(struct generation *generation)
     generation->entities_follow = strcmp(groups, "entities") == 0;
 }
 
-int generation_open(const struct generate_options *options, int threads, struct generation *out,
-                    struct error *err)
+int generation_open(const struct generate_options *options, int threads, struct launcher *launcher,
+                    struct generation *out, struct error *err)
 {
     *out = (struct generation){.options = options};
     if (generation_check(options, err) || corpus_part_parse(options->part, &out->how.part, err) ||
         corpus_open(options->corpus, &out->corpus, err) ||
-        create_generator(options, threads, out, err)) {
+        create_generator(options, threads, launcher, out, err)) {
         generation_close(out);
         return -1;
     }

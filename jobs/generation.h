@@ -10,6 +10,7 @@
 #include "datasets/reflections_index.h"
 #include "jobs/task_plan.h"
 #include "worker/reflect/generator.h"
+#include "worker/supervisor/launcher.h"
 
 #include <stdint.h>
 
@@ -32,6 +33,9 @@ struct generate_options {
     int64_t slots;
     int64_t context_tokens;
     int64_t cache_tokens;
+    const char *supervise;
+    double engine_seconds;
+    double engine_memory;
     int64_t tries;
     double answer_seconds;
     double stall_seconds;
@@ -46,6 +50,10 @@ struct generate_options {
     const char *claims;
     int64_t claim_tasks;
     double claim_seconds;
+    int64_t status_port;
+    const char *status_host;
+    double gpus;
+    double max_gpu_hours;
 };
 
 struct generation {
@@ -64,10 +72,10 @@ int generation_check(const struct generate_options *options, struct error *err);
 
 double generation_lease_seconds(const struct generate_options *options); // after generation_check
 
-// The options are the caller's and outlive the generation. threads: see language_model_open; with 0
-// the generator can only plan.
-int generation_open(const struct generate_options *options, int threads, struct generation *out,
-                    struct error *err);
+// The options are the caller's and outlive the generation. threads, launcher: see
+// language_model_open; with 0 threads the generator can only plan.
+int generation_open(const struct generate_options *options, int threads, struct launcher *launcher,
+                    struct generation *out, struct error *err);
 void generation_close(struct generation *generation);
 
 // Groups of the plan's chunks that share names which step 4 surfaced, as far as the index holds

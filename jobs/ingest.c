@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // memo ingest: files into corpus.h5.
 #include "datasets/ingest.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "datasets/corpus.h"
 #include "datasets/tokenizer.h"
@@ -21,6 +22,7 @@ struct ingest_job_options {
     struct option_list known;
     const char *id_key, *text_key, *date_key, *title_key;
     double near_duplicates;
+    const char *report;
 };
 
 #define OPTION_AT(field) offsetof(struct ingest_job_options, field)
@@ -49,6 +51,10 @@ static const struct option ingest_option_table[] = {
     {"near-duplicates", OPTION_NUMBER, OPTION_AT(near_duplicates), "X", "0.8", 0.5, 2, NULL,
      "set aside a document whose words overlap an earlier one's by this share; above 1: only exact "
      "duplicates",
+     false},
+    {"report", OPTION_STRING, OPTION_AT(report), "FILE", NULL, 0, 0, NULL,
+     "write as JSON what was found: counts, and the sources that changed or vanished since the known "
+     "corpora, or were skipped",
      false},
     {0},
 };
@@ -129,6 +135,48 @@ static void say_what_was_found(const struct ingest_report *report, struct run_di
                       (int64_t)(report->exact_duplicates + report->near_duplicates));
 }
 
+static void report_names(struct json_writer *w, const char *key, const struct ingest_names *names)
+{
+    json_key(w, key);
+    json_begin_array(w);
+    for (size_t i = 0; i < names->count; i++)
+        json_text_repaired(w, names->items[i]);
+    json_end_array(w);
+}
+
+static int write_report(const struct ingest_report *report, const char *path, struct error *err)
+{
+    struct strbuf text = {0};
+    struct json_writer w = {.out = &text};
+    const struct {
+        const char *key;
+        size_t value;
+    } figures[] = {
+        {"files", report->files},
+        {"documents", report->documents},
+        {"chunks", report->chunks},
+        {"groups", report->groups},
+        {"tokens", (size_t)report->tokens},
+        {"exact_duplicates", report->exact_duplicates},
+        {"near_duplicates", report->near_duplicates},
+        {"empty", report->empty},
+        {"known", report->known},
+    };
+    json_begin_object(&w);
+    for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
+        json_key(&w, figures[i].key);
+        json_int(&w, (int64_t)figures[i].value);
+    }
+    report_names(&w, "changed", &report->changed);
+    report_names(&w, "vanished", &report->vanished);
+    report_names(&w, "skipped", &report->skipped);
+    json_end_object(&w);
+    strbuf_addc(&text, '\n');
+    const int rc = fs_write_text(fs_system(), path, text.bytes, text.length, err);
+    strbuf_release(&text);
+    return rc;
+}
+
 static int ingest(const struct ingest_job_options *options, const struct option_list *paths,
                   struct run_directory *run, struct error *err)
 {
@@ -151,6 +199,8 @@ static int ingest(const struct ingest_job_options *options, const struct option_
         log_info("nothing new: '%s' was not written", options->out);
     if (rc == 0)
         rc = corpus_write(fs_system(), options->out, corpus, err);
+    if (rc >= 0 && options->report && write_report(&report, options->report, err))
+        rc = -1;
     corpus_close(corpus);
     ingest_destroy(ingest);
     counting_release(&counting);

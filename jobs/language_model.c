@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "worker/http/lm_http.h"
 #include "worker/lm/lm_engine.h"
+#include "worker/supervisor/lm_supervised.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -44,6 +45,9 @@ int language_model_check(const struct generate_options *options, struct error *e
         return -1;
     if (kind == GENERATOR_HTTP && !options->model)
         return error_set(err, "generator '%s' needs --model, the name that the server knows",
+                         options->generator);
+    if (kind != GENERATOR_ENGINE && strcmp(options->supervise, "on") == 0)
+        return error_set(err, "--supervise on, but generator '%s' has no engine",
                          options->generator);
     return 0;
 }
@@ -113,7 +117,7 @@ static int name_engine(const struct lm_engine_options *engine, struct lm **out, 
 }
 
 static int open_engine(const struct generate_options *options, const char *directory, int threads,
-                       struct lm **out, struct error *err)
+                       struct launcher *launcher, struct lm **out, struct error *err)
 {
     const struct lm_engine_options engine = {
         .model = directory,
@@ -124,17 +128,33 @@ static int open_engine(const struct generate_options *options, const char *direc
         .context_tokens = (size_t)options->context_tokens,
         .cache_tokens = (size_t)options->cache_tokens,
     };
-    return threads > 0 ? lm_engine_create(&engine, out, err) : name_engine(&engine, out, err);
+    const struct supervision how = {.launcher = launcher,
+                                    .silence_seconds = options->engine_seconds,
+                                    .memory_gb = options->engine_memory};
+    if (threads == 0)
+        return name_engine(&engine, out, err);
+    return launcher ? lm_supervised_create(&engine, &how, out, err)
+                    : lm_engine_create(&engine, out, err);
 }
 
-int language_model_open(const struct generate_options *options, int threads, struct lm **out,
-                        struct error *err)
+bool language_model_is_supervised(const struct generate_options *options)
+{
+    enum generator_kind kind;
+    const char *target;
+    struct error ignored;
+    return strcmp(options->supervise, "off") != 0 &&
+           generator_kind_parse(options->generator, &kind, &target, &ignored) == 0 &&
+           kind == GENERATOR_ENGINE;
+}
+
+int language_model_open(const struct generate_options *options, int threads,
+                        struct launcher *launcher, struct lm **out, struct error *err)
 {
     enum generator_kind kind;
     const char *target;
     if (generator_kind_parse(options->generator, &kind, &target, err))
         return -1;
-    return kind == GENERATOR_ENGINE ? open_engine(options, target, threads, out, err)
+    return kind == GENERATOR_ENGINE ? open_engine(options, target, threads, launcher, out, err)
                                     : open_http(options, target, out, err);
 }
 

@@ -24,8 +24,10 @@ static void print_usage(FILE *out)
 {
     fprintf(out,
             "memo: text in, a language model that remembers it out\n\nusage: memo VERB ...\n\n");
-    for (const struct verb *const *verb = verbs; *verb; verb++)
-        fprintf(out, "  %-9s %s\n", (*verb)->name, (*verb)->summary);
+    for (const struct verb *const *verb = verbs; *verb; verb++) {
+        if (!(*verb)->internal)
+            fprintf(out, "  %-9s %s\n", (*verb)->name, (*verb)->summary);
+    }
     fprintf(out,
             "\nmemo VERB --help explains a verb. Exit codes: 0 done, 1 failed, 2 wrong usage,\n"
             "75 stopped on request (the same command continues).\n");

@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/utf8.h"
 #include "jobs/verbs.h"
 
 #include <errno.h>
@@ -17,10 +16,27 @@
 static int open_append(const char *directory, const char *name, int *fd, struct error *err)
 {
     char *path = fs_join(directory, name);
-    *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    *fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     const int rc = *fd < 0 ? error_set_errno(err, errno, "cannot open '%s'", path) : 0;
     free(path);
     return rc;
+}
+
+// What is left of a line that a full disk cut goes away: the next line would be joined to it.
+static int cut_torn_line(int fd, const char *directory, struct error *err)
+{
+    char tail[16384]; // no line is longer
+    const off_t size = lseek(fd, 0, SEEK_END);
+    const size_t length = size < (off_t)sizeof(tail) ? (size_t)(size > 0 ? size : 0) : sizeof(tail);
+    if (size <= 0)
+        return 0;
+    if (pread(fd, tail, length, size - (off_t)length) != (ssize_t)length)
+        return error_set_errno(err, errno, "cannot read '%s/metrics.jsonl'", directory);
+    const char *end = memrchr(tail, '\n', length);
+    const off_t keep = size - (off_t)length + (end ? end + 1 - tail : 0);
+    if (keep < size && ftruncate(fd, keep) != 0)
+        return error_set_errno(err, errno, "cannot cut '%s/metrics.jsonl'", directory);
+    return 0;
 }
 
 static const char *state_name(int code)
@@ -33,18 +49,6 @@ static const char *state_name(int code)
     default:
         return "failed";
     }
-}
-
-// Error texts quote what was found in files; JSON holds only valid UTF-8.
-static void add_text_member(struct json_writer *w, const char *key, const char *text)
-{
-    char *copy = mem_strdup(text);
-    const size_t length = strlen(copy);
-    for (size_t bad; (bad = utf8_valid_prefix(copy, length)) < length;)
-        copy[bad] = '?';
-    json_key(w, key);
-    json_text(w, copy);
-    free(copy);
 }
 
 static int write_summary(const struct run_directory *run, const char *state, const char *reason,
@@ -61,8 +65,10 @@ static int write_summary(const struct run_directory *run, const char *state, con
     json_text(&w, run->started);
     json_key(&w, "seconds");
     json_number(&w, run_directory_seconds(run));
-    if (reason)
-        add_text_member(&w, "reason", reason);
+    if (reason) { // it quotes what was found in files
+        json_key(&w, "reason");
+        json_text_repaired(&w, reason);
+    }
     strbuf_add(&text, run->figures.bytes, run->figures.length);
     json_end_object(&w);
     strbuf_addc(&text, '\n');
@@ -98,7 +104,8 @@ int run_directory_open(struct run_directory *run, const char *output, bool outpu
     if (fs_make_directories(run->fs, run->path, err) ||
         open_append(run->path, "log.txt", &run->log_fd, err) ||
         open_append(run->path, "metrics.jsonl", &run->metrics_fd, err) ||
-        write_options(run, verb, options, err) || write_summary(run, "running", NULL, err)) {
+        cut_torn_line(run->metrics_fd, run->path, err) || write_options(run, verb, options, err) ||
+        write_summary(run, "running", NULL, err)) {
         (void)run_directory_close(run, EXIT_FAILED, err);
         return -1;
     }

@@ -4,27 +4,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "datasets/answer_score.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static bool is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
-// Exact match, but for white space at both ends.
-static bool is_right(const char *answer, const struct pair *pair)
-{
-    size_t length = strlen(answer);
-    while (length > 0 && is_space(answer[length - 1]))
-        length--;
-    while (length > 0 && is_space(*answer)) {
-        answer++;
-        length--;
-    }
-    return length == pair->answer_bytes && memcmp(answer, pair->answer, length) == 0;
-}
 
 int score_pairs(struct answering *answering, const struct pair_list *pairs, int64_t misses,
                 const char *label, struct score *out, struct error *err)
@@ -40,11 +23,16 @@ int score_pairs(struct answering *answering, const struct pair_list *pairs, int6
                           .tokens = answering->tokens - tokens,
                           .seconds = clock_seconds() - start};
     for (size_t i = 0; i < pairs->count; i++) {
-        const bool right = rc == 0 && is_right(answers[i], &pairs->pairs[i]);
+        const struct pair *pair = &pairs->pairs[i];
+        const size_t bytes = rc == 0 ? strlen(answers[i]) : 0;
+        const bool right =
+            rc == 0 && answer_is_exact(answers[i], bytes, pair->answer, pair->answer_bytes);
         out->right += right;
+        if (rc == 0)
+            out->f1 += answer_token_f1(answers[i], bytes, pair->answer, pair->answer_bytes) /
+                       (double)pairs->count;
         if (rc == 0 && !right && misses-- > 0)
-            log_info("wrong: %s -> '%s', expected '%s'", pairs->pairs[i].question, answers[i],
-                     pairs->pairs[i].answer);
+            log_info("wrong: %s -> '%s', expected '%s'", pair->question, answers[i], pair->answer);
         free(answers[i]);
     }
     free(answers);

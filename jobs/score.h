@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Closed-book exact match of a model on a set of pairs.
+// Closed-book exact match and F1 of a model on a set of pairs.
 #ifndef MEMO_JOBS_SCORE_H
 #define MEMO_JOBS_SCORE_H
 
@@ -9,6 +9,7 @@
 struct score {
     size_t asked;
     size_t right; // but for white space at both ends
+    double f1;    // of words, in the mean; see answer_token_f1
     uint64_t tokens;
     double seconds;
 };

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// memo status: what the runs beside these outputs say of themselves, as a table or JSON Lines.
+// memo status: what the runs beside these outputs say of themselves, as a table or JSON Lines; of a
+// generation also how its attempts stand, from their own last words.
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "collectives/flight.h"
+#include "jobs/attempts.h"
 #include "jobs/curves.h"
 #include "jobs/run_directory.h"
 #include "jobs/verbs.h"
@@ -13,20 +16,27 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 struct status_options {
     bool json;
     bool plot;
     const char *svg;
+    double watch;
 };
 
 static const struct option status_option_table[] = {
     {"json", OPTION_FLAG, offsetof(struct status_options, json), NULL, NULL, 0, 0, NULL,
      "one JSON object per run instead of the table", false},
     {"plot", OPTION_FLAG, offsetof(struct status_options, plot), NULL, NULL, 0, 0, NULL,
-     "also draw the loss of each training run over its steps", false},
+     "also draw the loss of each training run over its steps, or the tokens per second of a "
+     "generation over its time",
+     false},
     {"svg", OPTION_STRING, offsetof(struct status_options, svg), "FILE", NULL, 0, 0, NULL,
      "write the curves of one training run as a picture", false},
+    {"watch", OPTION_NUMBER, offsetof(struct status_options, watch), "S", "0", 0, 1e6, NULL,
+     "again every S seconds, while one of the runs goes on (0: once)", false},
     {0},
 };
 
@@ -65,6 +75,21 @@ static void print_rate(const struct json *summary, double seconds)
         printf("  %9s", "-");
 }
 
+// Of a run that ended in the middle, or that runs: which ranks are missing in which call.
+static int print_missing(const char *output, struct error *err)
+{
+    struct strbuf lines = {0};
+    char *directory = mem_printf("%s/run/flight", output);
+    const int rc = flight_survey(fs_system(), directory, &lines, err);
+    for (char *line = lines.bytes, *end; rc > 0 && line; line = end ? end + 1 : NULL) {
+        end = strchr(line, '\n');
+        printf("          %.*s\n", (int)(end ? (size_t)(end - line) : strlen(line)), line);
+    }
+    free(directory);
+    strbuf_release(&lines);
+    return rc < 0 ? -1 : 0;
+}
+
 static int print_row(const char *output, const struct json *summary, int name_width,
                      struct error *err)
 {
@@ -83,22 +108,75 @@ static int print_row(const char *output, const struct json *summary, int name_wi
     printf("  %9s", duration);
     print_rate(summary, seconds);
     printf("%s%s\n", reason ? "  " : "", reason ? reason : "");
-    return 0;
+    const bool ended_well = strcmp(state, "done") == 0 || strcmp(state, "stopped") == 0;
+    return ended_well ? 0 : print_missing(output, err);
 }
 
-static int show(const char *output, bool as_json, int name_width, struct error *err)
+// OUT/run or OUT.run, whichever is there; caller frees.
+static char *run_path(const char *output)
+{
+    char *inside = mem_printf("%s/run", output), *beside = mem_printf("%s.run", output);
+    char *path = fs_exists(fs_system(), inside)   ? mem_strdup(inside)
+                 : fs_exists(fs_system(), beside) ? mem_strdup(beside)
+                                                  : mem_strdup(output);
+    free(inside);
+    free(beside);
+    return path;
+}
+
+// With the attempts as one more member.
+static void print_json(const struct strbuf *summary, const struct attempts *attempts)
+{
+    struct strbuf members = {0};
+    size_t end = summary->length;
+    while (end > 0 && summary->bytes[end - 1] != '}')
+        end--;
+    if (attempts->count > 0)
+        attempts_json(attempts, &members);
+    printf("%.*s%s}\n", (int)(end > 0 ? end - 1 : 0), summary->bytes,
+           members.bytes ? members.bytes : "");
+    strbuf_release(&members);
+}
+
+static int print_people(const char *output, const struct json *summary,
+                        const struct attempts *attempts, int name_width, struct error *err)
+{
+    struct strbuf lines = {0};
+    const int rc = print_row(output, summary, name_width, err) ||
+                           attempts_print(attempts, (double)time(NULL), &lines, err)
+                       ? -1
+                       : 0;
+    if (lines.length > 0)
+        printf("%s", lines.bytes);
+    strbuf_release(&lines);
+    return rc;
+}
+
+// *running: one of its attempts goes on.
+static int show(const char *output, bool as_json, int name_width, bool *running, struct error *err)
 {
     struct strbuf text = {0};
     struct arena arena = {0};
+    struct attempts attempts = {0};
     const struct json *summary;
-    int rc = read_record(output, "summary.json", &text, err);
-    if (rc == 0 && as_json)
-        printf("%s", text.bytes);
-    else if (rc == 0)
-        rc = json_parse(&arena, text.bytes, text.length, &summary, err) ||
-                     print_row(output, summary, name_width, err)
+    char *run = run_path(output);
+    int rc = read_record(output, "summary.json", &text, err) ||
+                     attempts_read(fs_system(), run, &attempts, err)
+                 ? -1
+                 : 0;
+    if (rc == 0)
+        rc = json_parse(&arena, text.bytes, text.length, &summary, err)
                  ? error_prefix(err, "summary of '%s'", output)
                  : 0;
+    if (rc == 0 && as_json)
+        print_json(&text, &attempts);
+    else if (rc == 0)
+        rc = print_people(output, summary, &attempts, name_width, err)
+                 ? error_prefix(err, "summary of '%s'", output)
+                 : 0;
+    *running = *running || attempts.running;
+    attempts_release(&attempts);
+    free(run);
     arena_release(&arena);
     strbuf_release(&text);
     return rc;
@@ -114,14 +192,37 @@ static int read_curves(const char *output, struct curves *out, struct error *err
     return rc;
 }
 
+static int plot_attempts(const char *output, int columns, int rows, struct strbuf *out, bool *any,
+                         struct error *err)
+{
+    struct attempts attempts;
+    char *run = run_path(output);
+    int rc = attempts_read(fs_system(), run, &attempts, err);
+    *any = rc == 0 && attempts.count > 0;
+    if (*any)
+        rc = attempts_plot(&attempts, columns, rows, out, err);
+    if (rc == 0)
+        attempts_release(&attempts);
+    free(run);
+    return rc;
+}
+
 static int show_curves(const char *output, const struct status_options *options, struct error *err)
 {
     enum { COLUMNS = 64, ROWS = 14 };
     struct curves curves;
     struct strbuf text = {0};
     int rc = 0;
+    bool generates = false;
     if (!options->plot && !options->svg)
         return 0;
+    if (options->plot && plot_attempts(output, COLUMNS, ROWS, &text, &generates, err))
+        return -1;
+    if (generates) {
+        printf("%s", text.bytes);
+        strbuf_release(&text);
+        return 0;
+    }
     if (read_curves(output, &curves, err))
         return -1;
     if (options->plot) {
@@ -138,10 +239,57 @@ static int show_curves(const char *output, const struct status_options *options,
     return rc;
 }
 
+static int width_of_names(const struct option_list *outputs)
+{
+    int width = 6;
+    for (size_t i = 0; i < outputs->count; i++) {
+        const int length = (int)strlen(outputs->items[i]);
+        width = length > width ? length : width;
+    }
+    return width;
+}
+
+// An output without a run hides no other: the last one is the error.
+static int show_all(const struct status_options *options, const struct option_list *outputs,
+                    bool *running, struct error *err)
+{
+    const int name_width = width_of_names(outputs);
+    int code = EXIT_DONE;
+    if (!options->json)
+        printf("%-9s %-*s  %-8s  %8s  %10s  %9s  %9s\n", "stage", name_width, "output", "state",
+               "pairs", "tokens", "time", "tokens/s");
+    for (size_t i = 0; i < outputs->count; i++) {
+        if (show(outputs->items[i], options->json, name_width, running, err) ||
+            show_curves(outputs->items[i], options, err))
+            code = EXIT_FAILED;
+    }
+    return code;
+}
+
+static int watch(const struct status_options *options, const struct option_list *outputs,
+                 struct error *err)
+{
+    const bool terminal = isatty(STDOUT_FILENO);
+    bool running = true;
+    int code = EXIT_DONE;
+    while (running && code == EXIT_DONE) {
+        running = false;
+        if (terminal && !options->json)
+            printf("\033[H\033[2J");
+        code = show_all(options, outputs, &running, err);
+        fflush(stdout);
+        if (running && code == EXIT_DONE)
+            usleep((useconds_t)(options->watch * 1e6));
+        if (ferror(stdout))
+            code = EXIT_FAILED; // nobody listens any more
+    }
+    return code;
+}
+
 static int run_status(const void *parsed, const struct option_list *outputs, struct error *err)
 {
     const struct status_options *options = parsed;
-    int name_width = 6;
+    bool running = false;
     if (outputs->count == 0) {
         error_set(err, "name the outputs whose runs to show");
         return EXIT_USAGE;
@@ -150,28 +298,16 @@ static int run_status(const void *parsed, const struct option_list *outputs, str
         error_set(err, "--svg takes one output, not %zu", outputs->count);
         return EXIT_USAGE;
     }
-    for (size_t i = 0; i < outputs->count; i++) {
-        const int length = (int)strlen(outputs->items[i]);
-        name_width = length > name_width ? length : name_width;
-    }
-    if (!options->json)
-        printf("%-9s %-*s  %-8s  %8s  %10s  %9s  %9s\n", "stage", name_width, "output", "state",
-               "pairs", "tokens", "time", "tokens/s");
-    // An output without a run hides no other: the last one is the error.
-    int code = EXIT_DONE;
-    for (size_t i = 0; i < outputs->count; i++) {
-        if (show(outputs->items[i], options->json, name_width, err) ||
-            show_curves(outputs->items[i], options, err))
-            code = EXIT_FAILED;
-    }
-    return code;
+    return options->watch > 0 ? watch(options, outputs, err)
+                              : show_all(options, outputs, &running, err);
 }
 
 const struct verb verb_status = {
     .name = "status",
-    .summary = "show how runs stand: state, pairs, tokens, time",
+    .summary = "show how runs stand: state, pairs, tokens, time; a generation while it runs",
     .positional = "OUTPUT...",
     .examples = "  memo status corpus.h5 reflections/ models/memory\n"
+                "  memo status --watch 10 reflections/\n"
                 "  memo status --json models/*\n"
                 "  memo status --plot --svg loss.svg models/memory\n",
     .options = status_option_table,

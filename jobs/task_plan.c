@@ -236,14 +236,31 @@ static uint32_t binary_logarithm(uint64_t value)
     return bits;
 }
 
+static uint64_t task_tokens(const struct task_plan *plan, const struct corpus *corpus,
+                            const struct planned_task *task)
+{
+    uint64_t tokens = task->member_count == 0 ? corpus->chunks[task->chunk].tokens : 0;
+    for (size_t i = 0; i < task->member_count; i++)
+        tokens += corpus->chunks[plan->tasks[task->members[i]].chunk].tokens;
+    return tokens;
+}
+
+double *task_plan_weights(const struct task_plan *plan, const struct corpus *corpus)
+{
+    double *weights = mem_calloc(plan->count + 1, sizeof(*weights));
+    for (size_t t = 0; t < plan->count; t++) {
+        const uint64_t tokens = task_tokens(plan, corpus, &plan->tasks[t]);
+        weights[t] = tokens > 0 ? (double)tokens : 1;
+    }
+    return weights;
+}
+
 uint32_t *task_plan_priorities(const struct task_plan *plan, const struct corpus *corpus)
 {
     uint32_t *priorities = mem_calloc(plan->count + 1, sizeof(*priorities));
     for (size_t t = 0; t < plan->count; t++) {
         const struct planned_task *task = &plan->tasks[t];
-        uint64_t tokens = task->member_count == 0 ? corpus->chunks[task->chunk].tokens : 0;
-        for (size_t i = 0; i < task->member_count; i++)
-            tokens += corpus->chunks[plan->tasks[task->members[i]].chunk].tokens;
+        const uint64_t tokens = task_tokens(plan, corpus, task);
         priorities[t] = (task->member_count > 0 ? GROUP_PRIORITY : 0) + binary_logarithm(tokens);
     }
     return priorities;

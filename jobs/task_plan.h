@@ -64,4 +64,8 @@ void task_plan_release(struct task_plan *plan);
 // tasks of one document stay together.
 uint32_t *task_plan_priorities(const struct task_plan *plan, const struct corpus *corpus);
 
+// [plan->count], caller frees: tokens of the text of each task, at least 1. What a task costs, up
+// to a factor that all share.
+double *task_plan_weights(const struct task_plan *plan, const struct corpus *corpus);
+
 #endif

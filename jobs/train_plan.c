@@ -50,8 +50,9 @@ static size_t free_bytes(void)
 static size_t needed_with(struct model *model, const struct group *group,
                           const struct train_plan *plan, const struct trainer_options *options)
 {
-    return plan->program_bytes + trainer_bytes_total(trainer_bytes_needed(
-                                     model, group_rank(group), group_size(group), options));
+    return plan->program_bytes + plan->answer_bytes +
+           trainer_bytes_total(
+               trainer_bytes_needed(model, group_rank(group), group_size(group), options));
 }
 
 static void apply_recompute(struct trainer_options *options)
@@ -148,23 +149,26 @@ static double measure_peak(const struct model *model, const struct group *group,
     return (pairs ? limits.dot_flops : limits.flops) * group_size(group);
 }
 
-int train_plan_make(struct model *model, const struct group *group, size_t limit_bytes,
-                    enum recompute_choice choice, struct trainer_options *options,
+int train_plan_make(const struct train_plan_request *request, struct trainer_options *options,
                     struct train_plan *out, struct error *err)
 {
+    struct model *model = request->model;
+    const struct group *group = request->group;
     const size_t resident = process_resident_bytes();
     const size_t adapters = model->lora ? model->lora->layout.elements * sizeof(float) : 0;
     const size_t weights = model->layout.elements * dtype_bytes(model->weights.dtype) + adapters;
     const size_t share = free_bytes() / (size_t)group_local_size(group);
-    *out = (struct train_plan){.program_bytes = resident > weights ? resident - weights : 0};
-    out->available_bytes = limit_bytes > 0               ? limit_bytes
+    *out = (struct train_plan){.answer_bytes = request->answer_bytes,
+                               .program_bytes = resident > weights ? resident - weights : 0};
+    out->available_bytes = request->limit_bytes > 0      ? request->limit_bytes
                            : share < SIZE_MAX - resident ? share + resident
                                                          : SIZE_MAX;
-    options->recompute = choice == RECOMPUTE_ON;
-    if (choice == RECOMPUTE_AUTO && needed_with(model, group, out, options) > out->available_bytes)
+    options->recompute = request->recompute == RECOMPUTE_ON;
+    if (request->recompute == RECOMPUTE_AUTO &&
+        needed_with(model, group, out, options) > out->available_bytes)
         options->recompute = true;
     out->bytes = trainer_bytes_needed(model, group_rank(group), group_size(group), options);
-    out->total_bytes = out->program_bytes + trainer_bytes_total(out->bytes);
+    out->total_bytes = out->program_bytes + out->answer_bytes + trainer_bytes_total(out->bytes);
     out->checkpoint_bytes = state_bytes(model, options);
     out->copy_bytes = out->checkpoint_bytes / (size_t)group_size(group);
     out->behind = out->available_bytes >= out->total_bytes &&
@@ -197,15 +201,15 @@ static void log_time(const struct train_plan *plan, const struct trainer *traine
              plan->peak_flops / 1e9);
 }
 
-static void log_disk(const struct train_plan *plan, size_t keep, const char *directory)
+static void log_disk(const struct train_plan *plan, size_t kept, const char *directory)
 {
     struct statvfs disk;
-    const double needed = (double)plan->checkpoint_bytes * (double)(keep + 1);
+    const double needed = (double)plan->checkpoint_bytes * (double)(kept + 1);
     if (statvfs(directory, &disk) != 0)
         return;
     const double there = (double)disk.f_bavail * (double)disk.f_frsize;
     log_info("a checkpoint takes %.3f GB, %zu kept and one being written %.3f GB; %.1f GB are free",
-             (double)plan->checkpoint_bytes / GB, keep, needed / GB, there / GB);
+             (double)plan->checkpoint_bytes / GB, kept, needed / GB, there / GB);
     if (plan->behind)
         log_info("while it is written, its copy takes %.3f GB of memory per rank",
                  (double)plan->copy_bytes / GB);
@@ -216,16 +220,17 @@ static void log_disk(const struct train_plan *plan, size_t keep, const char *dir
                  (needed - there) / GB);
 }
 
-void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t keep,
+void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t kept,
                     const char *directory)
 {
     const struct trainer_bytes *bytes = &plan->bytes;
     log_info("memory per rank: weights %.3f GB, remainders %.3f, moments %.3f, gradients %.3f, "
-             "activations %.3f%s, program and data %.3f: %.3f GB",
+             "activations %.3f%s, held-out answers %.3f, program and data %.3f: %.3f GB",
              (double)bytes->weights / GB, (double)bytes->remainder / GB,
              (double)bytes->moments / GB, (double)bytes->gradients / GB,
              (double)bytes->activations / GB, trainer->options.recompute ? " (computed twice)" : "",
-             (double)plan->program_bytes / GB, (double)plan->total_bytes / GB);
-    log_disk(plan, keep, directory);
+             (double)plan->answer_bytes / GB, (double)plan->program_bytes / GB,
+             (double)plan->total_bytes / GB);
+    log_disk(plan, kept, directory);
     log_time(plan, trainer);
 }

@@ -9,6 +9,7 @@ enum recompute_choice { RECOMPUTE_AUTO, RECOMPUTE_ON, RECOMPUTE_OFF };
 
 struct train_plan {
     struct trainer_bytes bytes;
+    size_t answer_bytes;     // while held-out questions are answered
     size_t program_bytes;    // what the process holds already, but for the model's weights
     size_t total_bytes;      // of a rank
     size_t available_bytes;  // for it, what it holds already included
@@ -18,15 +19,21 @@ struct train_plan {
     double peak_flops;       // of all ranks, for weights of their type; 0: unknown
 };
 
+struct train_plan_request {
+    struct model *model; // loaded already
+    const struct group *group;
+    size_t limit_bytes; // of a rank; 0: what is free, shared among the host's ranks
+    enum recompute_choice recompute;
+    size_t answer_bytes;
+};
+
 // Chooses options->recompute, and fills *out. An error says by how much a rank's memory is too
-// small and which option would make it fit. limit_bytes 0: what is free, shared among the host's
-// ranks. The model is loaded already, in f32.
-int train_plan_make(struct model *model, const struct group *group, size_t limit_bytes,
-                    enum recompute_choice choice, struct trainer_options *options,
+// small and which option would make it fit.
+int train_plan_make(const struct train_plan_request *request, struct trainer_options *options,
                     struct train_plan *out, struct error *err);
 
-// Lines for people. keep: checkpoints kept in `directory`, whose file system's free space is told.
-void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t keep,
+// Lines for people. kept: checkpoints kept in `directory`, whose file system's free space is told.
+void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t kept,
                     const char *directory);
 
 size_t process_resident_bytes(void); // now; 0 when the system does not tell

@@ -19,6 +19,17 @@ static void integer(struct json_writer *w, const char *key, size_t value)
     json_int(w, (int64_t)value);
 }
 
+static void held_out_members(struct json_writer *w, const struct held_out_figures *figures)
+{
+    const struct closed_book_score *answers = &figures->answers;
+    member(w, "held_out_loss", figures->loss);
+    if (answers->asked == 0)
+        return;
+    member(w, "held_out_exact", closed_book_exact_share(answers));
+    member(w, "held_out_f1", answers->f1);
+    integer(w, "held_out_answers", answers->asked);
+}
+
 void train_record_write(const struct step_record *record, struct strbuf *line)
 {
     const struct step_stats *stats = record->stats;
@@ -39,9 +50,30 @@ void train_record_write(const struct step_record *record, struct strbuf *line)
     member(&w, "exposed_communication_share", stats->exposed_seconds / record->seconds);
     if (record->checkpoint_seconds > 0)
         member(&w, "checkpoint_seconds", record->checkpoint_seconds);
-    if (record->held_out_loss)
-        member(&w, "held_out_loss", *record->held_out_loss);
+    char consumed[DIGEST_TEXT_BYTES];
+    digest_format(record->consumed, consumed);
+    json_key(&w, "consumed");
+    json_text(&w, consumed);
+    if (record->held_out)
+        held_out_members(&w, record->held_out);
     json_end_object(&w);
+}
+
+static void add_held_out(const struct model_card *card, struct strbuf *text)
+{
+    const struct held_out_figures *figures = card->held_out;
+    if (card->best_step < card->trainer->step)
+        strbuf_addf(text, "| weights | those after step %zu, the best by held-out %s |\n",
+                    card->best_step, card->best_by);
+    if (!figures)
+        return;
+    strbuf_addf(text, "| held-out loss | %.4f |\n", figures->loss);
+    if (figures->answers.asked > 0)
+        strbuf_addf(text,
+                    "| held-out questions, closed-book: exact match, token F1 | %zu of %zu "
+                    "(%.1f%%), %.1f%% |\n",
+                    figures->answers.exact, figures->answers.asked,
+                    100 * closed_book_exact_share(&figures->answers), 100 * figures->answers.f1);
 }
 
 static void add_figures(const struct model_card *card, struct strbuf *text)
@@ -60,11 +92,16 @@ static void add_figures(const struct model_card *card, struct strbuf *text)
     strbuf_addf(text, "| tokens consumed | %" PRIu64 " |\n", trainer->tokens);
     strbuf_addf(text, "| loss of the first and the last step of the last run | %.4f, %.4f |\n",
                 card->first_loss, card->last_loss);
-    if (card->held_out_loss >= 0)
-        strbuf_addf(text, "| held-out loss | %.4f |\n", card->held_out_loss);
+    add_held_out(card, text);
     strbuf_addf(text, "| digest of the data (XXH3-128 of the token sequences) | %s |\n", data);
     strbuf_addf(text, "| digest of what was consumed, in its order | %s |\n", consumed);
     strbuf_addf(text, "| digest of data, options and initial weights | %s |\n", identity);
+    strbuf_addf(text, "| repeatable | %s%s |\n",
+                trainer->rounded ? "to rounding: between runs changed " : "bit for bit",
+                trainer->rounded ? trainer->rounded : "");
+    for (int f = 0; f < ENVIRONMENT_FIELDS; f++)
+        strbuf_addf(text, "| %s | %s |\n", environment_names[f],
+                    trainer->environment.values[f] ? trainer->environment.values[f] : "unknown");
 }
 
 int model_card_write(const struct model_card *card, struct fs *fs, const char *directory,

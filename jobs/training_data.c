@@ -18,10 +18,54 @@ static int add_pair(const struct text_codec *codec, const struct pair *pair, siz
     if (chat_render_ids(codec->chat, codec->tokenizer, codec->scratch, messages, 2, false, ids,
                         spans, err))
         return -1;
+    const size_t target_begin = loss_on_header ? spans[0].end : spans[1].begin;
+    assert(out->count == 0 || out->lead_tokens == spans[1].begin - target_begin);
+    out->lead_tokens = spans[1].begin - target_begin;
     // What the template writes behind the answer is never read by anybody: it is left out.
-    sequence_set_add(out, ids->ids, spans[1].end, loss_on_header ? spans[0].end : spans[1].begin,
-                     spans[1].end, max_tokens);
+    sequence_set_add(out, ids->ids, spans[1].end, target_begin, spans[1].end, max_tokens);
     return 0;
+}
+
+static void begin_key(const struct text_codec *codec, const char *objective, size_t max_tokens,
+                      struct digest_builder *builder)
+{
+    const struct digest tokenizer = tokenizer_digest(codec->tokenizer);
+    digest_begin(builder);
+    digest_field_text(builder, objective);
+    digest_field(builder, tokenizer.bytes, sizeof(tokenizer.bytes));
+    digest_field_text(builder, chat_template_name(codec->chat));
+    digest_field_u64(builder, max_tokens);
+}
+
+struct digest training_data_pairs_key(const struct text_codec *codec, const struct pair_list *pairs,
+                                      size_t max_tokens, bool loss_on_header)
+{
+    struct digest_builder builder;
+    begin_key(codec, "qa", max_tokens, &builder);
+    digest_field_u64(&builder, loss_on_header);
+    digest_field_u64(&builder, pairs->count);
+    for (size_t i = 0; i < pairs->count; i++) {
+        digest_field(&builder, pairs->pairs[i].question, pairs->pairs[i].question_bytes);
+        digest_field(&builder, pairs->pairs[i].answer, pairs->pairs[i].answer_bytes);
+    }
+    return digest_end(&builder);
+}
+
+struct digest training_data_corpus_key(const struct text_codec *codec, const struct corpus *corpus,
+                                       struct corpus_part part, size_t max_tokens, size_t sample)
+{
+    struct digest_builder builder;
+    bool *in_part = mem_calloc(corpus->document_count + 1, sizeof(*in_part));
+    corpus_select_part(corpus, part.part, part.parts, in_part);
+    begin_key(codec, "text", max_tokens, &builder);
+    digest_field_u64(&builder, sample);
+    for (size_t d = 0; d < corpus->document_count; d++) {
+        const struct corpus_document *document = &corpus->documents[d];
+        if (in_part[d])
+            digest_field(&builder, corpus->text + document->begin, document->end - document->begin);
+    }
+    free(in_part);
+    return digest_end(&builder);
 }
 
 int training_data_from_pairs(const struct text_codec *codec, const struct pair_list *pairs,
@@ -39,6 +83,7 @@ int training_data_from_pairs(const struct text_codec *codec, const struct pair_l
 void training_data_hold_out(struct sequence_set *set, size_t count, struct sequence_set *held_out)
 {
     assert(count < set->count);
+    held_out->lead_tokens = set->lead_tokens;
     for (size_t s = set->count - count; s < set->count; s++)
         sequence_set_add(held_out, set->ids + set->offsets[s],
                          (size_t)(set->offsets[s + 1] - set->offsets[s]), set->target_begin[s],

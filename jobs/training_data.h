@@ -14,6 +14,13 @@ int training_data_from_pairs(const struct text_codec *codec, const struct pair_l
                              size_t max_tokens, bool loss_on_header, struct sequence_set *out,
                              struct error *err);
 
+// The digest of everything that the sequences of training_data_from_pairs follow from.
+struct digest training_data_pairs_key(const struct text_codec *codec, const struct pair_list *pairs,
+                                      size_t max_tokens, bool loss_on_header);
+// The same of training_data_from_corpus.
+struct digest training_data_corpus_key(const struct text_codec *codec, const struct corpus *corpus,
+                                       struct corpus_part part, size_t max_tokens, size_t sample);
+
 // Moves the last `count` sequences into a set of their own.
 void training_data_hold_out(struct sequence_set *set, size_t count, struct sequence_set *held_out);
 

@@ -16,12 +16,14 @@ const struct verb *const verbs[] = {
     &verb_train,
     &verb_vector,
     &verb_merge,
+    &verb_update,
     &verb_ask,
     &verb_eval,
     &verb_status,
     &verb_tokenize,
     &verb_logits,
     &verb_bench,
+    &verb_engine,
     NULL,
 };
 // clang-format on

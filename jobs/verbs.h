@@ -21,6 +21,7 @@ extern const struct verb verb_generate;
 extern const struct verb verb_train;
 extern const struct verb verb_vector;
 extern const struct verb verb_merge;
+extern const struct verb verb_update;
 extern const struct verb verb_ask;
 extern const struct verb verb_eval;
 extern const struct verb verb_tokenize;
@@ -31,6 +32,7 @@ extern const struct verb verb_export;
 extern const struct verb verb_audit;
 extern const struct verb verb_compact;
 extern const struct verb verb_bench;
+extern const struct verb verb_engine;
 
 // What this build has, in the order of the help text; NULL-terminated.
 extern const struct verb *const verbs[];

@@ -9,30 +9,37 @@
 
 enum {
     RUNS = 7,
+    CALLS_LIMIT = 1000,               // between two waits
     READ_BYTES_PER_THREAD = 64 << 20, // beyond a thread's share of any last-level cache
+    COPY_BYTES = 256 << 20,           // beyond the cache of any GPU
+    PRODUCT_WIDTH = 8192,             // of square matrices that fill a GPU
+    PRODUCT_WIDTH_ON_HOST = 128,
 };
 
 static const double run_seconds = 0.02;
 
-struct work {
-    double (*call)(void *context); // returns the amount done: operations or bytes
-    void *context;
-};
-
-// The best rate of RUNS runs, each repeated until it takes run_seconds.
-static double best_rate(struct work work)
+// The first run waits after every call and learns how many a run has; later ones wait once.
+int bench_best_rate(struct device *device, struct bench_work work, double *out, struct error *err)
 {
-    double best = 0;
+    size_t calls = 1;
+    *out = 0;
     for (int run = 0; run < RUNS; run++) {
         double begin = clock_seconds(), seconds = 0, amount = 0;
+        size_t done = 0;
         while (seconds < run_seconds) {
-            amount += work.call(work.context);
+            for (size_t i = 0; i < calls; i++)
+                amount += work.call(work.context);
+            if (device_sync(device, err))
+                return -1;
+            done += calls;
             seconds = clock_seconds() - begin;
         }
-        if (amount / seconds > best)
-            best = amount / seconds;
+        if (run == 0)
+            calls = done < CALLS_LIMIT ? done : CALLS_LIMIT;
+        if (amount / seconds > *out)
+            *out = amount / seconds;
     }
-    return best;
+    return 0;
 }
 
 struct probe {
@@ -59,22 +66,41 @@ static double probe_read(void *context)
     return device_cpu(probe->device)->probes->read(probe->device, probe->block, probe->count);
 }
 
-int bench_limits(struct device *device, struct bench_limits *out, struct error *err)
+static int limits_of_cpu(struct device *device, struct bench_limits *out, struct error *err)
 {
-    if (device->backend != &backend_cpu)
-        return error_set(err, "cannot measure the limits of backend '%s': use 'cpu'",
-                         device->backend->name);
     size_t bytes = (size_t)device->threads * READ_BYTES_PER_THREAD;
     void *block;
     if (device_alloc(device, bytes, &block, err) != 0)
         return -1;
     struct probe probe = {.device = device, .block = block, .count = bytes / sizeof(float)};
-    out->flops = best_rate((struct work){probe_fma, &probe});
-    out->dot_flops =
-        device_cpu(device)->probes->dot ? best_rate((struct work){probe_dot, &probe}) : 0;
-    out->read_bytes = best_rate((struct work){probe_read, &probe});
+    out->dot_flops = 0;
+    const int rc =
+        bench_best_rate(device, (struct bench_work){probe_fma, &probe}, &out->flops, err) ||
+        (device_cpu(device)->probes->dot &&
+         bench_best_rate(device, (struct bench_work){probe_dot, &probe}, &out->dot_flops, err)) ||
+        bench_best_rate(device, (struct bench_work){probe_read, &probe}, &out->read_bytes, err);
     device_free(device, block);
-    return 0;
+    return rc ? -1 : 0;
+}
+
+static double copy_half(void *context)
+{
+    const struct probe *probe = context;
+    const size_t bytes = probe->count / 2 * sizeof(float);
+    device_copy(probe->device, (void *)(uintptr_t)probe->block, probe->block + probe->count / 2,
+                bytes);
+    return 2.0 * (double)bytes;
+}
+
+static int copy_rate(struct device *device, double *out, struct error *err)
+{
+    void *block;
+    if (device_alloc(device, COPY_BYTES, &block, err))
+        return -1;
+    struct probe probe = {device, block, COPY_BYTES / sizeof(float)};
+    const int rc = bench_best_rate(device, (struct bench_work){copy_half, &probe}, out, err);
+    device_free(device, block);
+    return rc;
 }
 
 struct layer {
@@ -84,12 +110,18 @@ struct layer {
     void *x, *out, *weight; // device blocks
 };
 
+// As a model of such weights has them.
+static enum dtype activations_of(const struct device *device, enum dtype weight)
+{
+    return device->ops->half_activations ? weight : DTYPE_F32;
+}
+
 static double layer_call(void *context)
 {
     const struct layer *l = context;
     const struct bench_linear *s = l->shape;
-    struct tensor x = {.data = l->x, .dtype = DTYPE_F32},
-                  out = {.data = l->out, .dtype = DTYPE_F32};
+    const enum dtype dtype = activations_of(l->device, s->weight);
+    struct tensor x = {.data = l->x, .dtype = dtype}, out = {.data = l->out, .dtype = dtype};
     switch (s->pass) {
     case BENCH_FORWARD:
     case BENCH_FORWARD_PACKED:
@@ -133,12 +165,30 @@ int bench_linear(struct device *device, const struct bench_linear *shape, double
                                    .in_width = shape->in_width};
     if (shape->pass == BENCH_FORWARD_PACKED)
         device->ops->linear_pack(device, &layer.linear);
-    *out = best_rate((struct work){layer_call, &layer});
+    rc = bench_best_rate(device, (struct bench_work){layer_call, &layer}, out, err);
     device->ops->linear_unpack(device, &layer.linear);
-    rc = device_sync(device, err);
 release:
     device_free(device, layer.x);
     device_free(device, layer.out);
     device_free(device, layer.weight);
     return rc;
+}
+
+static int limits_by_operations(struct device *device, struct bench_limits *out, struct error *err)
+{
+    const size_t width = device->ops->half_activations ? PRODUCT_WIDTH : PRODUCT_WIDTH_ON_HOST;
+    struct bench_linear square = {BENCH_FORWARD, DTYPE_F32, width, width, width};
+    if (bench_linear(device, &square, &out->flops, err))
+        return -1;
+    square.weight = DTYPE_BF16;
+    return bench_linear(device, &square, &out->dot_flops, err) ||
+                   copy_rate(device, &out->read_bytes, err)
+               ? -1
+               : 0;
+}
+
+int bench_limits(struct device *device, struct bench_limits *out, struct error *err)
+{
+    return device->backend == &backend_cpu ? limits_of_cpu(device, out, err)
+                                           : limits_by_operations(device, out, err);
 }

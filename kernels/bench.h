@@ -13,8 +13,17 @@ struct bench_limits {
     double read_bytes; // per second, from memory that no cache holds, all threads
 };
 
-// The best of several runs of about 20 ms each. Fails on devices without such loops (ref), and when
-// the memory to read cannot be allocated.
+// Something to repeat: enqueues work and returns the amount of it, in operations or bytes.
+struct bench_work {
+    double (*call)(void *context);
+    void *context;
+};
+
+// *out = the best rate of several runs of about 20 ms each, per second.
+int bench_best_rate(struct device *device, struct bench_work work, double *out, struct error *err);
+
+// Of the cpu by loops that do nothing else; of other devices by products of large square matrices
+// and by copies, of which both sides count. Fails when the memory cannot be allocated.
 int bench_limits(struct device *device, struct bench_limits *out, struct error *err);
 
 enum bench_pass {
@@ -34,5 +43,22 @@ struct bench_linear {
 // runs.
 int bench_linear(struct device *device, const struct bench_linear *shape, double *out,
                  struct error *err);
+
+// The operations of a decoder layer and of the optimizer, at the sizes of a model.
+struct bench_sizes {
+    size_t tokens, hidden, heads, kv_heads, head_width, ffn, vocabulary;
+    size_t sequences; // of generation, with `tokens` positions each
+};
+
+struct bench_operation {
+    const char *name;
+    double amount; // of one call: bytes that must be moved, or operations
+    double rate;   // per second
+    bool computes; // operations, not bytes
+};
+
+enum { BENCH_OPERATIONS = 13 };
+int bench_operations(struct device *device, const struct bench_sizes *sizes,
+                     struct bench_operation out[BENCH_OPERATIONS], struct error *err);
 
 #endif

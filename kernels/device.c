@@ -117,3 +117,25 @@ int device_sync(struct device *device, struct error *err)
 {
     return device->backend->memory->sync(device, err);
 }
+
+bool device_captures(const struct device *device)
+{
+    return device->backend->memory->capture != NULL;
+}
+
+int device_capture(struct device *device, void (*enqueue)(void *context), void *context, void **out,
+                   struct error *err)
+{
+    return device->backend->memory->capture(device, enqueue, context, out, err);
+}
+
+void device_replay(struct device *device, void *captured)
+{
+    device->backend->memory->replay(device, captured);
+}
+
+void device_forget(struct device *device, void *captured)
+{
+    if (captured)
+        device->backend->memory->forget(device, captured);
+}

@@ -76,4 +76,13 @@ int device_copy_out(struct device *device, void *host, const void *in, size_t by
                     struct error *err);
 int device_sync(struct device *device, struct error *err);
 
+// Work that comes again and again with the same arguments is captured once and then enqueued as one
+// (a CUDA graph): what enqueue() tells the device, which may be operations, copies on the device
+// and zeroing. Memory that it names must stay where it is. Not every backend can.
+bool device_captures(const struct device *device);
+int device_capture(struct device *device, void (*enqueue)(void *context), void *context, void **out,
+                   struct error *err); // does none of the work
+void device_replay(struct device *device, void *captured);
+void device_forget(struct device *device, void *captured); // NULL is accepted
+
 #endif

@@ -86,10 +86,11 @@ struct linear {
     void *packed;
 };
 
-// out = x weight^T + bias, or out += with accumulate.
+// out = x weight^T + bias + residual, or out += with accumulate and no residual.
 struct linear_forward {
-    struct tensor out; // [R, out_width]
-    struct tensor x;   // [R, in_width]
+    struct tensor out;      // [R, out_width]
+    struct tensor x;        // [R, in_width]
+    struct tensor residual; // [R, out_width], of out's type, may be out; data NULL: none
     const struct linear *linear;
     size_t rows;
     bool accumulate;
@@ -189,9 +190,17 @@ struct kv_write {
     struct tensor k_cache, v_cache;
     struct tensor k, v; // [T] rows of `stride` elements
     size_t stride;
-    const int32_t *places; // [T] block * KV_BLOCK_TOKENS + position % KV_BLOCK_TOKENS
+    // [T] block * KV_BLOCK_TOKENS + position % KV_BLOCK_TOKENS; negative: the token is not kept
+    const int32_t *places;
     size_t tokens;
     size_t kv_heads, head_width;
+};
+
+// The rope of queries and keys, which are neighbours, then the kv_write of these keys and the
+// values behind them. Whether the keys in x are rotated afterwards is the backend's affair.
+struct rope_kv_write {
+    struct rope rope; // not backward
+    struct kv_write write;
 };
 
 // Who reads together. A group's tokens are order[first..first + tokens]; its segments come in
@@ -307,6 +316,32 @@ struct cross_entropy {
     size_t vocabulary;
     float grad_scale;
     bool backward;
+};
+
+// How the next token of a row is drawn. In this order: tokens that the mask leaves out go; logits
+// of tokens seen are divided by the penalty where positive, else multiplied (Keskar et al. 2019);
+// weights are those of sample_weight.h with scale = 1 / temperature; tokens are ordered by weight,
+// equal ones by number; the top_k first stay; of these the fewest whose weights reach top_p of
+// theirs (Holtzman et al. 2020); of these the ones of at least min_p (Nguyen et al. 2024). The one
+// drawn is that at which the sum of weights, by token, passes sample_point(random, the whole sum).
+struct sample_row {
+    uint64_t random;
+    float scale; // 0: the largest logit, the lowest token on ties
+    float top_p; // 0 or 1: all
+    float min_p;
+    float penalty; // 0 or 1: none
+    int32_t top_k; // 0: all
+    int32_t mask;  // row of the bits; -1: every token is allowed
+    int32_t seen;  // row of the bits; -1: no token was
+};
+
+struct sample {
+    int32_t *out;         // [R] =, 0 where no token has any weight
+    struct tensor logits; // [R, V], float32
+    const struct sample_row *rows;
+    const uint64_t *bits; // [, (V + 63) / 64], token i is bit i % 64 of word i / 64
+    size_t count;         // R
+    size_t vocabulary;    // V, below 2^31
 };
 
 // out[r] = x[index[r]]
@@ -441,6 +476,7 @@ struct kernels {
     void (*attention_forward)(struct device *, const struct attention_forward *);
     void (*attention_backward)(struct device *, const struct attention_backward *);
     void (*kv_write)(struct device *, const struct kv_write *);
+    void (*rope_kv_write)(struct device *, const struct rope_kv_write *);
     void (*attention_cached)(struct device *, const struct attention_cached *);
     void (*gated_forward)(struct device *, const struct gated_forward *);
     void (*gated_backward)(struct device *, const struct gated_backward *);
@@ -454,6 +490,8 @@ struct kernels {
     void (*adamw)(struct device *, const struct adamw *);
     void (*adamw_compact)(struct device *, const struct adamw_compact *); // NULL: not there
 
+    // NULL: draws are made where the caller is, see worker/engine/sampling.h.
+    void (*sample)(struct device *, const struct sample *);
     // out[r] = index of the largest of logits[r, 0..width), the lowest index on ties.
     void (*argmax)(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
     // *out = sum of x^2 in float64, in one order for every thread count.

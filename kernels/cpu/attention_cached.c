@@ -64,6 +64,8 @@ static void write_task(void *argument, size_t task, int thread)
     const struct kv_write *a = job->a;
     size_t end = min_size((task + 1) * job->step, a->tokens), d = a->head_width;
     for (size_t t = task * job->step; t < end; t++) {
+        if (a->places[t] < 0)
+            continue;
         size_t block = (size_t)a->places[t] / B, offset = (size_t)a->places[t] % B;
         for (size_t group = 0; group < a->kv_heads; group++) {
             size_t head = block * a->kv_heads + group, from = t * a->stride + group * d;
@@ -80,6 +82,12 @@ void ISA(kv_write)(struct device *device, const struct kv_write *a)
     assert(a->k_cache.dtype == DTYPE_F32 || a->head_width % 2 == 0);
     struct write_job job = {.a = a, .step = rows_per_task(a->kv_heads * a->head_width)};
     cpu_run(device, ceil_div(a->tokens, job.step), write_task, &job);
+}
+
+void ISA(rope_kv_write)(struct device *device, const struct rope_kv_write *a)
+{
+    ISA(rope)(device, &a->rope);
+    ISA(kv_write)(device, &a->write);
 }
 
 // The state of a group's rows, token by token.

@@ -233,6 +233,22 @@ static void tile_fetch_ahead(struct tile *t, const struct gemm *g, size_t row, s
     t->ahead_step = ceil_div(step_bytes * tile_rows(g->rows - row), g->rows);
 }
 
+// While a tile is computed, what the next one begins from comes from memory.
+static void fetch_next(const struct gemm *g, size_t row, size_t column)
+{
+    if (row >= g->rows) {
+        row = 0;
+        column += TILE_COLUMNS;
+    }
+    if (!g->keep || column >= g->columns)
+        return;
+    const float *c = g->c + row * g->c_stride + column;
+    const size_t rows = min_size(TILE_ROWS, g->rows - row);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < TILE_COLUMNS; j += CACHE_LINE / sizeof *c)
+            __builtin_prefetch(c + i * g->c_stride + j, 1, 3);
+}
+
 // One block of A (at most BLOCK_ROWS when packed) against panels; g describes the block alone.
 static void block_run(const struct gemm *g, bool packed, bool few)
 {
@@ -255,6 +271,8 @@ static void block_run(const struct gemm *g, bool packed, bool few)
                 rows = min_size(rows, TILE_ROWS - row % TILE_ROWS);
             if (few && g->columns - column >= 2 * TILE_COLUMNS)
                 tile_fetch_ahead(&t, g, row, 1);
+            if (!few)
+                fetch_next(g, row + tile_rows(rows), column);
             done = columns == TILE_COLUMNS ? tile_run(&t, rows, g->panels.dtype)
                                            : tile_run_edge(&t, rows, columns, g->panels.dtype);
         }
@@ -357,7 +375,7 @@ void ISA(gemm)(const struct gemm *gemm, void *scratch)
     bool few = g->panels.data && g->rows <= FEW_ROWS && rows_are_contiguous(g);
     size_t deepest = is_pairs(g->panels.dtype) ? 2 * BLOCK_DEPTH : BLOCK_DEPTH;
     size_t depth_step = few && g->depth > deepest ? g->depth : deepest;
-    size_t column_step = few ? g->columns : BLOCK_COLUMNS;
+    size_t column_step = few ? g->columns : rows_are_contiguous(g) ? BLOCK_COLUMNS : WIDE_COLUMNS;
     for (size_t column = 0; column < g->columns; column += column_step) {
         // A product of depth 0 still has its start to write.
         for (size_t k = 0; k == 0 || k < g->depth; k += depth_step) {

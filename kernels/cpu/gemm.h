@@ -33,7 +33,10 @@ enum {
     // BLOCK_DEPTH rows, 16 KiB, stays in the first; with 16 lanes a tile asks the second for a
     // cache line every 14 cycles, and deeper blocks, which write C less often, gain more.
     FEW_ROWS = 4 * TILE_ROWS,
-    GEMM_SCRATCH_BYTES = BLOCK_DEPTH * BLOCK_COLUMNS * 4,
+    // Where A is packed, too, a block of B is wider and lies in the third cache: each of its panels
+    // is read once for all rows of a block of A, which is then packed seldom.
+    WIDE_COLUMNS = 1024,
+    GEMM_SCRATCH_BYTES = BLOCK_DEPTH * WIDE_COLUMNS * 4,
 };
 
 // Whether bfloat16 weights are multiplied as such. The tests say so of processors without the

@@ -9,10 +9,12 @@ static void pair_columns(void *out, const void *even, const void *odd, enum dtyp
                          size_t count)
 {
     size_t i = 0;
-    for (; i + VF_LANES <= count; i += VF_LANES) {
+    while (i < count && count >= VF_LANES) {
+        i = min_size(i, count - VF_LANES); // the last vector covers some elements again
         vh low = vh_load_any(even, dtype, i), high = odd ? vh_load_any(odd, dtype, i) : (vh){0};
         vi pairs = vi_pairs(low, high);
         memcpy((uint32_t *)out + i, &pairs, sizeof pairs);
+        i += VF_LANES;
     }
     for (; i < count; i++) {
         uint32_t low = bf16_from_f32(load_any(even, dtype, i));

@@ -26,6 +26,7 @@ void ISA(rope)(struct device *, const struct rope *);
 void ISA(attention_forward)(struct device *, const struct attention_forward *);
 void ISA(attention_backward)(struct device *, const struct attention_backward *);
 void ISA(kv_write)(struct device *, const struct kv_write *);
+void ISA(rope_kv_write)(struct device *, const struct rope_kv_write *);
 void ISA(attention_cached)(struct device *, const struct attention_cached *);
 void ISA(gated_forward)(struct device *, const struct gated_forward *);
 void ISA(gated_backward)(struct device *, const struct gated_backward *);

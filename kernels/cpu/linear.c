@@ -228,11 +228,27 @@ static struct panels panels_of(const struct linear *linear, void *data)
                            .panel_stride = panel_depth(dtype, linear->in_width) * TILE_COLUMNS};
 }
 
+// The product is added to a copy of what it is added to.
+static void add_to_residual(struct device *device, const struct linear_forward *a)
+{
+    struct linear_forward onto = *a;
+    onto.residual.data = NULL;
+    onto.accumulate = true;
+    if (a->residual.data != a->out.data)
+        device_copy(device, a->out.data, a->residual.data,
+                    a->rows * a->linear->out_width * dtype_bytes(a->out.dtype));
+    ISA(linear_forward)(device, &onto);
+}
+
 void ISA(linear_forward)(struct device *device, const struct linear_forward *a)
 {
     const struct linear *linear = a->linear;
     if (is_half(a->out) || is_half(a->x)) {
         ref_linear_forward(device, a);
+        return;
+    }
+    if (a->residual.data) {
+        add_to_residual(device, a);
         return;
     }
     bool pairs = bf16_products && panels_dtype(linear) == DTYPE_BF16;

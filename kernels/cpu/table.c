@@ -20,6 +20,7 @@ const struct kernels TABLE_EXPAND(ISA_SUFFIX) = {
     .attention_forward = ISA(attention_forward),
     .attention_backward = ISA(attention_backward),
     .kv_write = ISA(kv_write),
+    .rope_kv_write = ISA(rope_kv_write),
     .attention_cached = ISA(attention_cached),
     .gated_forward = ISA(gated_forward),
     .gated_backward = ISA(gated_backward),

@@ -19,7 +19,7 @@ static __global__ void kv_write_kernel(struct kv_write a)
 {
     const size_t width = a.kv_heads * a.head_width, t = blockIdx.x;
     const size_t i = (size_t)blockIdx.y * WRITE_THREADS + threadIdx.x;
-    if (i >= width)
+    if (i >= width || a.places[t] < 0)
         return;
     const size_t block = (size_t)a.places[t] / B, offset = (size_t)a.places[t] % B;
     const size_t head = block * a.kv_heads + i / a.head_width;
@@ -35,6 +35,57 @@ void cuda_kv_write(struct device *device, const struct kv_write *a)
     const dim3 grid((unsigned)a->tokens, blocks_of(a->kv_heads * a->head_width, WRITE_THREADS));
     CUDA_LAUNCH(kv_write_kernel, grid, WRITE_THREADS, 0, cuda_of(device)->stream, *a);
     cuda_launched(device, "kv_write");
+}
+
+// One thread a pair of elements: queries turn in place, keys turn on their way to the cache, values
+// are copied there. Reads a row of queries, keys and values once, and writes as much.
+static __global__ void rope_kv_write_kernel(struct rope rope, struct kv_write write)
+{
+    const size_t d = rope.head_width, half = d / 2, t = blockIdx.x;
+    const size_t heads = rope.heads + write.kv_heads, queries = rope.heads - write.kv_heads;
+    const size_t pair = (size_t)blockIdx.y * WRITE_THREADS + threadIdx.x;
+    if (pair >= heads * half)
+        return;
+    const size_t head = pair / half, i = pair % half, at = t * rope.stride + head * d + i;
+    const float x = load(rope.x, at), y = load(rope.x, at + half);
+    const bool turns = head < rope.heads;
+    float s = 0, c = 1;
+    if (turns) {
+        sincosf((float)rope.positions[t] * rope.inverse_frequency[i], &s, &c);
+        s *= rope.magnitude;
+        c *= rope.magnitude;
+    }
+    const float first = turns ? x * c - y * s : x, second = turns ? y * c + x * s : y;
+    if (head < queries) {
+        store(rope.x, at, first);
+        store(rope.x, at + half, second);
+        return;
+    }
+    if (write.places[t] < 0)
+        return;
+    const size_t group = head - (turns ? queries : rope.heads);
+    const size_t block = (size_t)write.places[t] / B, offset = (size_t)write.places[t] % B;
+    const size_t to = ((block * write.kv_heads + group) * B + offset) * d + i;
+    const struct tensor cache = turns ? write.k_cache : write.v_cache;
+    store(cache, to, first);
+    store(cache, to + half, second);
+}
+
+void cuda_rope_kv_write(struct device *device, const struct rope_kv_write *a)
+{
+    const size_t half = a->rope.head_width / 2;
+    if (a->rope.tokens == 0)
+        return;
+    if (a->rope.head_width % 2 != 0) {
+        cuda_rope(device, &a->rope);
+        cuda_kv_write(device, &a->write);
+        return;
+    }
+    const dim3 grid((unsigned)a->rope.tokens,
+                    blocks_of((a->rope.heads + a->write.kv_heads) * half, WRITE_THREADS));
+    CUDA_LAUNCH(rope_kv_write_kernel, grid, WRITE_THREADS, 0, cuda_of(device)->stream, a->rope,
+                a->write);
+    cuda_launched(device, "rope_kv_write");
 }
 
 // Where the rows of a block begin, of one key head.

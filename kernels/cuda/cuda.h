@@ -43,14 +43,13 @@ void cuda_keep_error(struct device *device, const char *operation, const char *t
 int gemm_create(struct gemm **out, struct error *err);
 void gemm_destroy(struct gemm *gemm);
 
-// C[m, n] = alpha A[m, k] B[k, n] + beta C + bias[n], row-major with any two strides of A and B; C
-// is dense. NULL bias: none.
+// C[m, n] = A[m, k] B[k, n] + bias[n] + addend[m, n], row-major, A and B maybe transposed; what has
+// no data is not added. The addend is of C's type, and may be C.
 struct gemm_call {
-    struct tensor c, a, b, bias;
+    struct tensor c, a, b, bias, addend;
     size_t m, n, k;
     bool a_transposed; // stored [k, m]
     bool b_transposed; // stored [n, k]
-    bool accumulate;
 };
 // 0, or -1 when cuBLASLt does not do these types: the caller has another way.
 int gemm_run(struct device *device, const struct gemm_call *call);
@@ -215,6 +214,8 @@ void cuda_rope(struct device *, const struct rope *);
 void cuda_attention_forward(struct device *, const struct attention_forward *);
 void cuda_attention_backward(struct device *, const struct attention_backward *);
 void cuda_kv_write(struct device *, const struct kv_write *);
+void cuda_rope_kv_write(struct device *, const struct rope_kv_write *);
+void cuda_sample(struct device *, const struct sample *);
 void cuda_attention_cached(struct device *, const struct attention_cached *);
 void cuda_gated_forward(struct device *, const struct gated_forward *);
 void cuda_gated_backward(struct device *, const struct gated_backward *);

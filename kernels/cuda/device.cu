@@ -11,7 +11,11 @@ extern "C" {
 #include <stdlib.h>
 #include <string.h>
 
-enum { OLDEST_MAJOR = 8 }; // bf16 mma and cp.async came with compute capability 8.0
+// The oldest compute capability, times ten, that this build has code for. bf16 mma and cp.async
+// came with 8.0.
+#ifndef MEMO_CUDA_OLDEST
+#define MEMO_CUDA_OLDEST 80
+#endif
 
 extern "C" const struct kernels kernels_cuda;
 
@@ -39,11 +43,12 @@ void cuda_launched(struct device *device, const char *operation)
     (void)cudaGetLastError();
 }
 
-static int cuda_alloc(struct device *device, size_t bytes, void **out, struct error *err)
+static int reserve(size_t bytes, void **out, struct error *err)
 {
     size_t available = 0, total = 0;
     *out = NULL;
-    if (cudaMalloc(out, bytes ? bytes : 1) != cudaSuccess) {
+    const cudaError_t status = cudaMalloc(out, bytes ? bytes : 1);
+    if (status == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();
         (void)cudaMemGetInfo(&available, &total);
         return error_set(err,
@@ -51,6 +56,13 @@ static int cuda_alloc(struct device *device, size_t bytes, void **out, struct er
                          "batch or cache, more GPUs, or end what else runs there",
                          bytes, available, total);
     }
+    return cuda_check(status, "allocating GPU memory", err);
+}
+
+static int cuda_alloc(struct device *device, size_t bytes, void **out, struct error *err)
+{
+    if (reserve(bytes, out, err))
+        return -1;
     cudaStream_t stream = cuda_of(device)->stream;
     return cuda_check(cudaMemsetAsync(*out, 0, bytes, stream), "zeroing GPU memory", err);
 }
@@ -94,14 +106,15 @@ static int cuda_sync(struct device *device, struct error *err)
 {
     struct cuda_state *state = cuda_of(device);
     const cudaError_t status = cudaStreamSynchronize(state->stream);
-    if (state->problem[0] != '\0')
-        return error_set(err, "%s", state->problem);
     if (status != cudaSuccess)
-        return error_set(err,
-                         "the GPU stopped: %s (%s); run again with CUDA_LAUNCH_BLOCKING=1 to learn "
-                         "which operation it was",
-                         cudaGetErrorString(status), cudaGetErrorName(status));
-    return 0;
+        cuda_keep_error(device, "some operation", cudaGetErrorString(status));
+    if (state->problem[0] == '\0')
+        return 0;
+    return error_set(err,
+                     "the GPU failed in %s, or before it; start again, and if it comes back, with "
+                     "CUDA_LAUNCH_BLOCKING=1 to learn where, and look for Xid in the kernel's log "
+                     "(dmesg)",
+                     state->problem);
 }
 
 static int cuda_copy_out(struct device *device, void *host, const void *in, size_t bytes,
@@ -114,6 +127,50 @@ static int cuda_copy_out(struct device *device, void *host, const void *in, size
     return cuda_sync(device, err);
 }
 
+// --- captured work ---
+
+static int end_capture(struct cuda_state *state, cudaGraphExec_t *out, struct error *err)
+{
+    cudaGraph_t graph = NULL;
+    if (cuda_check(cudaStreamEndCapture(state->stream, &graph), "capturing work", err))
+        return -1;
+    const int rc = cuda_check(cudaGraphInstantiate(out, graph, 0), "making a graph of work", err);
+    (void)cudaGraphDestroy(graph);
+    return rc;
+}
+
+static int cuda_capture(struct device *device, void (*enqueue)(void *), void *context, void **out,
+                        struct error *err)
+{
+    struct cuda_state *state = cuda_of(device);
+    cudaGraphExec_t captured = NULL;
+    *out = NULL;
+    if (cuda_check(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal),
+                   "beginning to capture work", err))
+        return -1;
+    enqueue(context);
+    if (end_capture(state, &captured, err))
+        return -1;
+    if (state->problem[0] != '\0') {
+        (void)cudaGraphExecDestroy(captured);
+        return error_set(err, "capturing work: %s", state->problem);
+    }
+    *out = captured;
+    return 0;
+}
+
+static void cuda_replay(struct device *device, void *captured)
+{
+    keep(device, cudaGraphLaunch((cudaGraphExec_t)captured, cuda_of(device)->stream),
+         "captured work");
+}
+
+static void cuda_forget(struct device *device, void *captured)
+{
+    (void)cudaStreamSynchronize(cuda_of(device)->stream); // it may still be under way
+    (void)cudaGraphExecDestroy((cudaGraphExec_t)captured);
+}
+
 static const struct memory memory_cuda = {
     .alloc = cuda_alloc,
     .free = cuda_free,
@@ -123,38 +180,58 @@ static const struct memory memory_cuda = {
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
     .sync = cuda_sync,
+    .capture = cuda_capture,
+    .replay = cuda_replay,
+    .forget = cuda_forget,
 };
+
+// Versions are 1000 major + 10 minor.
+static int check_driver(struct error *err)
+{
+    int count = 0, driver = 0, runtime = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    if (status == cudaSuccess && count > 0)
+        return 0;
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (status == cudaErrorInsufficientDriver && driver == 0)
+        return error_set(err, "there is no NVIDIA driver on this machine: run where nvidia-smi "
+                              "lists a GPU, or use --backend cpu");
+    if (status == cudaErrorInsufficientDriver)
+        return error_set(err,
+                         "the NVIDIA driver supports CUDA up to %d.%d, this build needs %d.%d: "
+                         "update the driver, or build with an older CUDA",
+                         driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    if (status != cudaSuccess && status != cudaErrorNoDevice)
+        return cuda_check(status, "looking for a GPU", err);
+    return error_set(err,
+                     "no GPU is visible (CUDA_VISIBLE_DEVICES is %s%s%s): check with nvidia-smi, "
+                     "ask Slurm for one (--gpus), or use --backend cpu",
+                     visible ? "'" : "not set", visible ? visible : "", visible ? "'" : "");
+}
 
 static int check_hardware(struct cuda_state *state, struct error *err)
 {
-    int count = 0, driver = 0;
-    const cudaError_t status = cudaGetDeviceCount(&count);
-    if (status != cudaSuccess || count == 0)
-        return error_set(err,
-                         "no GPU is visible (%s): check the driver with nvidia-smi, and "
-                         "CUDA_VISIBLE_DEVICES",
-                         status == cudaSuccess ? "no device" : cudaGetErrorString(status));
-    if (cuda_check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion", err) ||
-        cuda_check(cudaSetDevice(0), "cudaSetDevice", err) ||
+    if (check_driver(err) || cuda_check(cudaSetDevice(0), "cudaSetDevice", err) ||
         cuda_check(cudaGetDeviceProperties(&state->properties, 0), "cudaGetDeviceProperties", err))
         return -1;
-    if (state->properties.major < OLDEST_MAJOR)
-        return error_set(err, "'%s' has compute capability %d.%d, at least %d.0 is needed",
-                         state->properties.name, state->properties.major, state->properties.minor,
-                         OLDEST_MAJOR);
+    const int capability = state->properties.major * 10 + state->properties.minor;
+    if (capability < MEMO_CUDA_OLDEST)
+        return error_set(err,
+                         "'%s' has compute capability %d.%d, this build is for %d.%d and newer: "
+                         "build with -DCMAKE_CUDA_ARCHITECTURES=%d (at least 80)",
+                         state->properties.name, capability / 10, capability % 10,
+                         MEMO_CUDA_OLDEST / 10, MEMO_CUDA_OLDEST % 10, capability);
     return 0;
 }
 
 static int upload_codes(struct cuda_state *state, struct error *err)
 {
     const struct moment_code codes[2] = {*moment_code_first(), *moment_code_second()};
-    void *block = NULL;
-    if (cuda_check(cudaMalloc(&block, sizeof codes), "allocating the codes of moments", err))
-        return -1;
-    state->codes = (struct moment_code *)block;
-    return cuda_check(
-               cudaMemcpyAsync(block, codes, sizeof codes, cudaMemcpyHostToDevice, state->stream),
-               "copying the codes of moments", err) ||
+    return cuda_check(cudaMemcpyAsync(state->codes, codes, sizeof codes, cudaMemcpyHostToDevice,
+                                      state->stream),
+                      "copying the codes of moments", err) ||
                    cuda_check(cudaStreamSynchronize(state->stream), "copying the codes", err)
                ? -1
                : 0;
@@ -186,7 +263,8 @@ static int cuda_create(struct device *device, const struct device_options *optio
     if (check_hardware(state, err) ||
         cuda_check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking),
                    "cudaStreamCreate", err) ||
-        cuda_check(cudaMalloc(&state->scratch, SCRATCH_BYTES), "allocating scratch memory", err) ||
+        reserve(SCRATCH_BYTES, &state->scratch, err) ||
+        reserve(2 * sizeof *state->codes, (void **)&state->codes, err) ||
         upload_codes(state, err) || gemm_create(&state->gemm, err)) {
         cuda_destroy(device);
         device->state = NULL;

@@ -248,7 +248,8 @@ static bool can_multiply(const struct gemm_call *call)
 int gemm_run(struct device *device, const struct gemm_call *call)
 {
     struct gemm *gemm = cuda_of(device)->gemm;
-    const float one = 1, beta = call->accumulate ? 1 : 0;
+    const float one = 1, beta = call->addend.data ? 1 : 0;
+    const void *addend = call->addend.data ? call->addend.data : call->c.data;
     const struct shape shape = {.m = call->m,
                                 .n = call->n,
                                 .k = call->k,
@@ -269,7 +270,7 @@ int gemm_run(struct device *device, const struct gemm_call *call)
         return -1;
     const cublasStatus_t status =
         blas.Matmul(gemm->handle, plan->operation, &one, call->b.data, plan->b, call->a.data,
-                    plan->a, &beta, call->c.data, plan->c, call->c.data, plan->c, &plan->algorithm,
+                    plan->a, &beta, addend, plan->c, call->c.data, plan->c, &plan->algorithm,
                     gemm->workspace, WORKSPACE_BYTES, cuda_of(device)->stream);
     if (status != CUBLAS_STATUS_SUCCESS)
         cuda_keep_error(device, "matrix product", blas.GetStatusString(status));

@@ -15,7 +15,7 @@ static __global__ void product_kernel(struct gemm_call a)
     for (size_t k = 0; k < a.k; k++)
         sum += load(a.a, a.a_transposed ? k * a.m + m : m * a.k + k) *
                load(a.b, a.b_transposed ? n * a.k + k : k * a.n + n);
-    store(a.c, m * a.n + n, sum + (a.accumulate ? load(a.c, m * a.n + n) : 0));
+    store(a.c, m * a.n + n, sum + (a.addend.data ? load(a.addend, m * a.n + n) : 0));
 }
 
 static void multiply(struct device *device, const struct gemm_call *call, const char *operation)
@@ -34,27 +34,28 @@ void cuda_linear_forward(struct device *device, const struct linear_forward *a)
                                    .a = a->x,
                                    .b = a->linear->weight,
                                    .bias = a->linear->bias,
+                                   .addend = a->accumulate ? a->out : a->residual,
                                    .m = a->rows,
                                    .n = a->linear->out_width,
                                    .k = a->linear->in_width,
                                    .a_transposed = false,
-                                   .b_transposed = true,
-                                   .accumulate = a->accumulate};
+                                   .b_transposed = true};
     multiply(device, &call, "linear_forward");
 }
 
 void cuda_linear_backward_input(struct device *device, const struct linear_backward_input *a)
 {
+    const struct tensor nothing = {NULL, a->grad_x.dtype};
     const struct gemm_call call = {.c = a->grad_x,
                                    .a = a->grad_out,
                                    .b = a->linear->weight,
                                    .bias = {NULL, DTYPE_F32},
+                                   .addend = a->accumulate ? a->grad_x : nothing,
                                    .m = a->rows,
                                    .n = a->linear->in_width,
                                    .k = a->linear->out_width,
                                    .a_transposed = false,
-                                   .b_transposed = false,
-                                   .accumulate = a->accumulate};
+                                   .b_transposed = false};
     multiply(device, &call, "linear_backward_input");
 }
 
@@ -90,12 +91,12 @@ void cuda_linear_backward_weight(struct device *device, const struct linear_back
                                    .a = a->grad_out,
                                    .b = a->x,
                                    .bias = {NULL, DTYPE_F32},
+                                   .addend = a->grad_weight,
                                    .m = a->out_width,
                                    .n = a->in_width,
                                    .k = a->rows,
                                    .a_transposed = true,
-                                   .b_transposed = false,
-                                   .accumulate = true};
+                                   .b_transposed = false};
     if (a->grad_bias.data)
         add_column_sums(device, a);
     if (a->rows > 0)

@@ -17,6 +17,7 @@ extern "C" const struct kernels kernels_cuda = {
     .attention_forward = cuda_attention_forward,
     .attention_backward = cuda_attention_backward,
     .kv_write = cuda_kv_write,
+    .rope_kv_write = cuda_rope_kv_write,
     .attention_cached = cuda_attention_cached,
     .gated_forward = cuda_gated_forward,
     .gated_backward = cuda_gated_backward,
@@ -29,6 +30,7 @@ extern "C" const struct kernels kernels_cuda = {
     .dropout = cuda_dropout,
     .adamw = cuda_adamw,
     .adamw_compact = cuda_adamw_compact,
+    .sample = cuda_sample,
     .argmax = cuda_argmax,
     .sum_squares = cuda_sum_squares,
 };

@@ -13,6 +13,8 @@ void ref_kv_write(struct device *device, const struct kv_write *a)
     (void)device;
     size_t d = a->head_width;
     for (size_t t = 0; t < a->tokens; t++) {
+        if (a->places[t] < 0)
+            continue;
         size_t block = (size_t)a->places[t] / KV_BLOCK_TOKENS;
         size_t offset = (size_t)a->places[t] % KV_BLOCK_TOKENS;
         for (size_t group = 0; group < a->kv_heads; group++) {
@@ -24,6 +26,12 @@ void ref_kv_write(struct device *device, const struct kv_write *a)
             }
         }
     }
+}
+
+void ref_rope_kv_write(struct device *device, const struct rope_kv_write *a)
+{
+    ref_rope(device, &a->rope);
+    ref_kv_write(device, &a->write);
 }
 
 // Where the key or value of a position of t's sequence begins.

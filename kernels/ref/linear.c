@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A dense layer. With x [R, K], weight [N, K], out [R, N]:
-//     out = x weight^T + bias,   grad_x = grad_out weight,
+//     out = x weight^T + bias + residual,   grad_x = grad_out weight,
 //     grad_weight += grad_out^T x,   grad_bias += sum over rows of grad_out.
 #include "kernels/ref/ref.h"
 
@@ -15,7 +15,9 @@ void ref_linear_forward(struct device *device, const struct linear_forward *a)
                 sum += load(a->x, row * linear->in_width + k) *
                        load(linear->weight, n * linear->in_width + k);
             size_t at = row * linear->out_width + n;
-            store(a->out, at, a->accumulate ? load(a->out, at) + sum : sum);
+            if (a->accumulate || a->residual.data)
+                sum += load(a->accumulate ? a->out : a->residual, at);
+            store(a->out, at, sum);
         }
 }
 

@@ -20,6 +20,7 @@ const struct kernels kernels_ref = {
     .attention_forward = ref_attention_forward,
     .attention_backward = ref_attention_backward,
     .kv_write = ref_kv_write,
+    .rope_kv_write = ref_rope_kv_write,
     .attention_cached = ref_attention_cached,
     .gated_forward = ref_gated_forward,
     .gated_backward = ref_gated_backward,
@@ -32,6 +33,7 @@ const struct kernels kernels_ref = {
     .dropout = ref_dropout,
     .adamw = ref_adamw,
     .adamw_compact = ref_adamw_compact,
+    .sample = ref_sample,
     .argmax = ref_argmax,
     .sum_squares = ref_sum_squares,
 };

@@ -63,6 +63,8 @@ void ref_rope(struct device *, const struct rope *);
 void ref_attention_forward(struct device *, const struct attention_forward *);
 void ref_attention_backward(struct device *, const struct attention_backward *);
 void ref_kv_write(struct device *, const struct kv_write *);
+void ref_rope_kv_write(struct device *, const struct rope_kv_write *);
+void ref_sample(struct device *, const struct sample *);
 void ref_attention_cached(struct device *, const struct attention_cached *);
 void ref_gated_forward(struct device *, const struct gated_forward *);
 void ref_gated_backward(struct device *, const struct gated_backward *);

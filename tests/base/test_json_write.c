@@ -41,6 +41,17 @@ static void one_line_is_compact(void **state)
     strbuf_release(&out);
 }
 
+static void bytes_that_are_not_utf8_become_question_marks(void **state)
+{
+    (void)state;
+    struct strbuf out = {0};
+    struct json_writer w = {.out = &out};
+    json_text_repaired(&w, "a\xff\xc3\xa9\xe2\x82"
+                           "b");
+    assert_string_equal(out.bytes, "\"a?\xc3\xa9??b\"");
+    strbuf_release(&out);
+}
+
 static void indentation_is_two_spaces_per_level(void **state)
 {
     (void)state;
@@ -145,6 +156,7 @@ int main(void)
         cmocka_unit_test(numbers_are_short_and_read_back_equal),
         cmocka_unit_test(numbers_without_a_form_are_null),
         cmocka_unit_test(integers_are_written_whole),
+        cmocka_unit_test(bytes_that_are_not_utf8_become_question_marks),
         cmocka_unit_test(json_that_is_there_already_is_one_item),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,7 +59,7 @@ static void assert_same(const struct message *a, const struct message *b)
         assert_true(a->pairs == b->pairs);
         assert_true(a->tokens == b->tokens);
     }
-    if (a->kind == MESSAGE_FAILED || a->kind == MESSAGE_BYE)
+    if (a->kind == MESSAGE_COMMITTED || a->kind == MESSAGE_FAILED || a->kind == MESSAGE_BYE)
         assert_string_equal(a->text, b->text);
     if (a->kind == MESSAGE_BYE)
         assert_int_equal(a->failed, b->failed);
@@ -99,7 +99,7 @@ static void layout_is_little_endian(void **state)
 
 static bool ends_in_text(const struct message *m)
 {
-    return m->kind == MESSAGE_FAILED || m->kind == MESSAGE_BYE;
+    return m->kind == MESSAGE_COMMITTED || m->kind == MESSAGE_FAILED || m->kind == MESSAGE_BYE;
 }
 
 // A heap copy of exactly this length, so that AddressSanitizer sees a read past the end.

@@ -46,6 +46,8 @@ struct lab {
     char aside_reason[64];
     int signal_at_progress; // raised by the second progress call
     size_t progress_calls;
+    size_t stop_at_progress; // this call of it asks to stop; 0: none does
+    size_t figures_taken;
 };
 
 static int lab_submit(void *state, uint32_t task, struct error *err)
@@ -120,12 +122,33 @@ static int lab_set_aside(void *state, uint32_t task, const char *reason, struct 
     return 0;
 }
 
-static void lab_progress(void *state, const struct cluster_progress *progress)
+static bool lab_progress(void *state, const struct cluster_progress *progress,
+                         const struct worker_table *workers)
 {
     struct lab *lab = state;
-    (void)progress;
+    uint64_t pairs = 0, tasks = 0;
+    for (size_t w = 0; w < workers->count; w++) {
+        pairs += workers->rows[w].pairs;
+        tasks += workers->rows[w].tasks;
+    }
+    assert_true(pairs == progress->pairs);
+    assert_true(pairs == 2 * tasks);
     if (++lab->progress_calls == 2 && lab->signal_at_progress)
         raise(lab->signal_at_progress);
+    return lab->stop_at_progress > 0 && lab->progress_calls >= lab->stop_at_progress;
+}
+
+static void lab_figures(void *state, struct strbuf *out)
+{
+    (void)state;
+    strbuf_adds(out, "committed");
+}
+
+static void lab_take_figures(void *state, const char *text)
+{
+    struct lab *lab = state;
+    assert_string_equal(text, "committed");
+    lab->figures_taken++;
 }
 
 static struct lab *lab_create(size_t tasks)
@@ -143,7 +166,8 @@ static struct lab *lab_create(size_t tasks)
                                        .poll = lab_poll,
                                        .commit = lab_commit,
                                        .drop = lab_drop,
-                                       .uncommitted_bytes = lab_bytes};
+                                       .uncommitted_bytes = lab_bytes,
+                                       .figures = lab_figures};
     lab->job = (struct cluster_job){.tasks = tasks,
                                     .restored = lab->restored,
                                     .restored_aside = lab->restored_aside,
@@ -153,7 +177,8 @@ static struct lab *lab_create(size_t tasks)
                                     .agent = {.commit_seconds = 1, .commit_bytes = 1000},
                                     .state = lab,
                                     .set_aside = lab_set_aside,
-                                    .progress = lab_progress};
+                                    .progress = lab_progress,
+                                    .figures = lab_take_figures};
     return lab;
 }
 
@@ -205,6 +230,7 @@ static void every_task_is_committed_once(void **state)
         assert_int_equal(progress.tokens, 7 * sizes[s]);
         for (size_t t = 0; t < sizes[s]; t++)
             assert_int_equal(lab->committed[t], 1);
+        assert_true(group_rank(group) != 0 || lab->figures_taken > 0);
         lab_destroy(lab);
     }
 }
@@ -235,6 +261,7 @@ static void what_is_on_disk_is_not_done_again(void **state)
     assert_int_equal(progress.done_at_start, 50);
     assert_int_equal(progress.counts.done, 99);
     assert_int_equal(progress.counts.aside, 1);
+    assert_true(progress.weight_done == 50);
     for (size_t t = 0; t < 100; t++)
         assert_int_equal(lab->committed[t], t % 2);
     lab_destroy(lab);
@@ -246,9 +273,14 @@ static void a_poisoned_task_is_set_aside_with_its_reason(void **state)
     struct lab *lab = lab_create(50);
     enum cluster_end end;
     struct cluster_progress progress;
+    double weights[50];
+    for (int t = 0; t < 50; t++)
+        weights[t] = t;
+    lab->job.weights = weights;
     lab->poisoned = 17;
     run(lab, &end, &progress);
     assert_int_equal(end, CLUSTER_COMPLETE);
+    assert_true(progress.weight_done == 49 * 50 / 2);
     assert_int_equal(progress.counts.done, 49);
     assert_int_equal(progress.counts.aside, 1);
     assert_int_equal(progress.counts.retries, 2);
@@ -296,6 +328,16 @@ static void a_signal_to_the_coordinator_stops_the_job(void **state)
         check_stopped(lab);
         lab_destroy(lab);
     }
+}
+
+static void the_progress_callback_stops_the_job(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_create(MAX_TASKS);
+    lab->job.agent.max_tasks_per_second = 200;
+    lab->stop_at_progress = 2;
+    check_stopped(lab);
+    lab_destroy(lab);
 }
 
 static void a_full_disk_on_one_rank_ends_the_job_everywhere(void **state)
@@ -390,6 +432,7 @@ int main(void)
         cmocka_unit_test(a_poisoned_task_is_set_aside_with_its_reason),
         cmocka_unit_test(a_signal_in_the_runner_stops_a_single_process),
         cmocka_unit_test(a_signal_to_the_coordinator_stops_the_job),
+        cmocka_unit_test(the_progress_callback_stops_the_job),
         cmocka_unit_test(a_full_disk_on_one_rank_ends_the_job_everywhere),
         cmocka_unit_test(a_runner_that_gives_up_ends_the_job_everywhere),
         cmocka_unit_test(a_coordinator_that_cannot_commit_ends_the_job_everywhere),

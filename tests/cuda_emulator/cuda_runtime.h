@@ -6,6 +6,10 @@
 // barriers: a race is an error whatever the order. Streams are synchronous. What is wrong (a race,
 // a barrier that some threads never reach, a read of shared memory that nobody wrote) becomes the
 // sticky error of the runtime, with a text that names kernel, block and thread.
+//
+// The host cannot touch what cudaMalloc gave (it faults), and a kernel's arguments may not point to
+// the host's stack, heap or static data, nor to device memory that was freed: checked at every
+// launch, and again whenever a graph repeats it.
 #ifndef MEMO_TESTS_CUDA_EMULATOR_H
 #define MEMO_TESTS_CUDA_EMULATOR_H
 
@@ -14,6 +18,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <functional>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -65,24 +72,51 @@ extern dim3 emulator_block_index;
 enum emulator_order { EMULATOR_ASCENDING, EMULATOR_DESCENDING, EMULATOR_RANDOM };
 void emulator_set_order(enum emulator_order order, uint64_t seed);
 
+typedef struct emulator_stream *cudaStream_t;
+
 typedef void (*emulator_body)(void *arguments);
 void emulator_run(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
                   emulator_body body, void *arguments);
 
-template <typename F> void emulator_call(void *arguments)
+// Does it now, or keeps it for the graph that the stream is being captured into.
+void emulator_enqueue(cudaStream_t stream, std::function<void()> work);
+
+// Fails the launch of `kernel` when one of the words is an address that it must not have.
+void emulator_check_words(const char *kernel, const void *argument, size_t bytes);
+
+// What lies between members may be anything, also addresses.
+template <typename T> void emulator_check_argument(const char *kernel, T argument)
 {
-    (*(F *)arguments)();
+    __builtin_clear_padding(&argument);
+    emulator_check_words(kernel, &argument, sizeof argument);
 }
 
-template <typename F>
-void emulator_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, F body)
+template <typename F, typename... A> struct emulator_call {
+    F *function;
+    std::tuple<A...> arguments;
+
+    static void run(void *call)
+    {
+        std::apply(((emulator_call *)call)->function, ((emulator_call *)call)->arguments);
+    }
+};
+
+// Arguments are copied when the launch is enqueued, as CUDA does.
+template <typename F, typename... A>
+void emulator_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                     cudaStream_t stream, F *function, std::tuple<A...> arguments)
 {
-    emulator_run(kernel, grid, block, shared_bytes, emulator_call<F>, &body);
+    emulator_call<F, A...> call = {function, arguments};
+    emulator_enqueue(stream, [=]() mutable {
+        std::apply([&](const A &...each) { (emulator_check_argument(kernel, each), ...); },
+                   call.arguments);
+        emulator_run(kernel, grid, block, shared_bytes, call.run, &call);
+    });
 }
 
 #define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                \
-    ((void)(stream),                                                                               \
-     emulator_launch(#kernel, grid, block, shared_bytes, [&]() { kernel(__VA_ARGS__); }))
+    emulator_launch(#kernel, grid, block, shared_bytes, stream, kernel,                            \
+                    std::make_tuple(__VA_ARGS__))
 
 // Ends the launch with this text, prefixed with where. Does not return.
 [[noreturn]] void emulator_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -136,6 +170,7 @@ struct emulator_touch {
 
 struct emulator_element {
     struct emulator_touch write, read;
+    bool atomic;          // the last write was
     bool read_by_several; // of different threads since the last barrier of the block
 };
 
@@ -149,6 +184,7 @@ struct emulator_shared {
 struct emulator_shared *emulator_shared_array(const char *name, size_t count, size_t element_bytes);
 void emulator_shared_read(struct emulator_shared *shared, ptrdiff_t i);
 void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i);
+void emulator_shared_atomic(struct emulator_shared *shared, ptrdiff_t i);
 
 template <typename T> struct shared_reference {
     struct emulator_shared *shared;
@@ -192,6 +228,13 @@ template <typename T> struct shared_pointer {
     }
 };
 
+// Of one element, among other atomic operations: a barrier lies before and behind all of them.
+template <typename T> void atomicAdd(shared_pointer<T> at, T value)
+{
+    emulator_shared_atomic(at.shared, at.offset);
+    ((T *)at.shared->data)[at.offset] += value;
+}
+
 #define CUDA_SHARED(type, name, count)                                                             \
     shared_pointer<type> name = {emulator_shared_array(#name, count, sizeof(type)), 0}
 // Of the launch's shared_bytes.
@@ -205,16 +248,20 @@ template <typename T> struct shared_pointer {
 typedef int cudaError_t;
 enum {
     cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind {
     cudaMemcpyHostToDevice = 1,
     cudaMemcpyDeviceToHost = 2,
     cudaMemcpyDeviceToDevice = 3
 };
-typedef struct emulator_stream *cudaStream_t;
-enum { cudaStreamNonBlocking = 1 };
+enum { cudaStreamNonBlocking = 1, cudaMemAttachGlobal = 1 };
 
 struct cudaDeviceProp {
     char name[256];
@@ -229,7 +276,9 @@ cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device);
 cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaMalloc(void **out, size_t bytes);
+cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags = cudaMemAttachGlobal);
 cudaError_t cudaFree(void *block);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 cudaError_t cudaMemsetAsync(void *block, int value, size_t bytes, cudaStream_t stream);
@@ -243,11 +292,30 @@ cudaError_t cudaPeekAtLastError(void);
 const char *cudaGetErrorString(cudaError_t error); // after a failed launch: what the emulator found
 const char *cudaGetErrorName(cudaError_t error);
 
+typedef struct emulator_graph *cudaGraph_t;
+typedef struct emulator_graph *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 template <typename F> cudaError_t cudaFuncSetAttribute(F *, enum cudaFuncAttribute, int)
 {
     return cudaSuccess;
 }
+
+// --- of the emulator itself ---
+
+// The runtime's sticky error, with a text of its own.
+void emulator_set_error(cudaError_t error, const char *text);
+cudaError_t emulator_error(void);
+// The device's memory is touched in between only.
+void emulator_open_memory(void);
+void emulator_close_memory(void);
 
 // --- device functions ---
 

@@ -100,16 +100,17 @@ static const void *scheduler_stack;
 static size_t scheduler_stack_bytes;
 static emulator_body launched_body;
 static void *launched_arguments;
-static cudaError_t last_error = cudaSuccess;
 static char failure[512];
 static bool failed;
 static enum emulator_order thread_order = EMULATOR_ASCENDING;
 static uint64_t random_state = 1;
+static bool order_was_set;
 
 void emulator_set_order(enum emulator_order order, uint64_t seed)
 {
     thread_order = order;
     random_state = seed | 1;
+    order_was_set = true;
 }
 
 static uint64_t random_next(void)
@@ -375,6 +376,24 @@ void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i)
                       "barrier",
                       i, element->read.thread);
     element->write = touch_now();
+    element->atomic = false;
+}
+
+void emulator_shared_atomic(struct emulator_shared *shared, ptrdiff_t i)
+{
+    struct emulator_element *element = find_element(shared, i);
+    if (element->write.thread < 0)
+        emulator_fail("adds to element %td of shared memory, which nobody wrote", i);
+    if (!element->atomic && !ordered(&element->write))
+        emulator_fail("adds to element %td of shared memory, which thread %d wrote since the last "
+                      "barrier",
+                      i, element->write.thread);
+    if (!ordered(&element->read))
+        emulator_fail("adds to element %td of shared memory, which thread %d read since the last "
+                      "barrier",
+                      i, element->read.thread);
+    element->write = touch_now();
+    element->atomic = true;
 }
 
 // --- launches ---
@@ -443,18 +462,33 @@ static void run_block(void)
     free_shared();
 }
 
+// MEMO_EMULATOR_ORDER, unless the test chose.
+static void find_order(void)
+{
+    const char *order = getenv("MEMO_EMULATOR_ORDER");
+    if (order_was_set)
+        return;
+    if (order && strcmp(order, "descending") == 0)
+        emulator_set_order(EMULATOR_DESCENDING, 0);
+    else if (order && strcmp(order, "random") == 0)
+        emulator_set_order(EMULATOR_RANDOM, 20260101);
+    else
+        emulator_set_order(EMULATOR_ASCENDING, 0);
+}
+
 void emulator_run(const char *kernel, dim3 grid, dim3 size, size_t shared_bytes, emulator_body body,
                   void *arguments)
 {
     const size_t threads = (size_t)size.x * size.y * size.z;
-    if (last_error != cudaSuccess)
+    if (emulator_error() != cudaSuccess)
         return;
+    find_order();
     emulator_launched = (struct emulated_launch){kernel, grid, size, shared_bytes};
     if (threads == 0 || threads > EMULATOR_THREADS_LIMIT || grid.x == 0 || grid.y == 0 ||
         grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
         snprintf(failure, sizeof failure, "%s: a launch of %ux%ux%u blocks of %zu threads", kernel,
                  grid.x, grid.y, grid.z, threads);
-        last_error = cudaErrorLaunchFailure;
+        emulator_set_error(cudaErrorLaunchFailure, failure);
         return;
     }
     if (fibers.size() < threads)
@@ -464,124 +498,14 @@ void emulator_run(const char *kernel, dim3 grid, dim3 size, size_t shared_bytes,
     launched_body = body;
     launched_arguments = arguments;
     failed = false;
+    emulator_open_memory();
     for (unsigned z = 0; z < grid.z && !failed; z++)
         for (unsigned y = 0; y < grid.y && !failed; y++)
             for (unsigned x = 0; x < grid.x && !failed; x++) {
                 emulator_block_index = dim3(x, y, z);
                 run_block();
             }
+    emulator_close_memory();
     if (failed)
-        last_error = cudaErrorLaunchFailure;
-}
-
-// --- the runtime ---
-
-cudaError_t cudaGetDeviceCount(int *count)
-{
-    *count = 1;
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int device)
-{
-    (void)device;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
-{
-    (void)device;
-    *out = (struct cudaDeviceProp){.name = "emulator",
-                                   .totalGlobalMem = (size_t)1 << 33,
-                                   .sharedMemPerBlockOptin = 227 << 10,
-                                   .major = 9,
-                                   .minor = 0,
-                                   .multiProcessorCount = 4,
-                                   .l2CacheSize = 1 << 20};
-    return cudaSuccess;
-}
-
-cudaError_t cudaDriverGetVersion(int *version)
-{
-    *version = 13000;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMalloc(void **out, size_t bytes)
-{
-    *out = malloc(bytes ? bytes : 1);
-    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-cudaError_t cudaFree(void *memory)
-{
-    free(memory);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
-{
-    *free_bytes = *total_bytes = (size_t)1 << 33;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
-{
-    (void)stream;
-    memset(memory, value, bytes);
-    return last_error;
-}
-
-cudaError_t cudaMemcpyAsync(void *out, const void *in, size_t bytes, enum cudaMemcpyKind kind,
-                            cudaStream_t stream)
-{
-    (void)kind;
-    (void)stream;
-    memmove(out, in, bytes);
-    return last_error;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
-{
-    (void)flags;
-    *out = NULL;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream)
-{
-    (void)stream;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream)
-{
-    (void)stream;
-    return last_error;
-}
-
-cudaError_t cudaGetLastError(void)
-{
-    const cudaError_t error = last_error;
-    last_error = cudaSuccess;
-    return error;
-}
-
-cudaError_t cudaPeekAtLastError(void)
-{
-    return last_error;
-}
-
-const char *cudaGetErrorString(cudaError_t error)
-{
-    if (error == cudaErrorLaunchFailure)
-        return failure;
-    return error == cudaSuccess ? "no error" : "out of memory";
-}
-
-const char *cudaGetErrorName(cudaError_t error)
-{
-    return error == cudaErrorLaunchFailure      ? "cudaErrorLaunchFailure"
-           : error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
-                                                : "cudaSuccess";
+        emulator_set_error(cudaErrorLaunchFailure, failure);
 }

@@ -15,12 +15,8 @@ void gemm_destroy(struct gemm *gemm)
     (void)gemm;
 }
 
-int gemm_run(struct device *device, const struct gemm_call *call)
+static void multiply(const struct gemm_call *call)
 {
-    (void)device;
-    if (call->a.dtype != call->b.dtype || call->a.dtype == DTYPE_F32 ||
-        (call->c.dtype != call->a.dtype && call->c.dtype != DTYPE_F32))
-        return -1;
     for (size_t m = 0; m < call->m; m++)
         for (size_t n = 0; n < call->n; n++) {
             double sum = call->bias.data ? load(call->bias, n) : 0;
@@ -28,7 +24,23 @@ int gemm_run(struct device *device, const struct gemm_call *call)
                 sum += load(call->a, call->a_transposed ? k * call->m + m : m * call->k + k) *
                        load(call->b, call->b_transposed ? n * call->k + k : k * call->n + n);
             const size_t at = m * call->n + n;
-            store(call->c, at, (float)sum + (call->accumulate ? load(call->c, at) : 0));
+            store(call->c, at, (float)sum + (call->addend.data ? load(call->addend, at) : 0));
         }
+}
+
+int gemm_run(struct device *device, const struct gemm_call *call)
+{
+    const struct gemm_call copy = *call;
+    if (call->a.dtype != call->b.dtype || call->a.dtype == DTYPE_F32 ||
+        (call->c.dtype != call->a.dtype && call->c.dtype != DTYPE_F32))
+        return -1;
+    emulator_enqueue(cuda_of(device)->stream, [copy]() {
+        emulator_check_argument("matrix product", copy);
+        if (emulator_error() != cudaSuccess)
+            return;
+        emulator_open_memory();
+        multiply(&copy);
+        emulator_close_memory();
+    });
     return 0;
 }

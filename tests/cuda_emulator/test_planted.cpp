@@ -18,6 +18,9 @@ extern "C" {
 }
 
 #include <math.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 // A barrier is missing.
 namespace without_barriers
@@ -47,21 +50,21 @@ static void missing_barrier_is_a_race(void **state)
 {
     struct devices *devices = (struct devices *)*state;
     struct error err;
-    float *x = (float *)mem_calloc(1000, sizeof *x);
-    int32_t best;
-    x[777] = 1;
-    without_barriers::planted_argmax(devices->cpu[0], &best, f32(x), 1, 1000);
+    struct test_memory memory = {};
+    float *x = memory_random(&memory, 1000);
+    int32_t *best = memory_ints(&memory, 1, 1);
+    without_barriers::planted_argmax(devices->cpu[0], best, f32(x), 1, 1000);
     assert_int_equal(device_sync(devices->cpu[0], &err), -1);
     assert_non_null(strstr(err.text, "argmax_kernel"));
     assert_non_null(strstr(err.text, "of shared memory"));
-    free(x);
+    memory_release(&memory);
 }
 
 static void forgotten_tail_differs_from_ref(void **state)
 {
     enum { COUNT = 1000 }; // three blocks of 256 and a part of one
     struct devices *devices = (struct devices *)*state;
-    float *memory = (float *)mem_calloc(4 * COUNT, sizeof *memory);
+    float *memory = (float *)devices_memory(4 * COUNT * sizeof *memory);
     for (size_t i = 0; i < 4 * COUNT; i++)
         memory[i] = fabsf((float)random_normal(3, 0, i));
     float *copy = (float *)mem_dup(memory, 4 * COUNT * sizeof *memory);
@@ -84,7 +87,7 @@ static void forgotten_tail_differs_from_ref(void **state)
     for (size_t i = 0; i < COUNT; i++)
         different += fabsf(memory[i] - copy[i]) > 1e-3f; // a first step moves by the rate, 0.1
     assert_int_equal(different, COUNT % 256);
-    free(memory);
+    devices_free(memory);
     free(copy);
 }
 
@@ -93,9 +96,11 @@ static void swapped_fragment_differs_from_ref(void **state)
     enum { TOKENS = 64, WIDTH = 64, COUNT = TOKENS * WIDTH };
     struct devices *devices = (struct devices *)*state;
     struct tensor tensors[4]; // q, k, v, out
-    const int32_t offsets[2] = {0, TOKENS};
+    int32_t *offsets = (int32_t *)devices_memory(2 * sizeof *offsets);
+    offsets[0] = 0;
+    offsets[1] = TOKENS;
     for (int t = 0; t < 4; t++) {
-        tensors[t] = {aligned_alloc(64, COUNT * 2), DTYPE_BF16};
+        tensors[t] = {devices_memory(COUNT * 2), DTYPE_BF16};
         for (size_t i = 0; i < COUNT; i++)
             ((uint16_t *)tensors[t].data)[i] = bf16_from_f32((float)random_normal(5, t, i));
     }
@@ -113,22 +118,88 @@ static void swapped_fragment_differs_from_ref(void **state)
         largest = fmaxf(largest, fabsf(planted[i] - expected[i]));
     assert_true(largest > 0.1f); // a right one differs by less than 0.02
     for (int t = 0; t < 4; t++)
-        free(tensors[t].data);
+        devices_free(tensors[t].data);
+    devices_free(offsets);
+}
+
+static void too_many_kernel(void)
+{
+    CUDA_SHARED(float, slots, 4);
+    slots[threadIdx.x] = 1;
+}
+
+// A device of its own for each fault: its problem stays.
+static void expect_fault(struct device *device, const char *text)
+{
+    struct error err;
+    cuda_launched(device, "planted");
+    assert_int_equal(device_sync(device, &err), -1);
+    if (!strstr(err.text, text))
+        fail_msg("'%s' does not say '%s'", err.text, text);
+    cuda_of(device)->problem[0] = '\0';
 }
 
 static void end_of_shared_memory_is_kept(void **state)
 {
     struct devices *devices = (struct devices *)*state;
+    CUDA_LAUNCH(too_many_kernel, 1, 5, 0, NULL);
+    expect_fault(devices->cpu[1], "element 4 of a shared array of 4");
+}
+
+static void store_kernel(float *to)
+{
+    *to = 1;
+}
+
+static void memory_of_the_host_is_out_of_reach(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    static float fixed;
+    float local = 0;
+    void *heap = malloc(64);
+    CUDA_LAUNCH(store_kernel, 1, 1, 0, NULL, &local);
+    expect_fault(devices->cpu[1], "store_kernel: an argument points to memory of the host");
+    CUDA_LAUNCH(store_kernel, 1, 1, 0, NULL, &fixed);
+    expect_fault(devices->cpu[1], "store_kernel: an argument points to memory of the host");
+#if !defined(__SANITIZE_ADDRESS__) // whose heap is somewhere else
+    CUDA_LAUNCH(store_kernel, 1, 1, 0, NULL, (float *)heap);
+    expect_fault(devices->cpu[1], "store_kernel: an argument points to memory of the host");
+#endif
+    free(heap);
+    assert_true(local == 0 && fixed == 0);
+}
+
+static void memory_of_the_device_is_used_while_it_is_there(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
     struct error err;
-    CUDA_LAUNCH(
-        [] {
-            CUDA_SHARED(float, slots, 4);
-            slots[threadIdx.x] = 1;
-        },
-        1, 5, 0, NULL, );
+    void *block;
+    assert_int_equal(device_alloc(devices->cpu[1], 64, &block, &err), 0);
+    CUDA_LAUNCH(store_kernel, 1, 1, 0, NULL, (float *)block);
     cuda_launched(devices->cpu[1], "planted");
-    assert_int_equal(device_sync(devices->cpu[1], &err), -1);
-    assert_non_null(strstr(err.text, "element 4 of a shared array of 4"));
+    assert_int_equal(device_sync(devices->cpu[1], &err), 0);
+    device_free(devices->cpu[1], block);
+    CUDA_LAUNCH(store_kernel, 1, 1, 0, NULL, (float *)block);
+    expect_fault(devices->cpu[1], "store_kernel: an argument points to memory of the device that");
+}
+
+// A child of its own, as it dies.
+static void host_cannot_touch_the_device(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    struct error err;
+    void *block;
+    int status;
+    assert_int_equal(device_alloc(devices->cpu[1], 64, &block, &err), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        signal(SIGSEGV, SIG_DFL);
+        *(volatile float *)block = 1;
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    device_free(devices->cpu[1], block);
 }
 
 static int release(void **state)
@@ -148,6 +219,9 @@ int main(void)
         cmocka_unit_test(forgotten_tail_differs_from_ref),
         cmocka_unit_test(swapped_fragment_differs_from_ref),
         cmocka_unit_test(end_of_shared_memory_is_kept),
+        cmocka_unit_test(memory_of_the_host_is_out_of_reach),
+        cmocka_unit_test(memory_of_the_device_is_used_while_it_is_there),
+        cmocka_unit_test(host_cannot_touch_the_device),
     };
     return cmocka_run_group_tests(tests, devices_create, release);
 }

@@ -105,7 +105,7 @@ children_of() { # PID
 }
 
 rank_of() { # PID of a process that mpirun started
-    tr '\0' '\n' <"/proc/$1/environ" 2>/dev/null | sed -n 's/^OMPI_COMM_WORLD_RANK=//p'
+    cat "/proc/$1/environ" 2>/dev/null | tr '\0' '\n' | sed -n 's/^OMPI_COMM_WORLD_RANK=//p'
 }
 
 # The id of rank R of the mpirun $pid.

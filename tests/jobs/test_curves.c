@@ -60,6 +60,32 @@ static void a_falling_loss_is_drawn_falling(void **state)
     curves_release(&curves);
 }
 
+static void shares_have_a_drawing_of_their_own(void **state)
+{
+    (void)state;
+    struct curves curves =
+        parse("{\"step\":1,\"loss\":4}\n"
+              "{\"step\":2,\"loss\":3,\"held_out_loss\":4,\"held_out_exact\":0,"
+              "\"held_out_f1\":0.5}\n"
+              "{\"step\":3,\"loss\":2}\n"
+              "{\"step\":4,\"loss\":1,\"held_out_loss\":4,\"held_out_exact\":0.25,"
+              "\"held_out_f1\":1}\n");
+    struct strbuf text = {0};
+    curves_plot(&curves, 12, 4, &text);
+    assert_non_null(strstr(text.bytes, "held-out answers: e exact, f F1 of words\n"
+                                       "    100% |           f\n"
+                                       "         |    f\n"
+                                       "         |           e\n"
+                                       "      0% |    e\n"));
+    strbuf_reset(&text);
+    curves_svg(&curves, "shares", &text);
+    assert_non_null(strstr(text.bytes, "<title>held-out exact match</title>"));
+    assert_non_null(strstr(text.bytes, "<title>held-out token F1</title>"));
+    assert_non_null(strstr(text.bytes, ">75%</text>"));
+    strbuf_release(&text);
+    curves_release(&curves);
+}
+
 static void one_step_and_none_are_drawn_too(void **state)
 {
     (void)state;
@@ -86,7 +112,7 @@ static void the_picture_escapes_its_title(void **state)
     struct strbuf text = {0};
     curves_svg(&curves, "a<b&c", &text);
     assert_non_null(strstr(text.bytes, ">a&lt;b&amp;c</text>"));
-    assert_non_null(strstr(text.bytes, "points=\"60.0,40.0 780.0,200.0\"")); // 4, then 2 of 0 to 4
+    assert_non_null(strstr(text.bytes, "points=\"60.0,40.0 750.0,200.0\"")); // 4, then 2 of 0 to 4
     assert_non_null(strstr(text.bytes, "<title>held-out loss</title>"));
     strbuf_release(&text);
     curves_release(&curves);
@@ -98,6 +124,7 @@ int main(void)
         cmocka_unit_test(the_last_attempt_counts),
         cmocka_unit_test(a_line_that_is_no_json_is_named),
         cmocka_unit_test(a_falling_loss_is_drawn_falling),
+        cmocka_unit_test(shares_have_a_drawing_of_their_own),
         cmocka_unit_test(one_step_and_none_are_drawn_too),
         cmocka_unit_test(the_picture_escapes_its_title),
     };

@@ -134,6 +134,32 @@ static void metrics_of_all_attempts_are_appended(void **state)
     free(path);
 }
 
+static void a_torn_line_is_cut_off(void **state)
+{
+    static const char *const before[] = {"{\"step\":1}\n{\"st", "{\"st", "", "{\"step\":1}\n"};
+    static const char *const after[] = {"{\"step\":1}\n{\"n\":2}\n", "{\"n\":2}\n", "{\"n\":2}\n",
+                                        "{\"step\":1}\n{\"n\":2}\n"};
+    char *directory = fs_join(*state, "run"), *path = fs_join(directory, "metrics.jsonl");
+    struct strbuf line = {0};
+    struct error err;
+    assert_int_equal(fs_make_directories(fs_system(), directory, &err), 0);
+    free(directory);
+    strbuf_adds(&line, "{\"n\":2}");
+    for (int i = 0; i < 4; i++) {
+        struct run_directory run;
+        struct strbuf all = {0};
+        assert_int_equal(fs_write_text(fs_system(), path, before[i], strlen(before[i]), &err), 0);
+        assert_int_equal(run_directory_open(&run, *state, true, &verb, &options, &err), 0);
+        assert_int_equal(run_directory_metric(&run, &line, &err), 0);
+        run_directory_close(&run, EXIT_STOPPED, &err);
+        assert_int_equal(fs_read(fs_system(), path, &all, &err), 0);
+        assert_string_equal(all.bytes, after[i]);
+        strbuf_release(&all);
+    }
+    strbuf_release(&line);
+    free(path);
+}
+
 #define IN_DIRECTORY(test)                                                                         \
     cmocka_unit_test_setup_teardown(test, temporary_directory_setup, temporary_directory_teardown)
 
@@ -144,6 +170,7 @@ int main(void)
         IN_DIRECTORY(reason_of_a_failure_is_kept_even_when_it_is_no_utf8),
         IN_DIRECTORY(a_finished_run_is_known_by_its_identity),
         IN_DIRECTORY(a_model_without_a_run_is_not_overwritten),
+        IN_DIRECTORY(a_torn_line_is_cut_off),
         IN_DIRECTORY(metrics_of_all_attempts_are_appended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

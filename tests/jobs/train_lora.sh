@@ -26,6 +26,21 @@ for file in adapter/adapter_model.safetensors model.safetensors; do
     cmp "all/$file" "ranks/$file" || fail "two ranks wrote another $file than one"
 done
 
+# A task vector of the merged model carries everything that was learned: added to the base it is that
+# model again, and it merges with another one like any other.
+run 0 "$memo" vector --base base --tuned all --out all.vector.safetensors
+run 0 "$memo" merge --base base --vectors all.vector.safetensors --method task_arithmetic --density 1 --out again
+run 0 "$memo" vector --base base --tuned again --out again.vector.safetensors
+run 0 "$memo" vector diff all.vector.safetensors again.vector.safetensors
+grep -Eq '^all +[0-9]+ +([0-9.]+) +\1 +1\.0000 +0\.00%$' stdout ||
+    fail "base + vector is not the model that was merged: $(cat stdout)"
+grep -Eq '^outside +[0-9]+ +0 +0 ' stdout || fail "adapters changed what they do not belong to"
+run 0 "${train[@]}" --seed 2 --out other
+run 0 "$memo" vector --base base --tuned other --out other.vector.safetensors
+run 0 "$memo" merge --base base --vectors all.vector.safetensors other.vector.safetensors --method ties --out both
+run 0 "$memo" eval --json --models both again --data reflections --sample 10 --threads 1
+[ "$(grep -c '"pairs":10' stdout)" -eq 2 ] || fail "a merge of adapters cannot be asked"
+
 # The base in bfloat16, two projections only.
 run 0 "${train[@]}" --dtype bf16 --lora-targets q_proj,v_proj --out two
 names() { # of the tensors of the adapters in DIRECTORY

@@ -25,6 +25,9 @@ within plain "${train[@]}"
 within small "${train[@]}" --dtype bf16 --moments 8bit
 within exact "${train[@]}" --reduce exact
 within again "${train[@]}" --checkpoint-activations on
+within adapters "${train[@]}" --lora-r 16
+within adapters-half "${train[@]}" --lora-r 16 --dtype bf16
+within answers "${train[@]}" --held-out 8 --eval-steps 1 --eval-answer-tokens 8
 for zero in 1 2; do
     within "zero-$zero" "${mpi[@]}" -np 2 "${train[@]}" --zero "$zero"
 done

@@ -54,6 +54,7 @@ stopped() {
     [ ! -e "$out/model.safetensors" ] || fail "a stopped run left a model"
     run 0 "$@" --out "$out"
     says "continuing after step"
+    if grep -q "exact to rounding" stderr; then fail "nothing changed, but: $(cat stderr)"; fi
     same_model "$out" "$ranks"
 }
 stopped stop-usr2 USR2 2 "${mpi[@]}" -np 2 "${train[@]}"
@@ -89,6 +90,8 @@ kill -TERM "$pid"
 ends 75
 run 0 "${mpi[@]}" -np 2 "${exact[@]}" --zero 1 --out exact
 says "continuing after step"
+if grep -q "exact to rounding" stderr; then fail "ranks do not matter, but: $(cat stderr)"; fi
+grep -q '| repeatable | bit for bit |' exact/README.md || fail "the card does not say that the run is exact"
 cmp exact/model.safetensors undisturbed-exact/model.safetensors ||
     fail "exact sums gave other bytes on other ranks"
 
@@ -97,5 +100,7 @@ start "${mpi[@]}" -np 2 "${train[@]}" --out fewer
 until_true has_lines fewer/run/metrics.jsonl 20
 kill -USR2 "$pid"
 ends 75
-run 0 "${train[@]}" --out fewer
-says "continuing after step"
+run 0 "${train[@]}" --threads 2 --out fewer
+says "continuing after step" "exact to rounding, because ranks (2, now 1) and devices (" "1 thread, now " "changed"
+grep -q '| repeatable | to rounding: between runs changed ranks (2, now 1)' fewer/README.md ||
+    fail "the card does not say what changed"

@@ -47,6 +47,24 @@ int devices_create(void **state)
     return 0;
 }
 
+void *devices_memory(size_t bytes)
+{
+    void *block = aligned_alloc(64, bytes);
+    assert_non_null(block);
+    return block;
+}
+
+void devices_free(void *block)
+{
+    free(block);
+}
+
+bool keeps_product_bits(const struct device *device)
+{
+    (void)device;
+    return true;
+}
+
 bool multiplies_bf16(const struct device *device)
 {
     char text[64];

@@ -16,12 +16,19 @@ static void *memory_elements(struct test_memory *memory, size_t count, size_t el
     block->bytes = count * element;
     block->element = element;
     size_t whole = (2 * GUARD_BYTES + element + block->bytes + 63) / 64 * 64;
-    block->base = aligned_alloc(64, whole);
-    assert_non_null(block->base);
+    block->base = devices_memory(whole);
     memset(block->base, GUARD, whole);
     block->next = memory->blocks;
     memory->blocks = block;
     return block->base + GUARD_BYTES + element;
+}
+
+void *memory_of(struct test_memory *memory, const void *from, size_t count, size_t element)
+{
+    void *values = memory_elements(memory, count, element);
+    if (count > 0)
+        memcpy(values, from, count * element);
+    return values;
 }
 
 float *memory_floats(struct test_memory *memory, size_t count)
@@ -43,10 +50,7 @@ float *memory_random(struct test_memory *memory, size_t count)
 
 float *memory_copy(struct test_memory *memory, const float *from, size_t count)
 {
-    float *values = memory_elements(memory, count, sizeof *values);
-    if (count > 0)
-        memcpy(values, from, count * sizeof *values);
-    return values;
+    return memory_of(memory, from, count, sizeof *from);
 }
 
 int32_t *memory_ints(struct test_memory *memory, size_t count, int32_t limit)
@@ -84,7 +88,7 @@ void memory_release(struct test_memory *memory)
         struct memory_block *block = memory->blocks;
         check_guards(block);
         memory->blocks = block->next;
-        free(block->base);
+        devices_free(block->base);
         free(block);
     }
 }

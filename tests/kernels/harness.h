@@ -34,6 +34,7 @@ float *memory_random(struct test_memory *memory, size_t count); // normal
 float *memory_copy(struct test_memory *memory, const float *from, size_t count);
 int32_t *memory_ints(struct test_memory *memory, size_t count,
                      int32_t limit); // random, below limit
+void *memory_of(struct test_memory *memory, const void *from, size_t count, size_t element);
 struct tensor memory_tensor(struct test_memory *memory, enum dtype dtype, size_t count); // random
 void memory_release(struct test_memory *memory);
 
@@ -55,8 +56,16 @@ struct devices {
 int devices_create(void **state); // group setup: *state is a struct devices
 int devices_destroy(void **state);
 
+// Memory that every device reads and writes, aligned to 64 bytes.
+void *devices_memory(size_t bytes);
+void devices_free(void *block);
+
 // Whether it rounds factors to bfloat16 where the other is.
 bool multiplies_bf16(const struct device *device);
+
+// Whether the bits of a dense layer's row depend on its values alone: not on how many other rows
+// there are, nor on which type holds the weights.
+bool keeps_product_bits(const struct device *device);
 
 struct device *device_named(const char *backend, const char *isa, int threads); // fails the test
 

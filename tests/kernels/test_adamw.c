@@ -69,8 +69,12 @@ static void first_step_is_the_learning_rate(void **state)
 {
     struct devices *devices = *state;
     for (size_t i = 0; i < devices->count; i++) {
-        float parameter[] = {1, 1, 1}, moment1[3] = {0}, moment2[3] = {0};
-        const float grad[] = {1e-3f, -50, 0}, expected[] = {0.9f, 1.1f, 1};
+        struct test_memory memory = {0};
+        float *parameter = memory_copy(&memory, (float[]){1, 1, 1}, 3);
+        float *moment1 = memory_copy(&memory, (float[3]){0}, 3);
+        float *moment2 = memory_copy(&memory, (float[3]){0}, 3);
+        const float *grad = memory_copy(&memory, (float[]){1e-3f, -50, 0}, 3);
+        const float expected[] = {0.9f, 1.1f, 1};
         devices->cpu[i]->ops->adamw(devices->cpu[i], &(struct adamw){.parameter = parameter,
                                                                      .moment1 = moment1,
                                                                      .moment2 = moment2,
@@ -83,6 +87,7 @@ static void first_step_is_the_learning_rate(void **state)
                                                                      .epsilon = 1e-10f,
                                                                      .step = 1});
         assert_close("parameter", parameter, expected, 3, 1e-6, 0);
+        memory_release(&memory);
     }
 }
 

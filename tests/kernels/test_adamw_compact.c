@@ -22,16 +22,21 @@ struct state {
     float *scale1, *scale2;
 };
 
+static void *zeros(size_t element)
+{
+    return memset(devices_memory(LARGEST * element), 0, LARGEST * element);
+}
+
 static struct state state_make(const float *parameter, size_t count)
 {
     struct state s = {
-        .parameter = calloc(LARGEST, sizeof(float)),
-        .upper = calloc(LARGEST, sizeof(uint16_t)),
-        .remainder = calloc(LARGEST, sizeof(int16_t)),
-        .moment1 = calloc(LARGEST, sizeof(float)),
-        .moment2 = calloc(LARGEST, sizeof(float)),
-        .scale1 = calloc(LARGEST, sizeof(float)),
-        .scale2 = calloc(LARGEST, sizeof(float)),
+        .parameter = zeros(sizeof(float)),
+        .upper = zeros(sizeof(uint16_t)),
+        .remainder = zeros(sizeof(int16_t)),
+        .moment1 = zeros(sizeof(float)),
+        .moment2 = zeros(sizeof(float)),
+        .scale1 = zeros(sizeof(float)),
+        .scale2 = zeros(sizeof(float)),
     };
     for (size_t i = 0; i < count; i++) {
         uint32_t bits;
@@ -45,13 +50,13 @@ static struct state state_make(const float *parameter, size_t count)
 
 static void state_release(struct state *s)
 {
-    free(s->parameter);
-    free(s->upper);
-    free(s->remainder);
-    free(s->moment1);
-    free(s->moment2);
-    free(s->scale1);
-    free(s->scale2);
+    devices_free(s->parameter);
+    devices_free(s->upper);
+    devices_free(s->remainder);
+    devices_free(s->moment1);
+    devices_free(s->moment2);
+    devices_free(s->scale1);
+    devices_free(s->scale2);
 }
 
 static float master_at(const struct state *s, size_t i)
@@ -129,7 +134,7 @@ static void assert_same_as_adamw(struct device *device, size_t count, bool halve
 {
     struct test_memory memory = {.stream = count};
     float *parameter = memory_random(&memory, count);
-    float *moment1 = calloc(LARGEST, sizeof(float)), *moment2 = calloc(LARGEST, sizeof(float));
+    float *moment1 = zeros(sizeof(float)), *moment2 = zeros(sizeof(float));
     struct state s = state_make(parameter, count);
     for (int64_t step = 1; step <= STEPS; step++) {
         float *grad = memory_random(&memory, count);
@@ -153,8 +158,8 @@ static void assert_same_as_adamw(struct device *device, size_t count, bool halve
     assert_memory_equal(s.moment1, moment1, LARGEST * sizeof(float));
     assert_memory_equal(s.moment2, moment2, LARGEST * sizeof(float));
     state_release(&s);
-    free(moment1);
-    free(moment2);
+    devices_free(moment1);
+    devices_free(moment2);
     memory_release(&memory);
 }
 
@@ -311,14 +316,15 @@ static void a_second_moment_in_bf16_decays(void **state)
 {
     struct devices *devices = *state;
     enum { COUNT = 1000 };
-    static const float zeros[COUNT];
+    struct test_memory memory = {0};
+    const float *zero = memory_copy(&memory, (float[COUNT]){0}, COUNT);
     for (size_t i = 0; i <= devices->count; i++) {
         struct device *device = i < devices->count ? devices->cpu[i] : devices->ref;
-        struct state s = state_make(zeros, COUNT);
+        struct state s = state_make(zero, COUNT);
         for (size_t j = 0; j < COUNT; j++)
             ((uint16_t *)s.moment2)[j] = bf16_from_f32(1);
         for (int64_t step = 1; step <= 1000; step++) {
-            struct adamw_compact a = compact_step(&s, MOMENTS_BF16, true, zeros, COUNT, step);
+            struct adamw_compact a = compact_step(&s, MOMENTS_BF16, true, zero, COUNT, step);
             device->ops->adamw_compact(device, &a);
         }
         double sum = 0;
@@ -327,6 +333,7 @@ static void a_second_moment_in_bf16_decays(void **state)
         assert_true(fabs(sum / COUNT - 0.3677) < 0.005);
         state_release(&s);
     }
+    memory_release(&memory);
 }
 
 int main(void)

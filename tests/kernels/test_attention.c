@@ -153,7 +153,8 @@ static void sequence_alone_is_the_same_bits_as_packed(void **state)
             struct batch batch = batch_random(&memory, &packed);
             struct batch alone = batch;
             size_t begin = (size_t)batch.sequences.offsets[s];
-            int32_t offsets[] = {0, packed.lengths[s]};
+            int32_t *offsets = memory_ints(&memory, 2, 1);
+            offsets[1] = packed.lengths[s];
             alone.sequences = (struct sequences){offsets, 1, (size_t)packed.lengths[s]};
             alone.tokens = (size_t)packed.lengths[s];
             alone.rows_count = alone.tokens * batch.stride;
@@ -181,7 +182,8 @@ static void prefix_is_the_same_bits_as_whole(void **state)
         float *whole = memory_floats(&memory, batch.out_count);
         forward(devices->cpu[i], &batch, whole, NULL);
         for (int32_t length = 1; length <= 100; length += 9) {
-            int32_t offsets[] = {0, length};
+            int32_t *offsets = memory_ints(&memory, 2, 1);
+            offsets[1] = length;
             struct batch prefix = batch;
             prefix.sequences = (struct sequences){offsets, 1, (size_t)length};
             prefix.tokens = (size_t)length;

@@ -96,11 +96,22 @@ static void fill(struct device *device, struct test_memory *memory, const struct
 }
 
 struct plan {
-    int32_t order[TOKENS];
-    struct attention_group groups[TOKENS];
-    struct attention_segment segments[TOKENS + 1];
+    int32_t *order;                     // [TOKENS]
+    struct attention_group *groups;     // [TOKENS]
+    struct attention_segment *segments; // [TOKENS + 1]
     struct attention_plan plan;
 };
+
+static struct plan plan_create(struct test_memory *memory)
+{
+    static const struct attention_segment segments[TOKENS + 1];
+    static const struct attention_group groups[TOKENS];
+    return (struct plan){
+        .order = memory_ints(memory, TOKENS, 1),
+        .groups = memory_of(memory, groups, TOKENS, sizeof *groups),
+        .segments = memory_of(memory, segments, TOKENS + 1, sizeof *segments),
+    };
+}
 
 static int32_t blocks_of(const struct cache *c, size_t first, size_t tokens)
 {
@@ -143,7 +154,8 @@ static void plan_apart(struct plan *out, const struct cache *c, size_t first, si
 static void attend(struct device *device, const struct cache *c, struct tensor k, struct tensor v,
                    float *out, size_t first, size_t tokens, bool together)
 {
-    struct plan plan;
+    struct test_memory memory = {0};
+    struct plan plan = plan_create(&memory);
     (together ? plan_together : plan_apart)(&plan, c, first, tokens);
     device->ops->attention_cached(
         device, &(struct attention_cached){.out = f32(out + first * c->width),
@@ -161,6 +173,7 @@ static void attend(struct device *device, const struct cache *c, struct tensor k
                                            .head_width = c->shape.head_width,
                                            .scale = 1 / sqrtf((float)c->shape.head_width),
                                            .window = c->shape.window});
+    memory_release(&memory);
 }
 
 static void every_shape_agrees_with_ref(void **state)
@@ -253,7 +266,8 @@ static void cache_agrees_with_whole_sequence(void **state)
     for (size_t i = 0; i < devices->count; i++) {
         struct test_memory memory = {0};
         struct cache c = cache_random(&memory, &small);
-        const int32_t offsets[] = {0, TOKENS};
+        int32_t *offsets = memory_ints(&memory, 2, 1);
+        offsets[1] = TOKENS;
         size_t stride = c.width + 2 * c.row;
         float *packed = memory_floats(&memory, TOKENS * stride);
         float *expected = memory_floats(&memory, TOKENS * c.width);

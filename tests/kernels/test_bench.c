@@ -21,13 +21,26 @@ static void rates_have_the_order_of_the_limit(void **state)
     }
 }
 
-static void ref_has_no_limits_to_measure(void **state)
+static void other_devices_are_measured_by_their_operations(void **state)
 {
     struct devices *devices = *state;
     struct error err;
     struct bench_limits limits;
-    assert_int_equal(bench_limits(devices->ref, &limits, &err), -1);
-    assert_string_equal(err.text, "cannot measure the limits of backend 'ref': use 'cpu'");
+    assert_int_equal(bench_limits(devices->ref, &limits, &err), 0);
+    assert_true(limits.flops > 1e6 && limits.dot_flops > 1e6 && limits.read_bytes > 1e8);
+}
+
+static void every_operation_has_a_rate(void **state)
+{
+    struct devices *devices = *state;
+    struct error err;
+    static const struct bench_sizes sizes = {64, 32, 4, 2, 8, 48, 99, 3};
+    struct bench_operation operations[BENCH_OPERATIONS];
+    assert_int_equal(bench_operations(devices->cpu[0], &sizes, operations, &err), 0);
+    for (size_t i = 0; i < BENCH_OPERATIONS; i++)
+        if (!(operations[i].rate > 1e6 && operations[i].amount > 0))
+            fail_msg("%s: %g at %g a second", operations[i].name, operations[i].amount,
+                     operations[i].rate);
 }
 
 static void impossible_shape_is_an_error(void **state)
@@ -44,7 +57,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rates_have_the_order_of_the_limit),
-        cmocka_unit_test(ref_has_no_limits_to_measure),
+        cmocka_unit_test(other_devices_are_measured_by_their_operations),
+        cmocka_unit_test(every_operation_has_a_rate),
         cmocka_unit_test(impossible_shape_is_an_error),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);

@@ -80,9 +80,11 @@ static void infinite_and_huge_logits_work(void **state)
     struct devices *devices = *state;
     for (size_t i = 0; i < devices->count; i++) {
         struct test_memory memory = {0};
-        float logits[] = {30000, -INFINITY, 29999, -30000, -INFINITY};
-        const int32_t target = 2;
-        float *loss = losses(&memory, devices->cpu[i], logits, &target, (struct shape){1, 5}, true);
+        float *logits =
+            memory_copy(&memory, (float[]){30000, -INFINITY, 29999, -30000, -INFINITY}, 5);
+        int32_t *target = memory_ints(&memory, 1, 1);
+        *target = 2;
+        float *loss = losses(&memory, devices->cpu[i], logits, target, (struct shape){1, 5}, true);
         const float expected[] = {1.31326169f}; // 1 + log(1 + 1/e)
         const float grad[] = {0.25f * 0.731058579f, 0, 0.25f * (0.268941421f - 1), 0, 0};
         assert_close("loss", loss, expected, 1, 2e-7, 0);
@@ -98,10 +100,11 @@ static void not_a_number_shows_in_the_loss(void **state)
         for (size_t at = 0; at < 33; at++) {
             struct test_memory memory = {0};
             float *logits = memory_random(&memory, 33);
-            const int32_t target = 7;
+            int32_t *target = memory_ints(&memory, 1, 1);
+            *target = 7;
             logits[at] = NAN;
             assert_true(isnan(
-                *losses(&memory, devices->cpu[i], logits, &target, (struct shape){1, 33}, false)));
+                *losses(&memory, devices->cpu[i], logits, target, (struct shape){1, 33}, false)));
             memory_release(&memory);
         }
 }

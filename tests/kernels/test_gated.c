@@ -75,7 +75,9 @@ static void extremes_are_exact(void **state)
         for (enum activation activation = 0; activation <= ACTIVATION_GELU_TANH; activation++)
             for (size_t g = 0; g < sizeof gates / sizeof gates[0]; g++) {
                 struct test_memory memory = {0};
-                float gate_up[] = {gates[g], 1}, grad_out[] = {1}, grad[2];
+                float *gate_up = memory_copy(&memory, (float[]){gates[g], 1}, 2);
+                float *grad_out = memory_copy(&memory, (float[]){1}, 1);
+                float *grad = memory_floats(&memory, 2);
                 float expected = gates[g] > 0 ? gates[g] : 0;
                 float *out =
                     forward(&memory, devices->cpu[i], gate_up, activation, (struct shape){1, 1});
@@ -93,7 +95,7 @@ static void not_a_number_stays_one(void **state)
     struct devices *devices = *state;
     for (size_t i = 0; i < devices->count; i++) {
         struct test_memory memory = {0};
-        float gate_up[] = {NAN, 1};
+        float *gate_up = memory_copy(&memory, (float[]){NAN, 1}, 2);
         assert_true(isnan(
             *forward(&memory, devices->cpu[i], gate_up, ACTIVATION_SILU, (struct shape){1, 1})));
         memory_release(&memory);

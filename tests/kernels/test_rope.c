@@ -101,10 +101,11 @@ static void gap_between_rows_is_untouched(void **state)
 static void known_angles_are_right(void **state)
 {
     struct devices *devices = *state;
-    const int32_t positions[] = {0, 1};
-    const float frequency[] = {1};
+    struct test_memory memory = {0};
+    const int32_t *positions = memory_of(&memory, (int32_t[]){0, 1}, 2, sizeof *positions);
+    const float *frequency = memory_copy(&memory, (float[]){1}, 1);
     for (size_t i = 0; i < devices->count; i++) {
-        float x[] = {3, 4, 1, 0};
+        float *x = memory_copy(&memory, (float[]){3, 4, 1, 0}, 4);
         devices->cpu[i]->ops->rope(devices->cpu[i], &(struct rope){.x = f32(x),
                                                                    .positions = positions,
                                                                    .inverse_frequency = frequency,
@@ -116,6 +117,7 @@ static void known_angles_are_right(void **state)
         const float expected[] = {3, 4, 0.540302306f, 0.841470985f};
         assert_close("x", x, expected, 4, 2 * ROUNDOFF, 0);
     }
+    memory_release(&memory);
 }
 
 // A rotation is its own gradient's transpose: <rope(x), y> = <x, backward(y)>.

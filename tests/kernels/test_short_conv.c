@@ -130,21 +130,25 @@ static void threads_do_not_change_the_bits(void **state)
 static void a_known_sequence_convolves_as_by_hand(void **state)
 {
     struct devices *devices = *state;
+    struct test_memory memory = {0};
     // Two sequences of one channel; u = B x is 2, 3, 5 and 7.
-    static float bcx[] = {1, 1, 2, 3, 10, 1, 5, 100, 1, 7, 2, 1};
-    static float weight[] = {1, 20, 300};
+    static const float bcx[] = {1, 1, 2, 3, 10, 1, 5, 100, 1, 7, 2, 1};
+    static const float weight[] = {1, 20, 300};
     static const int32_t offsets[] = {0, 3, 4};
     static const float expected[] = {600, 9400, 156200, 4200};
     struct conv conv = {.shape = {.width = 1, .taps = 3},
                         .tokens = 4,
-                        .sequences = {.offsets = offsets, .count = 2, .longest = 3},
-                        .weight = f32(weight),
-                        .bcx = bcx};
+                        .sequences = {.offsets = memory_of(&memory, offsets, 3, sizeof *offsets),
+                                      .count = 2,
+                                      .longest = 3},
+                        .weight = f32(memory_copy(&memory, weight, 3)),
+                        .bcx = memory_copy(&memory, bcx, 12)};
     for (size_t i = 0; i <= devices->count; i++) {
-        float out[4];
+        float *out = memory_floats(&memory, 4);
         forward(i < devices->count ? devices->cpu[i] : devices->ref, &conv, out);
-        assert_memory_equal(out, expected, sizeof out);
+        assert_memory_equal(out, expected, sizeof expected);
     }
+    memory_release(&memory);
 }
 
 // tables: one block of each sequence after the other, from the last on.

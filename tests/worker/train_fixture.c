@@ -107,7 +107,13 @@ static int begin(struct rank *rank, struct error *err)
         return -1;
     if (!training->checkpoints)
         return 0;
-    training->loaded = checkpoint_load(rank->trainer, training->fs, training->checkpoints, err);
+    struct strbuf changed = {0};
+    rank->trainer->score = training->score;
+    training->loaded =
+        checkpoint_load(rank->trainer, training->fs, training->checkpoints, &changed, err);
+    snprintf(training->changed, sizeof(training->changed), "%s",
+             changed.bytes ? changed.bytes : "");
+    strbuf_release(&changed);
     if (training->loaded < 0)
         return -1;
     return training->save_loaded ? checkpoint_save(rank->trainer, training->fs,
@@ -138,6 +144,11 @@ static int do_steps(struct rank *rank, struct checkpoint_write **writing, struct
             checkpoint_poll(writing, err))
             return -1;
         training->steps++;
+        if (training->measure) {
+            trainer->score = training->score;
+            trainer->score.known = true;
+            trainer->score.value = training->measure(trainer->step);
+        }
         if (training->save_every > 0 && trainer->step % training->save_every == 0 &&
             save(rank, writing, err))
             return -1;

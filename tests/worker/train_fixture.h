@@ -30,10 +30,13 @@ struct training {
     size_t stop_after;  // steps in this run; 0: all
     int die_rank;       // kills itself after stop_after steps; 0: none dies; otherwise rank + 1
     int odd_rank;       // begins from other weights; otherwise rank + 1
+    struct held_out_score score;    // its name is the figure that checkpoints are kept by
+    double (*measure)(size_t step); // the score after a step, before it is saved; NULL: none
 
     // What came out, of rank 0.
     struct error err;
     int loaded; // what checkpoint_load returned
+    char changed[512];
     size_t first_step;
     size_t steps; // done in this run
     struct step_stats stats[FIXTURE_MAX_STEPS];

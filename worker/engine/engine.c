@@ -11,6 +11,7 @@
 
 struct engine {
     struct model *model;
+    bool packs;
     struct kv_cache *cache;
     struct scheduler *scheduler;
     struct sampler *sampler;
@@ -21,9 +22,10 @@ struct engine {
     size_t pending;
     uint64_t arrivals;
     struct engine_statistics statistics;
-    int32_t *chosen;    // [slots], what a greedy step answers
-    struct draw *draws; // [slots]
-    uint64_t *masks;    // [slots, mask_words], once a schema was used
+    int32_t *chosen;         // [slots], what a greedy step answers
+    struct draw *draws;      // [slots]
+    struct sample_row *rows; // [slots], what the device draws by
+    uint64_t *masks;         // [2 slots, mask_words], once bits were needed
     size_t mask_words;
 };
 
@@ -40,16 +42,27 @@ static int check_options(const struct engine_options *options, struct error *err
     return 0;
 }
 
-static int open_parts(struct engine *engine, struct model *model,
-                      const struct engine_options *options, struct error *err)
+static struct kv_cache_size cache_size(const struct engine_options *options)
 {
-    size_t tokens = options->cache_tokens;
-    struct kv_cache_size size = {
+    const size_t tokens = options->cache_tokens;
+    return (struct kv_cache_size){
         .blocks = tokens ? kv_blocks(tokens) : options->slots * kv_blocks(options->capacity),
         .capacity = options->capacity,
         .sequences = options->slots,
         .max_tokens = options->max_tokens,
     };
+}
+
+size_t engine_bytes_needed(struct model *model, const struct engine_options *options)
+{
+    const struct kv_cache_size size = cache_size(options);
+    return kv_cache_bytes_needed(model, &size);
+}
+
+static int open_parts(struct engine *engine, struct model *model,
+                      const struct engine_options *options, struct error *err)
+{
+    const struct kv_cache_size size = cache_size(options);
     if (kv_cache_create(model, &size, &engine->cache, err) ||
         sampler_create((size_t)model->config.vocabulary, model->device->threads, &engine->sampler,
                        err))
@@ -74,12 +87,15 @@ int engine_create(struct model *model, const struct engine_options *options, str
     engine->mask_words = ((size_t)model->config.vocabulary + 63) / 64;
     engine->chosen = mem_calloc(options->slots, sizeof *engine->chosen);
     engine->draws = mem_calloc(options->slots, sizeof *engine->draws);
+    engine->rows = mem_calloc(options->slots, sizeof *engine->rows);
     if (open_parts(engine, model, options, err)) {
         engine_destroy(engine);
         return -1;
     }
     engine->model = model;
-    model_pack(model);
+    engine->packs = !options->unpacked;
+    if (engine->packs)
+        model_pack(model);
     *out = engine;
     return 0;
 }
@@ -88,7 +104,7 @@ void engine_destroy(struct engine *engine)
 {
     if (!engine)
         return;
-    if (engine->model)
+    if (engine->packs)
         model_unpack(engine->model);
     scheduler_destroy(engine->scheduler);
     sampler_destroy(engine->sampler);
@@ -97,6 +113,7 @@ void engine_destroy(struct engine *engine)
     job_destroy(engine->taken);
     free(engine->chosen);
     free(engine->draws);
+    free(engine->rows);
     free(engine->masks);
     free(engine);
 }
@@ -128,17 +145,30 @@ static void take_token(struct engine *engine, struct job *job, const struct draw
     queue_push(&engine->ended, job);
 }
 
+static uint64_t *bits_at(struct engine *engine, size_t row)
+{
+    if (!engine->masks)
+        engine->masks = mem_alloc(2 * engine->slots * engine->mask_words * sizeof *engine->masks);
+    return engine->masks + row * engine->mask_words;
+}
+
 // The schema's mask is good until the next one is asked for, so it is copied.
 static const uint64_t *mask_of(struct engine *engine, size_t row, struct job *job)
 {
     if (!job->output)
         return NULL;
-    size_t words = engine->mask_words;
-    if (!engine->masks)
-        engine->masks = mem_alloc(engine->slots * words * sizeof *engine->masks);
-    uint64_t *mask = engine->masks + row * words;
-    memcpy(mask, json_output_mask(job->output, job->limit - job->count), words * sizeof *mask);
+    uint64_t *mask = bits_at(engine, row);
+    memcpy(mask, json_output_mask(job->output, job->limit - job->count),
+           engine->mask_words * sizeof *mask);
     return mask;
+}
+
+static void set_seen(struct engine *engine, size_t row, const struct job *job)
+{
+    uint64_t *bits = bits_at(engine, row);
+    memset(bits, 0, engine->mask_words * sizeof *bits);
+    for (size_t i = 0; i < job->count; i++)
+        bits[job->tokens[i] / 64] |= UINT64_C(1) << (job->tokens[i] % 64);
 }
 
 static void take_logits(void *context, float *logits, size_t row, size_t rows)
@@ -172,12 +202,49 @@ static bool is_greedy(const struct scheduler *scheduler)
     return true;
 }
 
+// Probabilities of the model's own are asked for on the host.
+static bool device_draws(const struct engine *engine)
+{
+    const struct scheduler *scheduler = engine->scheduler;
+    bool draws = engine->model->device->ops->sample != NULL;
+    for (size_t i = 0; i < scheduler->wanted_count; i++)
+        draws = draws && !scheduler->wanted_jobs[i]->logprobs;
+    return draws;
+}
+
+// Fills the rows that the device draws by; returns how many rows of bits they need.
+static size_t set_rows(struct engine *engine, size_t count)
+{
+    size_t bits = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct job *job = engine->scheduler->wanted_jobs[i];
+        const float penalty = job->sampling.repetition_penalty;
+        const struct draw draw = {
+            .sampling = &job->sampling, .seed = job->seed, .index = job->count - job->prompt_count};
+        engine->rows[i] = draw_row(&draw);
+        if (mask_of(engine, bits, job))
+            engine->rows[i].mask = (int32_t)bits++;
+        if (penalty != 0 && penalty != 1) {
+            set_seen(engine, bits, job);
+            engine->rows[i].seen = (int32_t)bits++;
+        }
+    }
+    return bits;
+}
+
 static int compute(struct engine *engine, const struct step_tokens *step, struct error *err)
 {
-    if (!is_greedy(engine->scheduler))
+    const bool greedy = is_greedy(engine->scheduler);
+    struct step_draws draws = {.rows = engine->rows};
+    if (!greedy && !device_draws(engine))
         return model_step_slices(engine->model, engine->cache, step,
                                  &(struct logits_taker){take_logits, engine}, err);
-    if (model_step_greedy(engine->model, engine->cache, step, engine->chosen, err))
+    if (!greedy) {
+        draws.bit_rows = set_rows(engine, step->wanted_count);
+        draws.bits = engine->masks;
+    }
+    if (model_step_draw(engine->model, engine->cache, step, greedy ? NULL : &draws, engine->chosen,
+                        err))
         return -1;
     for (size_t i = 0; i < step->wanted_count; i++)
         engine->draws[i] = (struct draw){.token = engine->chosen[i]};

@@ -25,6 +25,7 @@ struct engine_options {
     size_t max_tokens; // of one step, over all requests; at least slots. Longer prompts are cut up
     size_t cache_tokens; // keys and values kept, of running requests and of what may come again; at
                          // least capacity. 0: slots times capacity
+    bool unpacked;       // reads the weights as they lie: slower, but no second copy of them
     const struct tokenizer *tokenizer; // outlives the engine; NULL: no text, no stop strings
 };
 
@@ -71,6 +72,9 @@ struct engine_result {
 int engine_create(struct model *model, const struct engine_options *options, struct engine **out,
                   struct error *err);
 void engine_destroy(struct engine *engine); // drops what still runs
+
+// What engine_create allocates on the device, but for the packed weights.
+size_t engine_bytes_needed(struct model *model, const struct engine_options *options);
 
 // Copies everything in the request but the schema. What is wrong with a request comes back as its
 // result.

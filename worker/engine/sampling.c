@@ -1,37 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-// A draw never sorts the vocabulary. Weights e^((logit - largest) / temperature) replace the logits
-// in one pass of vectors. Where top_k or top_p choose, weights are counted in buckets of an eighth
-// of an octave, from which follows the bucket in which the choice ends; only tokens in it or above
-// are collected and sorted. Weights below 2^-24 are counted only when the others do not suffice.
+// A draw never sorts the vocabulary. Integer weights (sample_weight.h) replace the logits in one
+// pass of vectors. Where top_k or top_p choose, weights are counted in buckets of an eighth of an
+// octave, from which follows the bucket in which the choice ends; only tokens in it or above are
+// collected and sorted. The token drawn is that of the operation `sample` (kernels/ref/sample.c),
+// bit for bit.
 #include "worker/engine/sampling.h"
 
 #include "base/mem.h"
 #include "base/random.h"
 #include "kernels/cpu/pool.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/sample_weight.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 enum {
-    CHUNK = 512,       // weights whose sum is kept
-    BUCKETS = 1017,    // of weights up to 1, by exponent and three bits of mantissa
-    BUCKET_SHIFT = 20, // of a float's bits
+    CHUNK = 512,                     // weights whose sum is kept
+    BUCKET_SHIFT = 20,               // of a float's bits: leaves exponent and three of mantissa
+    BUCKET_FIRST = 127 << 3,         // that of weight 1
+    BUCKETS = (SAMPLE_BITS + 1) * 8, // up to the largest weight
     DRAW_STREAM = 0x64726177,
 };
 
 struct candidate {
-    float weight;
-    int32_t token;
+    int32_t weight, token;
 };
 
 // Of one thread.
 struct scratch {
-    double *sums;                 // [chunks]
+    uint64_t *sums;               // [chunks]
     struct candidate *candidates; // [vocabulary]
     uint64_t *seen;               // [(vocabulary + 63) / 64], all zero between draws
     uint32_t counts[BUCKETS];
-    double masses[BUCKETS];
+    uint64_t masses[BUCKETS];
 };
 
 struct sampler {
@@ -80,7 +82,7 @@ static void penalise(struct scratch *scratch, const struct draw *draw)
             continue; // once each
         scratch->seen[token / 64] |= bit;
         float *logit = &draw->logits[token];
-        *logit = *logit > 0 ? *logit / penalty : *logit * penalty;
+        *logit = sample_penalise(*logit, penalty);
     }
     for (size_t i = 0; i < draw->seen_count; i++)
         scratch->seen[draw->seen[i] / 64] = 0;
@@ -98,10 +100,50 @@ static float largest_of(const float *logits, size_t count)
     return largest;
 }
 
-// e^((x - largest) scale), kept in out when that is not NULL, smaller ones than `least` as 0; sums
-// of chunks.
-static double weigh(const float *x, float *out, size_t count, float largest, float scale,
-                    float least, double *sums)
+// The same for vectors.
+static vi weigh_lanes(vf logits, float largest, float scale)
+{
+    const float series[SAMPLE_TERMS] = SAMPLE_SERIES;
+    const vf x = vf_select(logits == largest, vf_set(0), (logits - largest) * scale);
+    const vi counts = x > SAMPLE_LEAST;
+    const vf y = vf_select(counts, x, vf_set(0)) * SAMPLE_LOG2_E;
+    const vi n = __builtin_convertvector(y + -0.5f, vi);
+    const vf f = y - __builtin_convertvector(n, vf);
+    vf power = vf_set(series[0]);
+    for (int i = 1; i < SAMPLE_TERMS; i++)
+        power = power * f + series[i];
+    const vf scaled = power * (vf)((n + (127 + SAMPLE_BITS)) << 23);
+    return __builtin_convertvector(scaled + 0.5f, vi) & counts;
+}
+
+// Puts weights in the logits' place, smaller ones than `least` as 0, and adds them up by chunks.
+static uint64_t weigh(float *logits, size_t count, float scale, int32_t least, uint64_t *sums)
+{
+    const float largest = largest_of(logits, count);
+    uint64_t total = 0;
+    for (size_t chunk = 0; chunk < count; chunk += CHUNK) {
+        size_t end = count - chunk < CHUNK ? count : chunk + CHUNK;
+        int32_t weights[CHUNK + VF_LANES];
+        for (size_t i = chunk; i < end; i += VF_LANES) {
+            size_t lanes = end - i < VF_LANES ? end - i : VF_LANES;
+            vf value = vf_set(-INFINITY);
+            memcpy(&value, logits + i, lanes * sizeof *logits);
+            vi weight = weigh_lanes(value, largest, scale);
+            weight &= weight >= least;
+            memcpy(weights + (i - chunk), &weight, sizeof weight);
+        }
+        uint64_t sum = 0;
+        for (size_t i = 0; i < end - chunk; i++)
+            sum += (uint64_t)weights[i];
+        memcpy(logits + chunk, weights, (end - chunk) * sizeof *weights);
+        sums[chunk / CHUNK] = sum;
+        total += sum;
+    }
+    return largest > -INFINITY ? total : 0;
+}
+
+// The sum of e^(x - largest).
+static double sum_exponentials(const float *x, size_t count, float largest)
 {
     double total = 0;
     for (size_t chunk = 0; chunk < count; chunk += CHUNK) {
@@ -111,14 +153,9 @@ static double weigh(const float *x, float *out, size_t count, float largest, flo
             size_t lanes = end - i < VF_LANES ? end - i : VF_LANES;
             vf value = vf_set(-INFINITY);
             memcpy(&value, x + i, lanes * sizeof *x);
-            vf weight = vf_exp((value - largest) * scale);
-            weight = vf_select(weight >= least, weight, vf_set(0));
-            sum += weight;
-            if (out)
-                vf_store_part(out + i, weight, lanes);
+            sum += vf_exp(value - largest);
         }
-        sums[chunk / CHUNK] = vf_sum(sum);
-        total += sums[chunk / CHUNK];
+        total += vf_sum(sum);
     }
     return total;
 }
@@ -127,49 +164,43 @@ static int32_t argmax(const float *logits, size_t count)
 {
     float largest = largest_of(logits, count);
     size_t i = 0;
+    if (!(largest > -INFINITY))
+        return 0;
     while (i < count - 1 && logits[i] != largest)
         i++;
     return (int32_t)i;
 }
 
-// The token at which the running sum of weights passes `point`.
-static int32_t walk(const float *weights, size_t count, const double *sums, double point)
+// The token at which the running sum of weights passes `point`, which is below their sum.
+static int32_t walk(const int32_t *weights, const uint64_t *sums, uint64_t point)
 {
-    size_t chunk = 0, last = (count - 1) / CHUNK;
-    while (chunk < last && point >= sums[chunk])
+    size_t chunk = 0;
+    while (point >= sums[chunk])
         point -= sums[chunk++];
-    size_t chosen = SIZE_MAX;
-    for (size_t i = chunk * CHUNK; i < count; i++) {
-        if (weights[i] <= 0)
-            continue;
-        chosen = i;
-        if (point < weights[i])
-            break;
-        point -= weights[i];
-    }
-    if (chosen == SIZE_MAX) // rounding led behind the last weight
-        for (size_t i = 0; i < count; i++)
-            chosen = weights[i] > 0 ? i : chosen;
-    return (int32_t)chosen;
+    size_t i = chunk * CHUNK;
+    while (point >= (uint64_t)weights[i])
+        point -= (uint64_t)weights[i++];
+    return (int32_t)i;
 }
 
-static uint32_t bucket_of(float weight)
+static uint32_t bucket_of(int32_t weight)
 {
+    const float value = (float)weight;
     uint32_t bits;
-    memcpy(&bits, &weight, sizeof bits);
-    return bits >> BUCKET_SHIFT;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits >> BUCKET_SHIFT) - BUCKET_FIRST;
 }
 
-static void count_buckets(struct scratch *scratch, const float *weights, size_t count, float least)
+static void count_buckets(struct scratch *scratch, const int32_t *weights, size_t count)
 {
     memset(scratch->counts, 0, sizeof scratch->counts);
     memset(scratch->masses, 0, sizeof scratch->masses);
     for (size_t i = 0; i < count; i++) {
-        if (weights[i] < least || weights[i] == 0)
+        if (weights[i] == 0)
             continue;
         uint32_t bucket = bucket_of(weights[i]);
         scratch->counts[bucket]++;
-        scratch->masses[bucket] += weights[i];
+        scratch->masses[bucket] += (uint64_t)weights[i];
     }
 }
 
@@ -178,17 +209,17 @@ static void count_buckets(struct scratch *scratch, const float *weights, size_t 
 static uint32_t last_bucket(const struct scratch *scratch, size_t top_k, double mass)
 {
     size_t tokens = 0;
-    double sum = 0;
+    uint64_t sum = 0;
     for (uint32_t bucket = BUCKETS - 1; bucket > 0; bucket--) {
         tokens += scratch->counts[bucket];
         sum += scratch->masses[bucket];
-        if (top_k ? tokens >= top_k : sum >= mass)
+        if (top_k ? tokens >= top_k : (double)sum >= mass)
             return bucket;
     }
     return 0;
 }
 
-static int compare_candidates(const void *a, const void *b)
+static int by_weight(const void *a, const void *b)
 {
     const struct candidate *x = a, *y = b;
     if (x->weight != y->weight)
@@ -196,47 +227,66 @@ static int compare_candidates(const void *a, const void *b)
     return (x->token > y->token) - (x->token < y->token);
 }
 
+static int by_token(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    return (x->token > y->token) - (x->token < y->token);
+}
+
 // The most probable tokens, sorted: at least top_k of them, or those that hold the mass.
-static size_t collect(struct scratch *scratch, const float *weights, size_t count, size_t top_k,
+static size_t collect(struct scratch *scratch, const int32_t *weights, size_t count, size_t top_k,
                       double mass)
 {
-    count_buckets(scratch, weights, count, 0x1p-24f);
-    uint32_t bucket = last_bucket(scratch, top_k, mass);
-    if (bucket == 0) {
-        count_buckets(scratch, weights, count, 0);
-        bucket = last_bucket(scratch, top_k, mass);
-    }
+    count_buckets(scratch, weights, count);
+    const uint32_t bucket = last_bucket(scratch, top_k, mass);
     size_t found = 0;
     for (size_t i = 0; i < count; i++)
         if (weights[i] > 0 && bucket_of(weights[i]) >= bucket)
             scratch->candidates[found++] = (struct candidate){weights[i], (int32_t)i};
-    qsort(scratch->candidates, found, sizeof *scratch->candidates, compare_candidates);
+    qsort(scratch->candidates, found, sizeof *scratch->candidates, by_weight);
     return found;
 }
 
-static int32_t draw_chosen(struct scratch *scratch, const struct draw *draw, size_t vocabulary,
-                           double total)
+static int32_t draw_chosen(struct scratch *scratch, const struct draw *draw, const int32_t *weights,
+                           size_t vocabulary, uint64_t total)
 {
-    const struct sampling *s = draw->sampling;
-    size_t top_k = s->top_k > 0 && (size_t)s->top_k < vocabulary ? (size_t)s->top_k : 0;
-    double top_p = s->top_p > 0 && s->top_p < 1 ? (double)s->top_p : 1;
-    const struct candidate *candidates = scratch->candidates;
-    size_t count = collect(scratch, draw->logits, vocabulary, top_k, total * top_p), kept = 0;
+    const struct sample_row row = draw_row(draw);
+    size_t top_k = row.top_k > 0 && (size_t)row.top_k < vocabulary ? (size_t)row.top_k : 0;
+    double top_p = row.top_p > 0 && row.top_p < 1 ? (double)row.top_p : 1;
+    struct candidate *candidates = scratch->candidates;
+    size_t count = collect(scratch, weights, vocabulary, top_k, (double)total * top_p), kept = 0;
     if (top_k > 0) {
         count = count < top_k ? count : top_k;
         total = 0;
         for (size_t i = 0; i < count; i++)
-            total += candidates[i].weight;
+            total += (uint64_t)candidates[i].weight;
     }
-    double sum = 0;
-    while (kept < count && (kept == 0 || (top_p == 1 || sum < total * top_p)) &&
-           candidates[kept].weight >= s->min_p)
-        sum += candidates[kept++].weight;
-    double point = random_uniform(draw->seed, DRAW_STREAM, draw->index) * sum;
+    uint64_t sum = 0;
+    const int32_t least = sample_least(row.min_p);
+    while (kept < count && (kept == 0 || (double)sum < (double)total * top_p) &&
+           candidates[kept].weight >= least)
+        sum += (uint64_t)candidates[kept++].weight;
+    qsort(candidates, kept, sizeof *candidates, by_token);
+    uint64_t point = sample_point(row.random, sum);
     size_t i = 0;
-    while (i + 1 < kept && point >= candidates[i].weight)
-        point -= candidates[i++].weight;
+    while (point >= (uint64_t)candidates[i].weight)
+        point -= (uint64_t)candidates[i++].weight;
     return candidates[i].token;
+}
+
+struct sample_row draw_row(const struct draw *draw)
+{
+    const struct sampling *s = draw->sampling;
+    return (struct sample_row){
+        .random = random_u64(draw->seed, DRAW_STREAM, draw->index),
+        .scale = s->temperature == 0 ? 0 : fminf(1 / s->temperature, 1e30f),
+        .top_p = s->top_p,
+        .min_p = s->min_p,
+        .penalty = s->repetition_penalty,
+        .top_k = s->top_k,
+        .mask = -1,
+        .seen = -1,
+    };
 }
 
 static int32_t draw_token(struct scratch *scratch, const struct draw *draw, size_t vocabulary)
@@ -244,14 +294,16 @@ static int32_t draw_token(struct scratch *scratch, const struct draw *draw, size
     const struct sampling *s = draw->sampling;
     if (s->temperature == 0)
         return argmax(draw->logits, vocabulary);
+    const struct sample_row row = draw_row(draw);
     bool chooses = s->top_k > 0 || (s->top_p > 0 && s->top_p < 1);
-    float largest = largest_of(draw->logits, vocabulary);
-    double total = weigh(draw->logits, draw->logits, vocabulary, largest,
-                         fminf(1 / s->temperature, 1e30f), chooses ? 0 : s->min_p, scratch->sums);
+    const uint64_t total = weigh(draw->logits, vocabulary, row.scale,
+                                 chooses ? 1 : sample_least(s->min_p), scratch->sums);
+    const int32_t *weights = (const int32_t *)(const void *)draw->logits;
+    if (total == 0) // nothing but infinities
+        return 0;
     if (chooses)
-        return draw_chosen(scratch, draw, vocabulary, total);
-    double point = random_uniform(draw->seed, DRAW_STREAM, draw->index) * total;
-    return walk(draw->logits, vocabulary, scratch->sums, point);
+        return draw_chosen(scratch, draw, weights, vocabulary, total);
+    return walk(weights, scratch->sums, sample_point(row.random, total));
 }
 
 static void run_draw(void *argument, size_t task, int thread)
@@ -265,7 +317,7 @@ static void run_draw(void *argument, size_t task, int thread)
     if (draw->wants_logprob) {
         raw = mem_dup(draw->logits, vocabulary * sizeof *raw);
         largest = largest_of(raw, vocabulary);
-        total = weigh(raw, NULL, vocabulary, largest, 1, 0, scratch->sums);
+        total = sum_exponentials(raw, vocabulary, largest);
     }
     if (draw->mask)
         apply_mask(draw, vocabulary);

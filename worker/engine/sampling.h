@@ -4,6 +4,7 @@
 #define MEMO_WORKER_SAMPLING_H
 
 #include "base/error.h"
+#include "kernels/kernels.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -28,13 +29,8 @@ static inline bool sampling_is_argmax(const struct sampling *sampling)
            (sampling->repetition_penalty == 0 || sampling->repetition_penalty == 1);
 }
 
-// One draw. Steps and their order are those of Hugging Face's generate():
-//     masked tokens go; logits of tokens in `seen` are divided by the repetition penalty where
-//     positive, else multiplied (Keskar et al. 2019); then all by the temperature's inverse; the
-//     top_k largest stay; of these the fewest largest whose probability reaches top_p (Holtzman et
-//     al. 2020); of these the ones at least min_p as probable as the largest (Nguyen et al. 2024);
-//     one of these, by its probability.
-// Equal logits are ordered by token.
+// One draw, as the operation `sample` defines it (struct sample_row in kernels.h), which does the
+// same where the logits are. Steps and their order are those of Hugging Face's generate().
 struct draw {
     float *logits; // [vocabulary], overwritten
     const struct sampling *sampling;
@@ -47,6 +43,9 @@ struct draw {
     int32_t token; // the result
     float logprob; // its log probability in the logits as they came, when wanted
 };
+
+// The draw as the operation reads it, without mask and tokens seen.
+struct sample_row draw_row(const struct draw *draw);
 
 // Threads and their memory. Results do not depend on the number of threads.
 struct sampler;

@@ -24,7 +24,9 @@ enum { LM_PARTS_LIMIT = 4 };
 // first parts are equal share what was computed for them. Nothing in a part is ever read as a
 // special token.
 struct lm_request {
-    uint64_t id; // the caller's, comes back in the result
+    uint64_t id;   // the caller's, comes back in the result
+    uint64_t task; // the same in all requests of one piece of work, which fail together when one of
+                   // them is fatal; 0: of none
     struct lm_text system;
     struct lm_text parts[LM_PARTS_LIMIT];
     size_t part_count;
@@ -42,6 +44,7 @@ enum lm_end {
                  // constrained, and its last item may be cut short
     LM_REJECTED, // this request can never be answered (too long a prompt, a refused schema)
     LM_FAILED,   // it was tried as often as allowed; `problem` says what happened last
+    LM_FATAL,    // it ended what computed it again and again: nobody should try its task any more
 };
 
 struct lm_result {

@@ -23,7 +23,7 @@ struct tensor_sink {
 static void *sink_buffer(void *context)
 {
     const struct tensor_sink *sink = context;
-    return merge_output_buffer(sink->output);
+    return merge_output_buffer(sink->output, sink->tensor, sink->offset);
 }
 
 static int sink_submit(void *context, void *buffer, size_t count, struct error *err)

@@ -39,14 +39,14 @@ struct merge_output {
     uint64_t *begins;     // [count] in the file
     struct record *found; // [count]; check 0: none
     struct fs_map map;    // of what stood there
-    int file, records;
-    bool file_open, records_open;
+    int file, direct, records;
+    bool file_open, direct_open, records_open;
     uint64_t records_end;
     pthread_t thread;
     bool started;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    void *buffers[BUFFERS];
+    char *buffers[BUFFERS];
     bool taken[BUFFERS];
     struct work queue[BUFFERS + 1]; // tiles and ends of tensors, in order
     size_t queued;
@@ -221,6 +221,9 @@ static int open_file(struct merge_output *output, const char *directory, struct 
         if (rc != 0)
             rc = error_set_errno(err, -rc, "cannot open '%s'", path);
     }
+    if (rc == 0) // otherwise all goes through the page cache
+        output->direct_open =
+            output->fs->ops->open_direct(output->fs->state, path, &output->direct) == 0;
     at = header.length;
     for (size_t i = 0; i < output->count; i++) {
         output->begins[i] = at;
@@ -255,6 +258,35 @@ static int write_record(struct merge_output *output, const struct work *work)
     return rc;
 }
 
+static bool can_go_past_cache(const struct merge_output *output, size_t tensor)
+{
+    return output->direct_open &&
+           output->begins[tensor] % safetensors_dtype_bytes(output->entries[tensor].dtype) == 0;
+}
+
+// Whole pages go past the page cache, in which a merge larger than memory would push out its own
+// inputs; what lies on pages that tensors share goes through it.
+static int write_tile(struct merge_output *output, uint64_t offset, const char *bytes,
+                      size_t length)
+{
+    const struct fs_ops *ops = output->fs->ops;
+    const size_t misplaced = (uintptr_t)bytes % FS_DIRECT_BYTES;
+    size_t head = misplaced > 0 ? FS_DIRECT_BYTES - misplaced : 0;
+    if (!output->direct_open || offset % FS_DIRECT_BYTES != misplaced || head > length)
+        head = length;
+    const size_t body = (length - head) / FS_DIRECT_BYTES * FS_DIRECT_BYTES;
+    const size_t tail = length - head - body;
+    int rc = 0;
+    if (head > 0)
+        rc = ops->write_at(output->fs->state, output->file, offset, bytes, head);
+    if (rc == 0 && body > 0)
+        rc = ops->write_at(output->fs->state, output->direct, offset + head, bytes + head, body);
+    if (rc == 0 && tail > 0)
+        rc = ops->write_at(output->fs->state, output->file, offset + head + body,
+                           bytes + head + body, tail);
+    return rc;
+}
+
 static int perform(struct merge_output *output, const struct work *work)
 {
     if (!output->digest.state)
@@ -262,9 +294,17 @@ static int perform(struct merge_output *output, const struct work *work)
     if (!work->buffer)
         return write_record(output, work);
     digest_update(&output->digest, work->buffer, work->bytes);
-    return output->fs->ops->write_at(output->fs->state, output->file,
-                                     output->begins[work->tensor] + work->offset, work->buffer,
-                                     work->bytes);
+    return write_tile(output, output->begins[work->tensor] + work->offset, work->buffer,
+                      work->bytes);
+}
+
+// Its memory begins where work's bytes begin, or less than a page before.
+static int buffer_of(const struct merge_output *output, const char *bytes)
+{
+    int b = 0;
+    while (bytes < output->buffers[b] || bytes >= output->buffers[b] + FS_DIRECT_BYTES)
+        b++;
+    return b;
 }
 
 // After a failure nothing more is written; buffers are still given back.
@@ -292,8 +332,8 @@ static void *write_behind(void *argument)
                             output->entries[work.tensor].name);
             failed = true;
         }
-        for (int b = 0; b < BUFFERS; b++)
-            output->taken[b] = output->taken[b] && output->buffers[b] != work.buffer;
+        if (work.buffer)
+            output->taken[buffer_of(output, work.buffer)] = false;
         pthread_cond_broadcast(&output->changed);
     }
     pthread_mutex_unlock(&output->mutex);
@@ -314,22 +354,20 @@ static int enqueue(struct merge_output *output, const struct work *work, struct 
     return failed ? -1 : 0;
 }
 
-void *merge_output_buffer(struct merge_output *output)
+void *merge_output_buffer(struct merge_output *output, size_t tensor, uint64_t offset)
 {
-    void *buffer = NULL;
+    const uint64_t place = output->begins[tensor] + offset;
+    int b = 0;
     pthread_mutex_lock(&output->mutex);
-    while (!buffer) {
-        for (int b = 0; b < BUFFERS && !buffer; b++) {
-            if (!output->taken[b]) {
-                output->taken[b] = true;
-                buffer = output->buffers[b];
-            }
-        }
-        if (!buffer)
-            pthread_cond_wait(&output->changed, &output->mutex);
+    for (;; pthread_cond_wait(&output->changed, &output->mutex)) {
+        for (b = 0; b < BUFFERS && output->taken[b];)
+            b++;
+        if (b < BUFFERS)
+            break;
     }
+    output->taken[b] = true;
     pthread_mutex_unlock(&output->mutex);
-    return buffer;
+    return output->buffers[b] + (can_go_past_cache(output, tensor) ? place % FS_DIRECT_BYTES : 0);
 }
 
 int merge_output_submit(struct merge_output *output, size_t tensor, uint64_t offset, void *buffer,
@@ -379,7 +417,7 @@ int merge_output_open(struct fs *fs, const char *directory, const struct safeten
     pthread_mutex_init(&output->mutex, NULL);
     pthread_cond_init(&output->changed, NULL);
     for (int b = 0; b < BUFFERS; b++)
-        output->buffers[b] = mem_alloc(tile_bytes);
+        output->buffers[b] = mem_alloc_aligned(FS_DIRECT_BYTES, tile_bytes + FS_DIRECT_BYTES);
     int rc =
         open_file(output, directory, err) || open_records(output, directory, rank, err) ? -1 : 0;
     if (rc == 0) {
@@ -411,6 +449,8 @@ void merge_output_destroy(struct merge_output *output)
         (void)digest_end(&output->digest);
     if (output->file_open)
         output->fs->ops->close(output->fs->state, output->file);
+    if (output->direct_open)
+        output->fs->ops->close(output->fs->state, output->direct);
     if (output->records_open)
         output->fs->ops->close(output->fs->state, output->records);
     fs_map_close(&output->map);

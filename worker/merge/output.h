@@ -36,9 +36,9 @@ int merge_output_open(struct fs *fs, const char *directory, const struct safeten
 // Whether this tensor stood there, whole, when the output was opened; its change. Reads its bytes.
 bool merge_output_has(struct merge_output *output, size_t tensor, double *change);
 
-// A free buffer; waits for one. Then hand it over with what it holds: bytes at an offset of the
-// tensor, in ascending order.
-void *merge_output_buffer(struct merge_output *output);
+// A free buffer for what begins at an offset of the tensor; waits for one. Then hand it over with
+// what it holds, in ascending order of offsets.
+void *merge_output_buffer(struct merge_output *output, size_t tensor, uint64_t offset);
 int merge_output_submit(struct merge_output *output, size_t tensor, uint64_t offset, void *buffer,
                         size_t bytes, struct error *err);
 // The tensor is complete: its record follows its bytes.

@@ -6,7 +6,8 @@
 // norm stands in front of each + (block_norms), a short convolution takes the place of rope and
 // attention (LAYER_CONV), tokens see a window only (LAYER_SLIDING).
 //
-// The residual stream is copied before a block adds to it, because backward needs both values.
+// The residual stream is float32 whatever the other activations are: what layers add to it is small
+// beside it. Backward needs its values before and after a block, generation keeps one.
 //
 // The last layer's feed-forward, the final norm and the head see only the rows whose logits
 // somebody wants: nothing above the last attention mixes tokens.
@@ -28,6 +29,8 @@ void decoder_release(struct decoder *decoder)
     free(decoder->layers);
     *decoder = (struct decoder){0};
 }
+
+static const struct tensor nothing = {.data = NULL};
 
 static struct tensor view(const struct layout *layout, enum parameter_kind kind, int64_t layer,
                           struct tensor flat)
@@ -76,13 +79,6 @@ void decoder_bind(struct decoder *decoder, const struct model_config *config,
     };
 }
 
-static void copy_rows(const struct pass *pass, struct tensor out, struct tensor in, size_t rows)
-{
-    if (out.data != in.data)
-        device_copy(pass->model->device, out.data, in.data,
-                    rows * (size_t)pass->model->config.hidden * dtype_bytes(in.dtype));
-}
-
 static void norm(const struct pass *pass, struct tensor x, struct tensor weight, float *rstd,
                  size_t rows)
 {
@@ -99,8 +95,9 @@ static void norm(const struct pass *pass, struct tensor x, struct tensor weight,
                                          });
 }
 
+// residual may be none.
 static void dense(const struct pass *pass, const struct linear *linear, struct tensor out,
-                  struct tensor x, size_t rows, bool accumulate)
+                  struct tensor x, size_t rows, struct tensor residual)
 {
     struct device *device = pass->model->device;
     device->ops->linear_forward(device, &(struct linear_forward){
@@ -108,7 +105,7 @@ static void dense(const struct pass *pass, const struct linear *linear, struct t
                                             .x = x,
                                             .linear = linear,
                                             .rows = rows,
-                                            .accumulate = accumulate,
+                                            .residual = residual,
                                         });
     lora_forward(pass, linear, out, x, rows);
 }
@@ -121,11 +118,10 @@ static void add_block(const struct pass *pass, const struct linear *linear, stru
 {
     struct device *device = pass->model->device;
     if (!weight.data) {
-        copy_rows(pass, out, residual, rows);
-        dense(pass, linear, out, x, rows, true);
+        dense(pass, linear, out, x, rows, residual);
         return;
     }
-    dense(pass, linear, added, x, rows, false);
+    dense(pass, linear, added, x, rows, nothing);
     device->ops->rmsnorm_forward(device, &(struct rmsnorm_forward){
                                              .out = out,
                                              .rstd = rstd,
@@ -173,27 +169,31 @@ static void norm_heads(const struct pass *pass, const struct decoder_layer *weig
 }
 
 // Queries and keys are neighbours in a row of qkv, so one call rotates both.
-void decoder_rotate(const struct pass *pass, size_t layer, struct tensor qkv, bool backward)
+static struct rope rotation(const struct pass *pass, size_t layer, struct tensor qkv, bool backward)
 {
     const struct model *model = pass->model;
     const struct model_config *config = &model->config;
     size_t sliding = config->layer_kinds[layer] == LAYER_SLIDING;
     bool scaled = !sliding || config->local_rope_theta == 0;
-    model->device->ops->rope(model->device,
-                             &(struct rope){
-                                 .x = qkv,
-                                 .positions = pass->workspace->positions,
-                                 .inverse_frequency = model->inverse_frequency +
-                                                      sliding * (size_t)config->head_width / 2,
-                                 .magnitude = scaled && config->rope_scaling.kind == ROPE_YARN
-                                                  ? (float)config->rope_scaling.attention_factor
-                                                  : 1.0f,
-                                 .tokens = pass->tokens,
-                                 .stride = qkv_width(config),
-                                 .heads = (size_t)(config->heads + config->kv_heads),
-                                 .head_width = (size_t)config->head_width,
-                                 .backward = backward,
-                             });
+    return (struct rope){
+        .x = qkv,
+        .positions = pass->workspace->positions,
+        .inverse_frequency = model->inverse_frequency + sliding * (size_t)config->head_width / 2,
+        .magnitude = scaled && config->rope_scaling.kind == ROPE_YARN
+                         ? (float)config->rope_scaling.attention_factor
+                         : 1.0f,
+        .tokens = pass->tokens,
+        .stride = qkv_width(config),
+        .heads = (size_t)(config->heads + config->kv_heads),
+        .head_width = (size_t)config->head_width,
+        .backward = backward,
+    };
+}
+
+void decoder_rotate(const struct pass *pass, size_t layer, struct tensor qkv, bool backward)
+{
+    const struct rope rope = rotation(pass, layer, qkv, backward);
+    pass->model->device->ops->rope(pass->model->device, &rope);
 }
 
 static void attend_packed(const struct pass *pass, const struct activations *a, size_t layer)
@@ -233,9 +233,10 @@ static void attend_cached(const struct pass *pass, const struct activations *a, 
     const struct cache_lookup *cache = pass->cache;
     size_t at = layers_before(config, layer, false) * cache->blocks * block_width(config);
     struct tensor k_cache = tensor_at(cache->k, at), v_cache = tensor_at(cache->v, at);
-    device->ops->kv_write(device,
-                          &(struct kv_write){
-                              .k_cache = k_cache,
+    device->ops->rope_kv_write(
+        device, &(struct rope_kv_write){
+                    .rope = rotation(pass, layer, a->qkv, false),
+                    .write = {.k_cache = k_cache,
                               .v_cache = v_cache,
                               .k = tensor_at(a->qkv, queries_width(config)),
                               .v = tensor_at(a->qkv, queries_width(config) + keys_width(config)),
@@ -243,8 +244,8 @@ static void attend_cached(const struct pass *pass, const struct activations *a, 
                               .places = cache->places,
                               .tokens = pass->tokens,
                               .kv_heads = (size_t)config->kv_heads,
-                              .head_width = (size_t)config->head_width,
-                          });
+                              .head_width = (size_t)config->head_width},
+                });
     device->ops->attention_cached(device, &(struct attention_cached){
                                               .out = a->attention,
                                               .q = a->qkv,
@@ -268,11 +269,12 @@ static void attend(const struct pass *pass, const struct decoder_layer *weights,
                    const struct activations *a, size_t layer)
 {
     norm_heads(pass, weights, a);
-    decoder_rotate(pass, layer, a->qkv, false);
-    if (pass->cache)
+    if (pass->cache) {
         attend_cached(pass, a, layer);
-    else
-        attend_packed(pass, a, layer);
+        return;
+    }
+    decoder_rotate(pass, layer, a->qkv, false);
+    attend_packed(pass, a, layer);
 }
 
 static void convolve_cached(const struct pass *pass, const struct decoder_layer *weights,
@@ -320,7 +322,7 @@ static void attention_block(const struct pass *pass, size_t layer)
     const struct decoder_layer *weights = &pass->model->decoder->layers[layer];
     const struct activations *a = &pass->workspace->layers[layer];
     norm(pass, a->x, weights->input_norm, a->input_rstd, pass->tokens);
-    dense(pass, &weights->qkv, a->qkv, pass->workspace->normed, pass->tokens, false);
+    dense(pass, &weights->qkv, a->qkv, pass->workspace->normed, pass->tokens, nothing);
     if (weights->kind == LAYER_CONV)
         convolve(pass, weights, a, layer);
     else
@@ -334,7 +336,7 @@ static void ffn_gates(const struct pass *pass, size_t layer, size_t rows)
     const struct decoder_layer *weights = &pass->model->decoder->layers[layer];
     const struct activations *a = &pass->workspace->layers[layer];
     norm(pass, a->ffn_x, weights->post_norm, a->ffn_rstd, rows);
-    dense(pass, &weights->gate_up, a->gate_up, pass->workspace->normed, rows, false);
+    dense(pass, &weights->gate_up, a->gate_up, pass->workspace->normed, rows, nothing);
 }
 
 static void ffn_gated(const struct pass *pass, size_t layer, size_t rows)
@@ -425,7 +427,7 @@ void decoder_logits(const struct pass *pass, size_t row, size_t rows)
     const struct workspace *workspace = pass->workspace;
     assert(rows <= workspace->slice_rows);
     dense(pass, &pass->model->decoder->head, workspace->logits,
-          tensor_at(workspace->normed, row * (size_t)pass->model->config.hidden), rows, false);
+          tensor_at(workspace->normed, row * (size_t)pass->model->config.hidden), rows, nothing);
 }
 
 int decoder_logits_out(const struct pass *pass, float *out, struct error *err)

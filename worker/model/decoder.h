@@ -61,7 +61,7 @@ struct workspace {
     size_t slice_rows; // of the head, see loss.c
     bool with_backward;
     bool recomputes;        // layers share all activations but x, see decoder_recompute
-    enum dtype activations; // type of every tensor below
+    enum dtype activations; // type of the tensors below but x, middle, ffn_x, ffn_out and top: f32
     void *block;            // everything below that lives on the device
     size_t block_bytes;
 

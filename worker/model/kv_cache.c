@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/model/kv_cache.h"
+#include "worker/model/step_graph.h"
 
 #include "base/mem.h"
 
@@ -39,6 +40,22 @@ static int alloc_plan(struct kv_cache *cache, struct error *err)
     return rc ? -1 : 0;
 }
 
+static int alloc_draws(struct kv_cache *cache, struct error *err)
+{
+    struct device *device = cache->model->device;
+    const size_t sequences = cache->size.sequences;
+    const size_t words = mask_words(&cache->model->config);
+    void *rows = NULL, *bits = NULL;
+    if (!device->ops->sample)
+        return 0;
+    const int rc =
+        device_alloc(device, sequences * sizeof *cache->sample_rows, &rows, err) ||
+        device_alloc(device, 2 * sequences * words * sizeof *cache->sample_bits, &bits, err);
+    cache->sample_rows = rows;
+    cache->sample_bits = bits;
+    return rc ? -1 : 0;
+}
+
 static int cache_alloc(struct kv_cache *cache, struct error *err)
 {
     const struct model_config *config = &cache->model->config;
@@ -53,9 +70,9 @@ static int cache_alloc(struct kv_cache *cache, struct error *err)
         alloc_indices(device, cache->size.sequences * cache->table_blocks, &cache->tables, err) ||
         alloc_indices(device, tokens, &cache->token_sequences, err) ||
         alloc_indices(device, tokens, &cache->places, err) ||
-        alloc_indices(device, cache->workspace->slice_rows, &cache->chosen, err))
+        alloc_indices(device, tokens, &cache->chosen, err))
         return -1;
-    return alloc_plan(cache, err);
+    return alloc_plan(cache, err) || alloc_draws(cache, err) ? -1 : 0;
 }
 
 static int check_size(const struct model *model, const struct kv_cache_size *size,
@@ -74,6 +91,12 @@ static int check_size(const struct model *model, const struct kv_cache_size *siz
     return 0;
 }
 
+// float16 has no kernels of its own here; widened it loses nothing.
+static enum dtype cache_dtype(const struct model *model)
+{
+    return model->weights.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
 int kv_cache_create(struct model *model, const struct kv_cache_size *size, struct kv_cache **out,
                     struct error *err)
 {
@@ -81,8 +104,7 @@ int kv_cache_create(struct model *model, const struct kv_cache_size *size, struc
     if (check_size(model, size, err))
         return -1;
     struct kv_cache *cache = mem_calloc(1, sizeof *cache);
-    // float16 has no kernels of its own here; widened it loses nothing.
-    enum dtype dtype = model->weights.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    enum dtype dtype = cache_dtype(model);
     cache->model = model;
     cache->size = *size;
     cache->table_blocks = kv_blocks(size->capacity);
@@ -102,6 +124,7 @@ int kv_cache_create(struct model *model, const struct kv_cache_size *size, struc
     cache->host_places = mem_calloc(size->max_tokens, sizeof *cache->host_places);
     if (state_elements(&model->config) > 0)
         cache->filled = mem_calloc(size->blocks, sizeof *cache->filled);
+    cache->graphs = step_graphs_create(cache);
     *out = cache;
     return 0;
 }
@@ -111,6 +134,9 @@ void kv_cache_destroy(struct kv_cache *cache)
     if (!cache)
         return;
     struct device *device = cache->model->device;
+    step_graphs_destroy(cache->graphs);
+    device_free(device, cache->sample_rows);
+    device_free(device, cache->sample_bits);
     device_free(device, cache->lookup.k.data);
     device_free(device, cache->lookup.v.data);
     device_free(device, cache->lookup.state.data);
@@ -129,12 +155,21 @@ void kv_cache_destroy(struct kv_cache *cache)
     free(cache);
 }
 
+static size_t content_bytes(const struct model_config *config, size_t blocks, enum dtype keys)
+{
+    return blocks * (2 * attention_elements(config) * dtype_bytes(keys) +
+                     state_elements(config) * dtype_bytes(DTYPE_F32));
+}
+
 size_t kv_cache_bytes(const struct kv_cache *cache)
 {
-    const struct model_config *config = &cache->model->config;
-    return cache->size.blocks *
-           (2 * attention_elements(config) * dtype_bytes(cache->lookup.k.dtype) +
-            state_elements(config) * dtype_bytes(cache->lookup.state.dtype));
+    return content_bytes(&cache->model->config, cache->size.blocks, cache->lookup.k.dtype);
+}
+
+size_t kv_cache_bytes_needed(struct model *model, const struct kv_cache_size *size)
+{
+    return content_bytes(&model->config, size->blocks, cache_dtype(model)) +
+           workspace_bytes_forward(model, size->max_tokens);
 }
 
 // Block `number` of every layer's keys or values, one after the other.
@@ -209,13 +244,28 @@ int kv_cache_advance(struct kv_cache *cache, const struct step_tokens *step, str
     return rc;
 }
 
-static void look_up_plan(struct kv_cache *cache, const struct step_tokens *step)
+// A padded step has as many groups as tokens, some of them empty, and room for groups of the next
+// power of two: so that steps of one size differ in nothing that a kernel's launch says.
+static void pad_plan(struct reading_plan *plan, size_t padded)
+{
+    size_t tokens = 1;
+    while (tokens < plan->group_tokens)
+        tokens *= 2;
+    plan->group_tokens = tokens < padded ? tokens : padded;
+    for (; plan->group_count < padded; plan->group_count++)
+        plan->groups[plan->group_count] = (struct attention_group){0};
+}
+
+static void look_up_plan(struct kv_cache *cache, const struct step_tokens *step, size_t padded,
+                         bool pads)
 {
     struct device *device = cache->model->device;
     const struct reading_plan *plan = cache->plan;
     size_t threads = device->threads > 0 ? (size_t)device->threads : 1;
     size_t tasks = step->tokens * (size_t)cache->model->config.kv_heads;
     reading_plan_make(cache->plan, step, cache->table_blocks, tasks / (4 * threads));
+    if (pads)
+        pad_plan(cache->plan, padded);
     device_copy_in(device, cache->order, plan->order, step->tokens * sizeof *plan->order);
     device_copy_in(device, cache->groups, plan->groups, plan->group_count * sizeof *plan->groups);
     device_copy_in(device, cache->segments, plan->segments,
@@ -229,7 +279,8 @@ static void look_up_plan(struct kv_cache *cache, const struct step_tokens *step)
     };
 }
 
-void kv_cache_look_up(struct kv_cache *cache, const struct step_tokens *step)
+void kv_cache_look_up(struct kv_cache *cache, const struct step_tokens *step, size_t padded,
+                      bool pads)
 {
     struct device *device = cache->model->device;
     for (size_t t = 0; t < step->tokens; t++) {
@@ -239,13 +290,18 @@ void kv_cache_look_up(struct kv_cache *cache, const struct step_tokens *step)
         if (offset == 0)
             clear_block(cache, block);
     }
-    device_copy_in(device, cache->places, cache->host_places, step->tokens * sizeof *cache->places);
+    for (size_t t = step->tokens; t < padded; t++)
+        cache->host_places[t] = -1;
+    device_copy_in(device, cache->places, cache->host_places, padded * sizeof *cache->places);
     device_copy_in(device, cache->token_sequences, step->sequences,
                    step->tokens * sizeof *cache->token_sequences);
+    if (padded > step->tokens)
+        device_zero(device, cache->token_sequences + step->tokens,
+                    (padded - step->tokens) * sizeof *cache->token_sequences);
     device_copy_in(device, cache->tables, step->tables,
                    step->sequence_count * cache->table_blocks * sizeof *cache->tables);
     cache->lookup.places = cache->places;
     cache->lookup.sequences = cache->token_sequences;
     cache->lookup.tables = (struct block_tables){cache->tables, cache->table_blocks};
-    look_up_plan(cache, step);
+    look_up_plan(cache, step, padded, pads);
 }

@@ -68,6 +68,7 @@ int workspace_create_recomputing(struct model *model, size_t max_tokens, struct 
                                  struct error *err);
 // What workspace_create with backward, or workspace_create_recomputing, will allocate.
 size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing);
+size_t workspace_bytes_forward(struct model *model, size_t max_tokens); // the same without backward
 void workspace_destroy(struct workspace *workspace);
 size_t workspace_bytes(const struct workspace *workspace);
 // During backward `complete` is called, at last with 0, whenever this pass adds nothing more to the
@@ -103,6 +104,8 @@ int kv_cache_create(struct model *model, const struct kv_cache_size *size, struc
                     struct error *err);
 void kv_cache_destroy(struct kv_cache *cache);
 size_t kv_cache_bytes(const struct kv_cache *cache); // of keys, values and states
+// What kv_cache_create will allocate: keys, values, states, and the workspace of a step.
+size_t kv_cache_bytes_needed(struct model *model, const struct kv_cache_size *size);
 
 // Makes block `to` equal to `from`. Not for models with convolutions, whose blocks know the state
 // after their latest position only.
@@ -131,8 +134,18 @@ struct step_tokens {
 int model_step(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                float *out, struct error *err);
 
-// The same, but only each wanted row's largest logit leaves the device: out [wanted_count], the
-// token (the lowest on ties).
+// The same, but only the tokens drawn leave the device: out [wanted_count]. Where the device
+// captures work, steps of one token a sequence are captured. Where its operations have no `sample`,
+// only the NULL of greedy steps is taken.
+struct step_draws {
+    const struct sample_row *rows; // [wanted_count], at most the cache's sequences
+    const uint64_t *bits;          // [bit_rows, (vocabulary + 63) / 64], at most two for a sequence
+    size_t bit_rows;
+};
+int model_step_draw(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
+                    const struct step_draws *draws, int32_t *out, struct error *err);
+
+// The same, each wanted row's largest logit: the lowest token on ties.
 int model_step_greedy(struct model *model, struct kv_cache *cache, const struct step_tokens *step,
                       int32_t *out, struct error *err);
 

@@ -2,8 +2,9 @@
 // Planned once: one block on the device holds every activation and temporary of a pass of at most
 // max_tokens, so that a step allocates nothing.
 //
-// Activations are float32 whatever the weights' type: every backend adds in float32, and on the
-// host rounding what passes between operations costs more than the memory it saves.
+// On the host activations are float32 whatever the weights' type: every backend adds in float32,
+// and rounding what passes between operations costs more than the memory it saves. A backend that
+// has half_activations keeps them in the weights' type, all but the residual stream.
 //
 // Per token with backward, in elements: per layer
 //     2 D + (H + 2 H_kv) d + H d + 2 F      and H + 2 float32 statistics
@@ -40,6 +41,12 @@ static struct tensor plan_tensor(struct planner *planner, enum dtype dtype, size
                                  size_t width)
 {
     return (struct tensor){plan(planner, rows * width, dtype_bytes(dtype)), dtype};
+}
+
+// Of the residual stream.
+static struct tensor plan_stream(struct planner *planner, const struct workspace *w)
+{
+    return plan_tensor(planner, DTYPE_F32, w->max_tokens, (size_t)w->model->config.hidden);
 }
 
 static float *plan_floats(struct planner *planner, size_t count)
@@ -106,10 +113,10 @@ static void plan_layer(struct planner *planner, const struct workspace *w, struc
     const struct model_config *config = &w->model->config;
     enum dtype dtype = w->activations;
     size_t rows = w->max_tokens, hidden = (size_t)config->hidden, layers = (size_t)config->layers;
-    a->x = plan_tensor(planner, dtype, rows, hidden);
+    a->x = plan_stream(planner, w);
     a->qkv = plan_tensor(planner, dtype, rows, widest(w, layer, mixer_in_width));
     a->attention = plan_tensor(planner, dtype, rows, widest(w, layer, mixer_out_width));
-    a->middle = w->with_backward ? plan_tensor(planner, dtype, rows, hidden) : a->x;
+    a->middle = w->with_backward ? plan_stream(planner, w) : a->x;
     a->ffn_x = a->middle;
     a->gate_up = plan_tensor(planner, dtype, rows, 2 * (size_t)config->ffn);
     if (config->block_norms) {
@@ -130,16 +137,13 @@ static void plan_layers(struct planner *planner, struct workspace *w)
         else
             w->layers[i] = w->layers[0];
         if (i > 0 && w->recomputes)
-            w->layers[i].x = plan_tensor(planner, w->activations, w->max_tokens,
-                                         (size_t)w->model->config.hidden);
+            w->layers[i].x = plan_stream(planner, w);
     }
     for (size_t i = 0; i + 1 < layers; i++)
         w->layers[i].ffn_out = w->layers[i + 1].x;
     struct activations *last = &w->layers[layers - 1];
-    enum dtype dtype = w->activations;
-    size_t hidden = (size_t)w->model->config.hidden;
-    w->top = plan_tensor(planner, dtype, w->max_tokens, hidden);
-    last->ffn_x = w->with_backward ? plan_tensor(planner, dtype, w->max_tokens, hidden) : w->top;
+    w->top = plan_stream(planner, w);
+    last->ffn_x = w->with_backward ? plan_stream(planner, w) : w->top;
     last->ffn_out = w->top;
 }
 
@@ -274,12 +278,22 @@ int workspace_create_recomputing(struct model *model, size_t max_tokens, struct 
     return create(model, max_tokens, true, true, out, err);
 }
 
-size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing)
+static size_t measure(struct model *model, size_t max_tokens, bool with_backward, bool recomputing)
 {
-    struct workspace *w = workspace_prepare(model, max_tokens, true, recomputing);
+    struct workspace *w = workspace_prepare(model, max_tokens, with_backward, recomputing);
     const size_t bytes = w->block_bytes;
     workspace_destroy(w);
     return bytes;
+}
+
+size_t workspace_bytes_needed(struct model *model, size_t max_tokens, bool recomputing)
+{
+    return measure(model, max_tokens, true, recomputing);
+}
+
+size_t workspace_bytes_forward(struct model *model, size_t max_tokens)
+{
+    return measure(model, max_tokens, false, false);
 }
 
 void workspace_destroy(struct workspace *workspace)

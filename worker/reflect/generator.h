@@ -10,6 +10,7 @@
 #include "datasets/corpus.h"
 #include "datasets/reflections.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +37,7 @@ struct generated {
     struct reflection_task task;
     const struct reflection *pairs; // task.pairs of them, in the order of ordinals
     void *memory;                   // behind the pairs and the reason
+    bool fatal;                     // set aside: another attempt would do harm
 };
 void generated_release(struct generated *result);
 

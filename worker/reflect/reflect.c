@@ -174,6 +174,7 @@ static void send_request(struct reflector *reflector, struct reflect_task *task,
     struct lm_request wire;
     reflect_task_render(task, request, &wire);
     wire.id = reflector->next_id++;
+    memcpy(&wire.task, task->work.task_id.bytes, sizeof wire.task);
     reflector->flights[reflector->flight_count++] = (struct flight){wire.id, task, request};
     lm_submit(reflector->lm, &wire);
 }

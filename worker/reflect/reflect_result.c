@@ -125,6 +125,7 @@ void reflect_task_result(struct reflect_task *task, struct generated *out)
     packer = (struct packer){.block = mem_calloc(1, packer.used)};
     pack_result(&packer, task, live, out);
     out->memory = packer.block;
+    out->fatal = task->fatal;
     out->task.task_id = task->work.task_id;
     out->task.outcome = task->problem ? TASK_SET_ASIDE : live > 0 ? TASK_DONE : TASK_EMPTY;
     out->task.seconds = clock_seconds() - task->started_seconds;

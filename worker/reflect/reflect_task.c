@@ -356,7 +356,8 @@ void reflect_task_take(struct reflect_task *task, struct step_request *request,
         } else {
             take_items(task, request, result);
         }
-    } else if (result->end == LM_FAILED || !split_list(task, request)) {
+    } else if (result->end != LM_REJECTED || !split_list(task, request)) {
+        task->fatal = result->end == LM_FATAL;
         fail_request(task, request, result->problem);
     }
     reflect_task_settle(task);

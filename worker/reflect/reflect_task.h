@@ -82,6 +82,7 @@ struct reflect_task {
     int phase;
     bool finished;
     const char *problem;        // why the task is set aside; NULL otherwise
+    bool fatal;                 // it must not be tried again
     struct draft_list drafts;   // made by this task
     struct draft_list entities; // of a chunk: names in `answer`
     struct draft_list members;  // of a group: its chunks' pairs, with record ids

@@ -120,8 +120,23 @@ static int check_manifest(struct trainer *trainer, const struct manifest *manife
     return 0;
 }
 
+// Rounded once, a run stays so.
+static void note_environment(struct trainer *trainer, const struct manifest *manifest,
+                             struct strbuf *changed)
+{
+    const size_t before = changed->length;
+    environment_compare(&manifest->environment, &trainer->environment, trainer->options.exact_sums,
+                        changed);
+    const bool differs = changed->length > before;
+    if (!differs && !manifest->rounded)
+        return;
+    trainer->rounded = mem_printf("%s%s%s", manifest->rounded ? manifest->rounded : "",
+                                  manifest->rounded && differs ? ", " : "",
+                                  differs ? changed->bytes + before : "");
+}
+
 static int load_step(struct trainer *trainer, struct fs *fs, const char *directory, uint64_t step,
-                     struct error *err)
+                     struct strbuf *changed, struct error *err)
 {
     struct manifest manifest;
     struct strbuf file = {0};
@@ -135,6 +150,10 @@ static int load_step(struct trainer *trainer, struct fs *fs, const char *directo
         trainer->step = step;
         trainer->tokens = manifest.tokens;
         trainer->consumed = manifest.consumed;
+        if (manifest.score.known && strcmp(manifest.score.name, trainer->score.name) == 0)
+            trainer->score = manifest.score;
+        if (changed)
+            note_environment(trainer, &manifest, changed);
     }
     manifest_release(&manifest);
     strbuf_release(&file);
@@ -145,7 +164,7 @@ static int load_step(struct trainer *trainer, struct fs *fs, const char *directo
 // Rank 0 says which: on a network file system the others may not see the newest one yet, and would
 // continue from another step.
 int checkpoint_load(struct trainer *trainer, struct fs *fs, const char *directory,
-                    struct error *err)
+                    struct strbuf *changed, struct error *err)
 {
     struct group *group = trainer->group;
     int64_t step = -1;
@@ -154,8 +173,14 @@ int checkpoint_load(struct trainer *trainer, struct fs *fs, const char *director
         return -1;
     if (step < 0)
         return 0;
-    rc = load_step(trainer, fs, directory, (uint64_t)step, err);
+    rc = load_step(trainer, fs, directory, (uint64_t)step, changed, err);
     return group_agree(group, rc, err) ? -1 : 1;
+}
+
+int checkpoint_load_step(struct trainer *trainer, struct fs *fs, const char *directory,
+                         uint64_t step, struct error *err)
+{
+    return group_agree(trainer->group, load_step(trainer, fs, directory, step, NULL, err), err);
 }
 
 // --- reading without a trainer ---

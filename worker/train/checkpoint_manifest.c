@@ -6,7 +6,9 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define MANIFEST_NAME "manifest.json"
 
@@ -34,6 +36,32 @@ static void write_digest(struct json_writer *w, struct digest digest)
     json_text(w, text);
 }
 
+static void write_environment(struct json_writer *w, const struct environment *environment)
+{
+    json_key(w, "environment");
+    json_begin_object(w);
+    for (int f = 0; f < ENVIRONMENT_FIELDS; f++) {
+        if (environment->values[f]) {
+            json_key(w, environment_names[f]);
+            json_text(w, environment->values[f]);
+        }
+    }
+    json_end_object(w);
+}
+
+static void write_score(struct json_writer *w, const struct held_out_score *score)
+{
+    if (!score->known)
+        return;
+    json_key(w, "score");
+    json_begin_object(w);
+    json_key(w, "name");
+    json_text(w, score->name);
+    json_key(w, "value");
+    json_number(w, score->value);
+    json_end_object(w);
+}
+
 int manifest_write(const struct manifest *manifest, struct fs *fs, const char *directory,
                    struct error *err)
 {
@@ -50,6 +78,12 @@ int manifest_write(const struct manifest *manifest, struct fs *fs, const char *d
     json_int(&w, (int64_t)manifest->tokens);
     json_key(&w, "consumed");
     write_digest(&w, manifest->consumed);
+    write_environment(&w, &manifest->environment);
+    if (manifest->rounded) {
+        json_key(&w, "rounded");
+        json_text(&w, manifest->rounded);
+    }
+    write_score(&w, &manifest->score);
     json_key(&w, "weights");
     json_text(&w, dtype_name(manifest->form.weights));
     json_key(&w, "moments");
@@ -115,6 +149,43 @@ static int read_form(const struct json *root, struct state_form *out, struct err
     return state_form_parse(weights, moments, out, err);
 }
 
+// Also of a missing one, of which nothing is known.
+static int read_environment(const struct json *root, struct environment *out, struct error *err)
+{
+    for (int f = 0; f < ENVIRONMENT_FIELDS; f++) {
+        const char *value = NULL;
+        if (json_get_string(root, environment_names[f], &value, err))
+            return error_prefix(err, "'environment'");
+        out->values[f] = value ? mem_strdup(value) : NULL;
+    }
+    return 0;
+}
+
+static int read_rounded(const struct json *root, char **out, struct error *err)
+{
+    const char *rounded = NULL;
+    if (json_get_string(root, "rounded", &rounded, err))
+        return -1;
+    *out = rounded ? mem_strdup(rounded) : NULL;
+    return 0;
+}
+
+static int read_score(const struct json *score, struct held_out_score *out, struct error *err)
+{
+    const char *name = "";
+    if (!score)
+        return 0;
+    out->value = NAN;
+    if (json_get_string(score, "name", &name, err) ||
+        json_get_number(score, "value", &out->value, err))
+        return error_prefix(err, "'score'");
+    if (strlen(name) >= sizeof(out->name) || isnan(out->value))
+        return error_set(err, "'score' has no name or no value");
+    strcpy(out->name, name);
+    out->known = true;
+    return 0;
+}
+
 static int parse(const struct json *root, struct manifest *out, struct error *err)
 {
     uint64_t version = 0;
@@ -129,6 +200,9 @@ static int parse(const struct json *root, struct manifest *out, struct error *er
                    read_digest(json_get(root, "identity"), "identity", &out->identity, err) ||
                    read_integer(root, "tokens", 0, &out->tokens, err) ||
                    read_digest(json_get(root, "consumed"), "consumed", &out->consumed, err) ||
+                   read_environment(json_get(root, "environment"), &out->environment, err) ||
+                   read_rounded(root, &out->rounded, err) ||
+                   read_score(json_get(root, "score"), &out->score, err) ||
                    read_form(root, &out->form, err) ||
                    read_integer(root, "elements", 1, &out->elements, err) ||
                    read_integer(root, "part_elements", 1, &out->part_elements, err) ||
@@ -158,6 +232,8 @@ int manifest_read(struct fs *fs, const char *directory, struct manifest *out, st
 
 void manifest_release(struct manifest *manifest)
 {
+    environment_release(&manifest->environment);
+    free(manifest->rounded);
     free(manifest->parts);
     *manifest = (struct manifest){0};
 }

@@ -6,15 +6,20 @@
 
 #include "base/fs.h"
 #include "base/hash.h"
+#include "worker/train/environment.h"
+#include "worker/train/held_out_score.h"
 #include "worker/train/state.h"
 
-#define CHECKPOINT_VERSION 2
+#define CHECKPOINT_VERSION 3
 
 struct manifest {
     uint64_t step;
     struct digest identity;
     uint64_t tokens;        // consumed by the steps done
     struct digest consumed; // see trainer_step
+    struct environment environment;
+    char *rounded;               // see trainer.h; NULL while the run is exact
+    struct held_out_score score; // see trainer.h
     struct state_form form;
     uint64_t elements;
     uint64_t part_elements; // part p holds elements p * part_elements and following

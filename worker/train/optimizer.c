@@ -113,7 +113,8 @@ static int allocate(struct optimizer *o, struct error *err)
     }
     const size_t bucket = o->shards.unit * (uint64_t)o->shards.ranks;
     if (o->divided && shards_padded_elements(&o->shards) != o->shards.elements)
-        o->exchange = mem_alloc(bucket * dtype_bytes(o->options.form.weights));
+        return device_alloc(device, bucket * dtype_bytes(o->options.form.weights), &o->exchange,
+                            err);
     return 0;
 }
 
@@ -122,8 +123,9 @@ static bool is_plain(struct state_form form)
     return form.weights == DTYPE_F32 && form.moments == MOMENTS_F32;
 }
 
-int optimizer_create(struct model *model, struct group *group, const struct shards *shards,
-                     bool divided, const struct optimizer_options *options, struct optimizer **out,
+int optimizer_create(struct model *model, struct group *group, struct group *device_group,
+                     const struct shards *shards, bool divided,
+                     const struct optimizer_options *options, struct optimizer **out,
                      struct error *err)
 {
     assert(model_trained_weights(model).dtype == DTYPE_F32);
@@ -135,6 +137,7 @@ int optimizer_create(struct model *model, struct group *group, const struct shar
     struct optimizer *o = mem_calloc(1, sizeof(*o));
     o->model = model;
     o->group = group;
+    o->device_group = device_group;
     o->options = *options;
     o->shards = *shards;
     o->divided = divided;
@@ -155,7 +158,7 @@ void optimizer_destroy(struct optimizer *optimizer)
         state_release(&optimizer->units[u].state);
     device_free(optimizer->model->device, optimizer->block);
     free(optimizer->units);
-    free(optimizer->exchange);
+    device_free(optimizer->model->device, optimizer->exchange);
     free(optimizer);
 }
 
@@ -201,12 +204,21 @@ static void step_run(struct optimizer *o, const struct optimizer_unit *unit,
     device->ops->adamw_compact(device, &step);
 }
 
+static void copy(struct device *device, void *out, const void *in, size_t bytes)
+{
+    if (device)
+        device_copy(device, out, in, bytes);
+    else
+        memcpy(out, in, bytes);
+}
+
 // All ranks' parts of one array of the model, `bytes` an element, each having written its own unit
-// of it. The last bucket has no room behind it.
-static int exchange(struct optimizer *o, char *array, size_t bytes, void *incomplete,
-                    struct error *err)
+// of it. The last bucket has no room behind it. device: the one that has the array; NULL: the host.
+static int exchange(struct optimizer *o, struct device *device, char *array, size_t bytes,
+                    void *incomplete, struct error *err)
 {
     const struct shards *shards = &o->shards;
+    struct group *group = device ? o->device_group : o->group;
     const size_t unit_bytes = shards->unit * bytes;
     const size_t whole = unit_bytes * (size_t)shards->ranks;
     for (size_t b = 0; b < shards->buckets; b++) {
@@ -217,11 +229,11 @@ static int exchange(struct optimizer *o, char *array, size_t bytes, void *incomp
         char *out = place_bytes < whole ? incomplete : place;
         char *in = out + (size_t)shards->rank * unit_bytes;
         if (out != place)
-            memcpy(in, array + own.begin * bytes, range_count(own) * bytes);
-        if (group_all_gather(o->group, out, in, unit_bytes, err))
+            copy(device, in, array + own.begin * bytes, range_count(own) * bytes);
+        if (group_all_gather(group, out, in, unit_bytes, err))
             return -1;
         if (out != place)
-            memcpy(place, out, place_bytes);
+            copy(device, place, out, place_bytes);
     }
     return 0;
 }
@@ -247,8 +259,8 @@ int optimizer_step(struct optimizer *o, const float *const *grads, double grad_s
         return -1;
     if (!o->divided || o->shards.ranks == 1)
         return 0;
-    return exchange(o, weights_at(o, 0).data, dtype_bytes(o->options.form.weights), o->exchange,
-                    err);
+    return exchange(o, o->model->device, weights_at(o, 0).data,
+                    dtype_bytes(o->options.form.weights), o->exchange, err);
 }
 
 static int decode_unit(struct optimizer *o, const struct optimizer_unit *unit, enum state_part part,
@@ -281,7 +293,7 @@ int optimizer_gather(struct optimizer *o, enum state_part part, float *out, stru
     if (group_agree(o->group, rc, err))
         return -1;
     float *incomplete = mem_alloc(o->shards.unit * (uint64_t)o->shards.ranks * sizeof(float));
-    rc = exchange(o, (char *)out, sizeof(float), incomplete, err);
+    rc = exchange(o, NULL, (char *)out, sizeof(float), incomplete, err);
     free(incomplete);
     return rc;
 }
@@ -300,11 +312,16 @@ static int widen_unit(struct optimizer *o, const struct optimizer_unit *unit, fl
 }
 
 // The new weights, of which this rank knows its own units; the other ranks' come next.
-static int widen_own(struct optimizer *o, struct tensor *weights, struct error *err)
+static int widen_own(struct optimizer *o, struct tensor *weights, void **incomplete,
+                     struct error *err)
 {
     struct model *model = o->model;
+    const size_t bucket = o->shards.unit * (size_t)o->shards.ranks;
     int rc =
-        device_alloc(model->device, model->layout.elements * sizeof(float), &weights->data, err);
+        device_alloc(model->device, model->layout.elements * sizeof(float), &weights->data, err) ||
+                device_alloc(model->device, bucket * sizeof(float), incomplete, err)
+            ? -1
+            : 0;
     for (size_t u = 0; rc == 0 && u < o->unit_count; u++)
         rc = widen_unit(o, &o->units[u], weights->data, err);
     return rc == 0 ? device_sync(model->device, err) : -1;
@@ -312,18 +329,21 @@ static int widen_own(struct optimizer *o, struct tensor *weights, struct error *
 
 int optimizer_widen(struct optimizer *o, struct error *err)
 {
+    struct device *device = o->model->device;
     struct tensor weights = {.dtype = DTYPE_F32};
+    void *incomplete = NULL;
     if (o->options.form.weights == DTYPE_F32)
         return 0;
-    int rc = group_agree(o->group, widen_own(o, &weights, err), err);
-    if (rc == 0 && o->divided && o->shards.ranks > 1) {
-        float *incomplete = mem_alloc(o->shards.unit * (uint64_t)o->shards.ranks * sizeof(float));
-        rc = exchange(o, weights.data, sizeof(float), incomplete, err);
-        free(incomplete);
-    }
+    int rc = group_agree(o->group, widen_own(o, &weights, &incomplete, err), err);
+    if (rc == 0 && o->divided && o->shards.ranks > 1)
+        rc = exchange(o, device, weights.data, sizeof(float), incomplete, err) ||
+                     device_sync(device, err)
+                 ? -1
+                 : 0;
+    device_free(device, incomplete);
     if (rc == 0)
         model_replace_weights(o->model, weights);
     else
-        device_free(o->model->device, weights.data);
+        device_free(device, weights.data);
     return rc;
 }

@@ -24,7 +24,8 @@ struct optimizer_unit {
 
 struct optimizer {
     struct model *model;
-    struct group *group;
+    struct group *group;        // control, and states on the host
+    struct group *device_group; // weights where the device has them
     struct optimizer_options options;
     struct shards shards;
     bool divided;
@@ -32,13 +33,15 @@ struct optimizer {
     size_t unit_count;
     unsigned char *block; // of all units, on the device
     size_t block_bytes;
-    void *exchange; // of a last bucket that is incomplete
+    void *exchange; // of a last bucket that is incomplete, on the device
 };
 
 // The model's weights must be f32; with form.weights DTYPE_BF16 they become bfloat16 here, and what
-// is cut off becomes the remainder. Model and group stay the caller's and outlive the optimizer.
-int optimizer_create(struct model *model, struct group *group, const struct shards *shards,
-                     bool divided, const struct optimizer_options *options, struct optimizer **out,
+// is cut off becomes the remainder. Model and groups stay the caller's and outlive the optimizer;
+// device_group's calls take the device's memory, and where that is the host's it may be group.
+int optimizer_create(struct model *model, struct group *group, struct group *device_group,
+                     const struct shards *shards, bool divided,
+                     const struct optimizer_options *options, struct optimizer **out,
                      struct error *err);
 void optimizer_destroy(struct optimizer *optimizer);
 

@@ -3,14 +3,21 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "collectives/group_device.h"
+#include "worker/train/bucket_queue.h"
 
 #include <assert.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#define FIXED_SCALE 0x1p44 // 5.7e-14 of a mean loss's gradient; 2^62 holds 262,144
+#define FIXED_SCALE 0x1p44      // 5.7e-14 of a mean loss's gradient; 2^62 holds 262,144
+#define BATCH_BYTES (64u << 20) // of gradients that a GPU sums in one launch: some 0.3 ms
+// A call of the group ends at its deadline, and some seconds later when a communicator will not be
+// aborted. A thread that is still inside after that is stuck in the driver.
+#define STUCK_SECONDS 60.0
 
 struct reducer {
     struct device *device;
@@ -30,9 +37,10 @@ struct reducer {
 
     // Under the mutex.
     bool stop;
-    bool last;
-    uint64_t complete_from;
-    size_t left; // buckets of the round that are not done: the next one is left - 1
+    bool last;       // the round under way is the step's last
+    bool sums_round; // buckets are summed in it; also read by the computing thread alone
+    bool stuck;      // the thread will not come back
+    struct bucket_queue queue;
     int rc;
     struct error failure;
     struct reducer_times times;
@@ -144,32 +152,49 @@ static int reduce_bucket(struct reducer *r, size_t bucket, bool last, struct err
                               : reduce_exact(r, bucket, last, err);
 }
 
-// Every bucket is reduced whatever became of the others, so that all ranks make the same calls; a
+static void keep_first(int rc, const struct error *failure, int *first_rc, struct error *err)
+{
+    if (rc != 0 && *first_rc == 0) {
+        *first_rc = rc;
+        *err = *failure;
+    }
+}
+
+static int reduce_batch(struct reducer *r, const struct bucket_batch *batch, bool last,
+                        struct error *err)
+{
+    struct error failure;
+    int rc = 0;
+    group_after(r->group, batch->mark);
+    keep_first(group_batch_begin(r->group, &failure), &failure, &rc, err);
+    for (uint64_t i = batch->count; i-- > 0;)
+        keep_first(reduce_bucket(r, batch->lowest + i, last, &failure), &failure, &rc, err);
+    keep_first(group_batch_end(r->group, &failure), &failure, &rc, err);
+    return rc;
+}
+
+// Every batch is reduced whatever became of the others, so that all ranks make the same calls; a
 // group that failed answers the rest at once.
 static void *run_thread(void *argument)
 {
     struct reducer *r = argument;
     pthread_mutex_lock(&r->mutex);
     for (;;) {
-        while (!r->stop &&
-               (r->left == 0 || r->complete_from > shards_bucket(&r->shards, r->left - 1).begin))
+        struct bucket_batch batch;
+        while (!r->stop && !bucket_queue_take(&r->queue, clock_seconds(), &batch))
             pthread_cond_wait(&r->changed, &r->mutex);
         if (r->stop)
             break;
-        const size_t bucket = r->left - 1;
         const bool last = r->last;
         struct error err;
         pthread_mutex_unlock(&r->mutex);
         const double start = clock_seconds();
-        const int rc = reduce_bucket(r, bucket, last, &err);
+        const int rc = reduce_batch(r, &batch, last, &err);
         const double seconds = clock_seconds() - start;
         pthread_mutex_lock(&r->mutex);
-        if (rc != 0 && r->rc == 0) {
-            r->rc = rc;
-            r->failure = err;
-        }
+        keep_first(rc, &err, &r->rc, &r->failure);
         r->times.busy_seconds += seconds;
-        r->left--;
+        bucket_queue_finish(&r->queue);
         pthread_cond_broadcast(&r->changed);
     }
     pthread_mutex_unlock(&r->mutex);
@@ -195,6 +220,25 @@ static int allocate(struct reducer *r, struct error *err)
                : 0;
 }
 
+// Launches cost more than waiting for the rest of a batch where buckets are small.
+static size_t buckets_per_batch(const struct reducer *r)
+{
+    const size_t fit = BATCH_BYTES / (bucket_elements(r) * sizeof(*r->grads));
+    if (!group_is_on_device(r->group) || fit < 1)
+        return 1;
+    return fit < GROUP_BATCH_CALLS ? fit : GROUP_BATCH_CALLS;
+}
+
+static int refuse_unfit(struct group *group, struct reducer_options options, struct error *err)
+{
+    if (!group_is_on_device(group) || !(options.exact || options.partial))
+        return 0;
+    return error_set(err,
+                     options.exact
+                         ? "sums as integers are made on the CPU: several GPUs need --reduce float"
+                         : "several GPUs divide the optimizer's states only: use --zero 1");
+}
+
 int reducer_create(struct device *device, struct group *group, const struct shards *shards,
                    struct reducer_options options, struct reducer **out, struct error *err)
 {
@@ -207,7 +251,8 @@ int reducer_create(struct device *device, struct group *group, const struct shar
     r->options = options;
     pthread_mutex_init(&r->mutex, NULL);
     pthread_cond_init(&r->changed, NULL);
-    if (allocate(r, err)) {
+    bucket_queue_init(&r->queue, r->shards.buckets, buckets_per_batch(r));
+    if (refuse_unfit(group, options, err) || allocate(r, err)) {
         reducer_destroy(r);
         return -1;
     }
@@ -226,6 +271,10 @@ void reducer_destroy(struct reducer *r)
 {
     if (!r)
         return;
+    if (r->stuck) { // all that it uses stays
+        pthread_detach(r->thread);
+        return;
+    }
     if (r->has_thread) {
         pthread_mutex_lock(&r->mutex);
         r->stop = true;
@@ -233,6 +282,7 @@ void reducer_destroy(struct reducer *r)
         pthread_mutex_unlock(&r->mutex);
         pthread_join(r->thread, NULL);
     }
+    bucket_queue_release(&r->queue);
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->mutex);
     device_free(r->device, r->grads);
@@ -275,10 +325,11 @@ void reducer_begin_step(struct reducer *r, size_t contributions)
 void reducer_begin(struct reducer *r, bool last)
 {
     pthread_mutex_lock(&r->mutex);
-    assert(r->left == 0);
+    assert(bucket_queue_is_done(&r->queue));
     r->last = last;
-    r->complete_from = UINT64_MAX;
-    r->left = last || r->options.exact || r->options.partial ? r->shards.buckets : 0;
+    r->sums_round = last || r->options.exact || r->options.partial;
+    if (r->sums_round)
+        bucket_queue_begin(&r->queue, last || r->options.partial);
     pthread_mutex_unlock(&r->mutex);
 }
 
@@ -287,29 +338,58 @@ void reducer_begin(struct reducer *r, bool last)
 static bool is_far_behind(const struct reducer *r)
 {
     enum { WAITING_BUCKETS = 2 };
-    if (!r->options.partial || r->left == 0 || r->complete_from == 0)
-        return false;
-    const uint64_t next = shards_bucket(&r->shards, r->left - 1).begin;
-    return next >= r->complete_from + WAITING_BUCKETS * bucket_elements(r);
+    return r->options.partial && bucket_queue_waiting(&r->queue) > WAITING_BUCKETS;
 }
 
 void reducer_advance(void *reducer, uint64_t from)
 {
     struct reducer *r = reducer;
+    struct error err;
+    uint64_t mark = 0;
+    const int rc = r->sums_round ? group_mark(r->group, &mark, &err) : 0;
     pthread_mutex_lock(&r->mutex);
-    r->complete_from = from < r->complete_from ? from : r->complete_from;
+    keep_first(rc, &err, &r->rc, &r->failure);
+    for (size_t b = r->shards.buckets; r->sums_round && b-- > 0;) {
+        if (shards_bucket(&r->shards, b).begin < from)
+            break;
+        bucket_queue_ready(&r->queue, b, mark);
+    }
     pthread_cond_broadcast(&r->changed);
-    while (is_far_behind(r))
+    while (from > 0 && is_far_behind(r))
         pthread_cond_wait(&r->changed, &r->mutex);
     pthread_mutex_unlock(&r->mutex);
+}
+
+// Until something changed, at most a second.
+static void wait_a_moment(struct reducer *r)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec++;
+    pthread_cond_timedwait(&r->changed, &r->mutex, &until);
+}
+
+static void check_stuck(struct reducer *r)
+{
+    const double seconds = bucket_queue_under_way(&r->queue, clock_seconds());
+    if (seconds < group_deadline(r->group) + STUCK_SECONDS)
+        return;
+    r->stuck = true;
+    r->rc = error_set(&r->failure,
+                      "a sum of gradients has been under way for %.0f s, and does not "
+                      "come back from the driver",
+                      seconds);
+    bucket_queue_abort(&r->queue);
 }
 
 int reducer_wait(struct reducer *r, struct error *err)
 {
     const double start = clock_seconds();
     pthread_mutex_lock(&r->mutex);
-    while (r->left > 0)
-        pthread_cond_wait(&r->changed, &r->mutex);
+    while (!bucket_queue_is_done(&r->queue)) {
+        wait_a_moment(r);
+        check_stuck(r);
+    }
     r->times.exposed_seconds += clock_seconds() - start;
     const int rc = r->rc;
     if (rc != 0)
@@ -317,6 +397,11 @@ int reducer_wait(struct reducer *r, struct error *err)
     r->rc = 0;
     pthread_mutex_unlock(&r->mutex);
     return rc;
+}
+
+int reducer_agree(const struct reducer *r, struct group *control, struct error *err)
+{
+    return bucket_queue_agree(&r->queue, control, err);
 }
 
 const float *reducer_sums(const struct reducer *r, size_t bucket)

@@ -8,14 +8,17 @@
 //         reducer_begin         the thread may start
 //         reducer_advance       ... as gradients are complete, at last with 0
 //         reducer_wait          all buckets of the round are done
-//     reducer_unit              the sums
+//     reducer_agree             all ranks summed the same buckets in the same order
+//     reducer_sums              the sums
 //
 // Plain sums of float32 are made once, of the last round. Exact sums are of integers: each round's
 // gradients, which must not depend on how micro-batches are spread over ranks, are multiplied by
 // 2^44 and rounded, and integers have one sum in any order. With `partial` (ZeRO-2) a round's
 // gradients leave this rank at once, and only the sums of its own units stay.
 //
-// While the thread works, between begin and wait, nobody else may use the group.
+// While the thread works, between begin and wait, nobody else may use the group. Of a group on GPUs
+// (group_device.h) gradients are memory of the device, and what backward has only enqueued when it
+// advances is waited for there; exact and partial sums are refused.
 #ifndef MEMO_WORKER_TRAIN_REDUCER_H
 #define MEMO_WORKER_TRAIN_REDUCER_H
 
@@ -50,6 +53,9 @@ void reducer_begin(struct reducer *reducer, bool last);
 void reducer_advance(void *reducer, uint64_t from);
 // An error of the collectives, or a gradient that exact sums cannot hold.
 int reducer_wait(struct reducer *reducer, struct error *err);
+
+// Collective over a group in host memory, after reducer_wait.
+int reducer_agree(const struct reducer *reducer, struct group *control, struct error *err);
 
 // The sums of bucket `bucket`: of this rank's unit when divided, otherwise of all of it.
 const float *reducer_sums(const struct reducer *reducer, size_t bucket);

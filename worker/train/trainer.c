@@ -52,7 +52,7 @@ static void point_at_sums(struct trainer *trainer)
 
 static int make_reducer(struct trainer *trainer, struct error *err)
 {
-    return reducer_create(trainer->model->device, trainer->group, &trainer->shards,
+    return reducer_create(trainer->model->device, trainer->device_group, &trainer->shards,
                           trainer_sums(&trainer->options), &trainer->reducer, err);
 }
 
@@ -70,8 +70,8 @@ static int allocate(struct trainer *trainer, struct error *err)
             mem_calloc(options->micro_batch_tokens, sizeof(*trainer->dropout_keys));
     trainer->host_squares = mem_calloc(cuts(trainer), sizeof(*trainer->host_squares));
     if ((partial && make_reducer(trainer, err)) ||
-        optimizer_create(model, trainer->group, &trainer->shards, options->zero != ZERO_0,
-                         &options->optimizer, &trainer->optimizer, err) ||
+        optimizer_create(model, trainer->group, trainer->device_group, &trainer->shards,
+                         options->zero != ZERO_0, &options->optimizer, &trainer->optimizer, err) ||
         (!partial && make_reducer(trainer, err)) ||
         device_alloc(model->device, cuts(trainer) * sizeof(*trainer->squares),
                      (void **)&trainer->squares, err) ||
@@ -112,10 +112,12 @@ int trainer_create(struct model *model, struct group *group, const struct sequen
     struct trainer *trainer = mem_calloc(1, sizeof(*trainer));
     trainer->model = model;
     trainer->group = group;
+    trainer->device_group = options->device_group ? options->device_group : group;
     trainer->set = set;
     trainer->options = *options;
     if (group_agree(group, prepare(trainer, err), err) ||
-        identity_agree(group, trainer->identity, err)) {
+        identity_agree(group, trainer->identity, err) ||
+        environment_gather(trainer, &trainer->environment, err)) {
         trainer_destroy(trainer);
         return -1;
     }
@@ -135,6 +137,8 @@ void trainer_destroy(struct trainer *trainer)
     optimizer_destroy(trainer->optimizer);
     reducer_destroy(trainer->reducer);
     device_free(device, trainer->squares);
+    environment_release(&trainer->environment);
+    free(trainer->rounded);
     free(trainer->dropout_keys);
     free(trainer->host_squares);
     free(trainer->sums);
@@ -146,9 +150,21 @@ struct digest trainer_identity(const struct trainer *trainer)
     return trainer->identity;
 }
 
+void trainer_watch_states(struct trainer *trainer, double (*settle)(void *context), void *context)
+{
+    trainer->settle = settle;
+    trainer->settle_context = context;
+}
+
+static double settle_states(const struct trainer *trainer)
+{
+    return trainer->settle ? trainer->settle(trainer->settle_context) : 0;
+}
+
 // Gradients and activations go first: the master weights take their place.
 int trainer_finish(struct trainer *trainer, struct error *err)
 {
+    settle_states(trainer);
     workspace_destroy(trainer->workspace);
     reducer_destroy(trainer->reducer);
     trainer->workspace = NULL;
@@ -197,26 +213,49 @@ static int compute_bin(struct trainer *trainer, uint32_t bin, float grad_scale, 
                       grad_scale, loss, err);
 }
 
-// A sum of losses over ranks, which exact sums make an integer of.
-struct loss_sum {
-    double plain;
-    int64_t fixed; // 2^-32
+// What the micro-batches of a step add up to, over ranks: the losses, which exact sums make an
+// integer of, and which sequences were computed.
+struct step_sum {
+    double loss;
+    int64_t fixed_loss; // 2^-32
+    int64_t sequences;
+    int64_t tags; // see sequence_tag
 };
 
 #define LOSS_SCALE 0x1p32
 
-static int add_loss(struct loss_sum *sum, double loss, struct error *err)
+// A number of 31 bits: sums of them tell sets of sequences apart, and do not overflow.
+static int64_t sequence_tag(uint32_t sequence)
+{
+    return (int64_t)(random_u64(0, sequence, 0) >> 33);
+}
+
+static void add_sequence(struct step_sum *sum, uint32_t sequence)
+{
+    sum->sequences++;
+    sum->tags += sequence_tag(sequence);
+}
+
+static int add_loss(struct step_sum *sum, double loss, struct error *err)
 {
     if (!(loss < 0x1p28)) // NaN too
         return error_set(err, "loss %g: training diverged; lower --lr or raise --warmup", loss);
-    sum->plain += loss;
-    sum->fixed += (int64_t)rint(loss * LOSS_SCALE);
+    sum->loss += loss;
+    sum->fixed_loss += (int64_t)rint(loss * LOSS_SCALE);
     return 0;
+}
+
+static void add_bin(struct step_sum *sum, const struct step_layout *layout, uint32_t bin)
+{
+    for (size_t i = 0; i < layout->count; i++) {
+        if (layout->bins[i] == bin)
+            add_sequence(sum, layout->sequences[i]);
+    }
 }
 
 // All micro-batches of this rank. Whatever fails here, all buckets of every round are summed, so
 // that the other ranks are not left waiting.
-static int accumulate(struct trainer *trainer, float grad_scale, struct loss_sum *loss_sum,
+static int accumulate(struct trainer *trainer, float grad_scale, struct step_sum *sum,
                       struct error *err)
 {
     const struct step_layout *layout = &trainer->layout;
@@ -225,7 +264,7 @@ static int accumulate(struct trainer *trainer, float grad_scale, struct loss_sum
                           : layout->bin_count > 0         ? layout->bin_count
                                                           : 1;
     int rc = 0;
-    *loss_sum = (struct loss_sum){0};
+    *sum = (struct step_sum){0};
     reducer_begin_step(reducer, layout->total_bins);
     for (size_t round = 0; round < rounds; round++) {
         struct error failure;
@@ -233,9 +272,11 @@ static int accumulate(struct trainer *trainer, float grad_scale, struct loss_sum
         reducer_begin(reducer, round + 1 == rounds);
         if (rc == 0 && round < layout->bin_count)
             rc = compute_bin(trainer, (uint32_t)round, grad_scale, &loss, err) ||
-                         add_loss(loss_sum, loss, err)
+                         add_loss(sum, loss, err)
                      ? -1
                      : 0;
+        if (rc == 0 && round < layout->bin_count)
+            add_bin(sum, layout, (uint32_t)round);
         if (device_sync(trainer->model->device, &failure) && rc == 0) {
             *err = failure;
             rc = -1;
@@ -310,19 +351,39 @@ static int gradient_norm(struct trainer *trainer, double *norm, struct error *er
     return 0;
 }
 
+// Every sequence of the step once, whichever rank computed it.
+static int check_sum(const struct step_sum *sum, const struct step_sum *planned, struct error *err)
+{
+    if (sum->sequences == planned->sequences && sum->tags == planned->tags)
+        return 0;
+    return error_set(err,
+                     "the ranks computed %" PRId64 " sequences, which are not the %" PRId64
+                     " that the step has",
+                     sum->sequences, planned->sequences);
+}
+
 // Fallible work of one rank is agreed upon before the next collective, and before the weights
 // change.
-static int compute_gradients(struct trainer *trainer, struct step_stats *stats, struct error *err)
+static int compute_gradients(struct trainer *trainer, const struct step_sum *planned,
+                             struct step_stats *stats, struct error *err)
 {
     struct group *group = trainer->group;
     const float grad_scale = 1.0f / (float)stats->target_tokens;
-    struct loss_sum sum;
+    struct step_sum sum;
     if (group_agree(group, accumulate(trainer, grad_scale, &sum, err), err) ||
-        group_all_reduce_f64(group, &sum.plain, 1, err) ||
-        group_all_reduce_i64(group, &sum.fixed, 1, err) ||
-        gradient_norm(trainer, &stats->grad_norm, err))
+        reducer_agree(trainer->reducer, group, err))
         return -1;
-    const double loss = trainer->options.exact_sums ? (double)sum.fixed / LOSS_SCALE : sum.plain;
+    int64_t whole[] = {sum.fixed_loss, sum.sequences, sum.tags};
+    if (group_all_reduce_f64(group, &sum.loss, 1, err) ||
+        group_all_reduce_i64(group, whole, 3, err))
+        return -1;
+    sum.fixed_loss = whole[0];
+    sum.sequences = whole[1];
+    sum.tags = whole[2];
+    if (check_sum(&sum, planned, err) || gradient_norm(trainer, &stats->grad_norm, err))
+        return -1;
+    const double loss =
+        trainer->options.exact_sums ? (double)sum.fixed_loss / LOSS_SCALE : sum.loss;
     const struct reducer_times times = reducer_times(trainer->reducer);
     stats->loss = loss / (double)stats->target_tokens;
     stats->communication_seconds = times.busy_seconds;
@@ -354,7 +415,8 @@ void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *toke
 }
 
 // Lays the step out for this rank; *out says what all ranks together will do.
-static void begin_step(struct trainer *trainer, struct step_stats *out, struct digest *consumed)
+static void begin_step(struct trainer *trainer, struct step_stats *out, struct digest *consumed,
+                       struct step_sum *planned)
 {
     const struct sequence_set *set = trainer->set;
     size_t count;
@@ -367,6 +429,9 @@ static void begin_step(struct trainer *trainer, struct step_stats *out, struct d
                                .tokens = sequences_tokens(set, sequences, count),
                                .target_tokens = sequences_target_tokens(set, sequences, count)};
     *consumed = extend_consumed(trainer->consumed, sequences, count);
+    *planned = (struct step_sum){0};
+    for (size_t i = 0; i < count; i++)
+        add_sequence(planned, sequences[i]);
     step_layout_make(&trainer->layout, set, sequences, count,
                      trainer->options.exact_sums ? DIVIDE_MICRO_BATCHES : DIVIDE_SEQUENCES,
                      group_rank(trainer->group), group_size(trainer->group),
@@ -377,8 +442,10 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
 {
     assert(trainer->step < trainer->steps);
     struct digest consumed;
-    begin_step(trainer, out, &consumed);
-    if (compute_gradients(trainer, out, err))
+    struct step_sum planned;
+    group_set_step(trainer->group, trainer->step);
+    begin_step(trainer, out, &consumed, &planned);
+    if (compute_gradients(trainer, &planned, out, err))
         return error_prefix(err, "step %zu", trainer->step);
     // Every rank has the same sums, so that all take the same branch.
     if (!isfinite(out->loss) || !isfinite(out->grad_norm))
@@ -387,6 +454,7 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
                          "raise --warmup",
                          trainer->step, out->loss, out->grad_norm);
     const double clip = trainer->options.clip_norm;
+    out->settle_seconds = settle_states(trainer);
     if (optimizer_step(trainer->optimizer, trainer->sums,
                        clip > 0 && out->grad_norm > clip ? clip / out->grad_norm : 1,
                        out->learning_rate, (int64_t)trainer->step + 1, err))
@@ -394,6 +462,7 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
     trainer->step++;
     trainer->tokens += out->tokens;
     trainer->consumed = consumed;
+    trainer->score.known = false;
     return 0;
 }
 

@@ -83,7 +83,9 @@ double trainer_flops(const struct model *model, const struct step_stats *stats)
         6.0 * (double)config->layers * mean_length * (double)(config->heads * config->head_width);
     const double each = model->lora ? 4 : 6; // of a weight, which may have no gradient
     const double adapters = model->lora ? 6 * matrix_parameters(&model->lora->layout) : 0;
-    return (double)stats->tokens *
-               (each * matrix_parameters(&model->layout) + adapters + attention) +
-           (double)stats->target_tokens * each * (double)(config->vocabulary * config->hidden);
+    const double last_ffn = 3.0 * (double)config->hidden * (double)config->ffn;
+    const double all = matrix_parameters(&model->layout) - last_ffn;
+    const double wanted = last_ffn + (double)config->vocabulary * (double)config->hidden;
+    return (double)stats->tokens * (each * all + adapters + attention) +
+           (double)stats->target_tokens * each * wanted;
 }

@@ -30,13 +30,13 @@ enum { SHAPES = sizeof shapes / sizeof shapes[0], RESULTS = 4 };
 struct buffers {
     struct tensor qkv, grad_out, out, grad_qkv;
     float *log_sum_exp;
-    int32_t offsets[4];
+    int32_t *offsets;
     size_t tokens, stride, longest, out_count, qkv_count;
 };
 
 static struct tensor random_bf16(uint64_t stream, size_t count)
 {
-    struct tensor tensor = {aligned_alloc(64, (count * 2 + 63) / 64 * 64), DTYPE_BF16};
+    struct tensor tensor = {devices_memory(count * 2), DTYPE_BF16};
     for (size_t i = 0; i < count; i++)
         ((uint16_t *)tensor.data)[i] = bf16_from_f32((float)random_normal(7, stream, i));
     return tensor;
@@ -45,6 +45,8 @@ static struct tensor random_bf16(uint64_t stream, size_t count)
 static struct buffers buffers_create(const struct shape *shape)
 {
     struct buffers b = {};
+    b.offsets = (int32_t *)devices_memory(4 * sizeof *b.offsets);
+    b.offsets[0] = 0;
     for (int i = 0; i < 3; i++) {
         b.offsets[i + 1] = b.offsets[i] + (int32_t)shape->lengths[i];
         b.longest = shape->lengths[i] > b.longest ? shape->lengths[i] : b.longest;
@@ -57,17 +59,18 @@ static struct buffers buffers_create(const struct shape *shape)
     b.grad_out = random_bf16(2, b.out_count);
     b.out = random_bf16(3, b.out_count);
     b.grad_qkv = random_bf16(4, b.qkv_count);
-    b.log_sum_exp = (float *)mem_calloc(b.tokens * shape->heads, sizeof(float));
+    b.log_sum_exp = (float *)devices_memory(b.tokens * shape->heads * sizeof(float));
     return b;
 }
 
 static void buffers_release(struct buffers *b)
 {
-    free(b->qkv.data);
-    free(b->grad_out.data);
-    free(b->out.data);
-    free(b->grad_qkv.data);
-    free(b->log_sum_exp);
+    devices_free(b->qkv.data);
+    devices_free(b->grad_out.data);
+    devices_free(b->out.data);
+    devices_free(b->grad_qkv.data);
+    devices_free(b->log_sum_exp);
+    devices_free(b->offsets);
 }
 
 static struct tensor part(struct tensor qkv, const struct shape *shape, size_t first_head)
@@ -181,8 +184,6 @@ static const struct attention_segment shared_segments[] = {
     {0, 4, 0, 1}, {0, 2, 1, 4}, {2, 1, 1, 3}, {3, 1, 1, 2}};
 static const struct attention_group apart[] = {{0, 2, 0, 1}, {2, 1, 1, 1}, {3, 1, 2, 1}};
 static const struct attention_segment own_segments[] = {{0, 2, 0, 4}, {2, 1, 0, 3}, {3, 1, 0, 2}};
-static const struct attention_plan plan_together = {order, together, shared_segments, 1, 4};
-static const struct attention_plan plan_apart = {order, apart, own_segments, 3, 2};
 
 struct cached {
     struct tensor q, k, v, out;
@@ -199,34 +200,46 @@ static struct cached cached_create(const struct cached_shape *shape)
 
 static void cached_release(struct cached *c)
 {
-    free(c->q.data);
-    free(c->k.data);
-    free(c->v.data);
-    free(c->out.data);
+    devices_free(c->q.data);
+    devices_free(c->k.data);
+    devices_free(c->v.data);
+    devices_free(c->out.data);
 }
 
 static void run_cached(struct device *device, const struct cached_shape *shape, struct cached *c,
-                       struct attention_plan plan)
+                       bool apart_from_others)
 {
-    const struct attention_cached call = {c->out,
-                                          c->q,
-                                          shape->heads * shape->head_width,
-                                          c->k,
-                                          c->v,
-                                          {tables, TABLE},
-                                          sequences,
-                                          positions,
-                                          plan,
-                                          TOKENS,
-                                          shape->heads,
-                                          shape->kv_heads,
-                                          shape->head_width,
-                                          1 / sqrtf((float)shape->head_width),
-                                          shape->window};
+    struct test_memory memory = {};
+    const struct attention_group *groups = apart_from_others ? apart : together;
+    const struct attention_segment *segments = apart_from_others ? own_segments : shared_segments;
+    const size_t group_count = apart_from_others ? 3 : 1;
+    const struct attention_plan plan = {
+        (int32_t *)memory_of(&memory, order, TOKENS, sizeof *order),
+        (struct attention_group *)memory_of(&memory, groups, group_count, sizeof *groups),
+        (struct attention_segment *)memory_of(&memory, segments, apart_from_others ? 3 : 4,
+                                              sizeof *segments),
+        group_count, (size_t)(apart_from_others ? 2 : 4)};
+    const struct attention_cached call = {
+        c->out,
+        c->q,
+        shape->heads * shape->head_width,
+        c->k,
+        c->v,
+        {(int32_t *)memory_of(&memory, tables, 3 * TABLE, 4), TABLE},
+        (int32_t *)memory_of(&memory, sequences, TOKENS, 4),
+        (int32_t *)memory_of(&memory, positions, TOKENS, 4),
+        plan,
+        TOKENS,
+        shape->heads,
+        shape->kv_heads,
+        shape->head_width,
+        1 / sqrtf((float)shape->head_width),
+        shape->window};
     struct error err;
     device->ops->attention_cached(device, &call);
     if (device_sync(device, &err))
         fail_msg("%s", err.text);
+    memory_release(&memory);
 }
 
 static void shared_blocks_agree_with_ref(void **state)
@@ -235,8 +248,8 @@ static void shared_blocks_agree_with_ref(void **state)
     for (size_t s = 0; s < sizeof cached_shapes / sizeof cached_shapes[0]; s++) {
         struct cached expected = cached_create(&cached_shapes[s]);
         struct cached got = cached_create(&cached_shapes[s]);
-        run_cached(devices->ref, &cached_shapes[s], &expected, plan_together);
-        run_cached(devices->cpu[0], &cached_shapes[s], &got, plan_together);
+        run_cached(devices->ref, &cached_shapes[s], &expected, false);
+        run_cached(devices->cpu[0], &cached_shapes[s], &got, false);
         assert_near("out", got.out, expected.out, got.out_count);
         cached_release(&expected);
         cached_release(&got);
@@ -249,8 +262,8 @@ static void plan_does_not_change_the_bits(void **state)
     for (size_t s = 0; s < sizeof cached_shapes / sizeof cached_shapes[0]; s++) {
         struct cached one = cached_create(&cached_shapes[s]);
         struct cached other = cached_create(&cached_shapes[s]);
-        run_cached(devices->cpu[0], &cached_shapes[s], &one, plan_together);
-        run_cached(devices->cpu[0], &cached_shapes[s], &other, plan_apart);
+        run_cached(devices->cpu[0], &cached_shapes[s], &one, false);
+        run_cached(devices->cpu[0], &cached_shapes[s], &other, true);
         assert_memory_equal(one.out.data, other.out.data, one.out_count * 2);
         cached_release(&one);
         cached_release(&other);

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests arrange in the emulated runtime. Errors are numbered as CUDA's.
+#ifndef MEMO_TESTS_CUDA_EMULATOR_ARRANGE_H
+#define MEMO_TESTS_CUDA_EMULATOR_ARRANGE_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The next call of this function of the runtime fails so; NULL: none does. Faults (700 and above)
+// stay until the error is taken.
+void emulator_fail_next(const char *function, int error);
+// What the properties of the device say, and how much cudaMalloc gives in all.
+void emulator_set_device(int major, int minor, size_t memory_bytes);
+void emulator_set_driver(int version); // 1000 major + 10 minor; 0: there is none
+unsigned emulator_graph_launches(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
