@@ -8,50 +8,57 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCKS_WANTED 512 // about, so that no job claims much at once and few files are made
-#define LEAST_TASKS 4     // of a block
+#define LEAST_TASKS 4 // of a block
 #define MOST_TASKS 1024
+#define BLOCK_SHARE 32 // of the tasks that follow
 #define BEATS_TO_STALE 12
-#define PLAN_DIGITS 16
+#define DIRECTORY_DIGITS 16
 #define LOOK_SECONDS 2.0
 #define LOOK_TASKS 100000.0 // a plan of so many tasks is looked at half as often
 
-static uint32_t block_tasks(const struct generate_options *options, size_t tasks)
+// Large blocks first, for a claim costs a synced file; small ones at the end, so that jobs end
+// together.
+static uint32_t block_tasks(const struct generate_options *options, size_t left)
 {
-    const size_t chosen = tasks / BLOCKS_WANTED;
+    size_t tasks = left / BLOCK_SHARE;
     if (options->claim_tasks > 0)
-        return (uint32_t)options->claim_tasks;
-    return (uint32_t)(chosen < LEAST_TASKS  ? LEAST_TASKS
-                      : chosen > MOST_TASKS ? MOST_TASKS
-                                            : chosen);
+        tasks = (size_t)options->claim_tasks;
+    else if (tasks < LEAST_TASKS)
+        tasks = LEAST_TASKS;
+    else if (tasks > MOST_TASKS)
+        tasks = MOST_TASKS;
+    return (uint32_t)(tasks < left ? tasks : left);
 }
 
-static size_t count_blocks(size_t tasks, uint32_t each)
+static void cut(struct generate_sharing *sharing, size_t first, size_t end)
 {
-    return (tasks + each - 1) / each;
-}
-
-static size_t cut(struct sharing_block *out, size_t first, size_t end, uint32_t each)
-{
-    size_t count = 0;
-    for (size_t t = first; t < end; t += each)
-        out[count++] =
-            (struct sharing_block){(uint32_t)t, (uint32_t)(end - t < each ? end - t : each)};
-    return count;
+    while (first < end) {
+        const uint32_t tasks = block_tasks(sharing->options, end - first);
+        sharing->blocks = mem_grow(sharing->blocks, &sharing->block_capacity,
+                                   sharing->block_count + 1, sizeof(*sharing->blocks));
+        sharing->blocks[sharing->block_count++] = (struct sharing_block){(uint32_t)first, tasks};
+        first += tasks;
+    }
 }
 
 // Chunks and groups in blocks of their own: groups become ready later.
-static size_t cut_into_blocks(struct generate_sharing *sharing)
+static void cut_into_blocks(struct generate_sharing *sharing)
 {
     const struct task_plan *plan = sharing->plan;
-    const size_t chunks = plan->chunk_tasks, groups = plan->count - chunks;
-    const uint32_t of_chunks = block_tasks(sharing->options, chunks);
-    const uint32_t of_groups = block_tasks(sharing->options, groups);
-    sharing->blocks =
-        mem_calloc(count_blocks(chunks, of_chunks) + count_blocks(groups, of_groups) + 1,
-                   sizeof(*sharing->blocks));
-    const size_t count = cut(sharing->blocks, 0, chunks, of_chunks);
-    return count + cut(sharing->blocks + count, chunks, plan->count, of_groups);
+    cut(sharing, 0, plan->chunk_tasks);
+    cut(sharing, plan->chunk_tasks, plan->count);
+}
+
+// Jobs that cut the tasks of a plan alike claim in one directory.
+static char *claims_directory(const struct generate_sharing *sharing)
+{
+    char text[DIGEST_TEXT_BYTES];
+    struct digest_builder builder;
+    digest_begin(&builder);
+    digest_field(&builder, &sharing->plan->digest, sizeof(sharing->plan->digest));
+    digest_field(&builder, sharing->blocks, sharing->block_count * sizeof(*sharing->blocks));
+    digest_format(digest_end(&builder), text);
+    return mem_printf("%s/claims/%.*s", sharing->options->out, DIRECTORY_DIGITS, text);
 }
 
 static int look(void *state, struct error *err)
@@ -79,7 +86,7 @@ static const char *owner_name(const struct generate_sharing *sharing)
     return slash ? slash + 1 : sharing->attempt;
 }
 
-static int open_claims(struct generate_sharing *sharing, size_t blocks, struct error *err)
+static int open_claims(struct generate_sharing *sharing, struct error *err)
 {
     char process[CLAIMS_PROCESS_BYTES];
     claims_process_describe(process);
@@ -88,7 +95,7 @@ static int open_claims(struct generate_sharing *sharing, size_t blocks, struct e
                                            .directory = sharing->directory,
                                            .owner = owner_name(sharing),
                                            .process = process,
-                                           .blocks = (uint32_t)blocks,
+                                           .blocks = (uint32_t)sharing->block_count,
                                            .beat_seconds = stale_seconds / BEATS_TO_STALE,
                                            .stale_seconds = stale_seconds,
                                            .is_gone = claims_process_is_gone};
@@ -105,18 +112,16 @@ static size_t expected_jobs(void)
 
 int generate_sharing_open(struct generate_sharing *sharing, struct error *err)
 {
-    char plan[DIGEST_TEXT_BYTES];
     if (strcmp(sharing->options->claims, "off") == 0)
         return 0;
-    digest_format(sharing->plan->digest, plan);
-    sharing->directory = mem_printf("%s/claims/%.*s", sharing->options->out, PLAN_DIGITS, plan);
+    cut_into_blocks(sharing);
+    sharing->directory = claims_directory(sharing);
     sharing->owner_path = claims_owner_path(sharing->directory, owner_name(sharing));
     if (!sharing->coordinates)
         return 0;
-    const size_t blocks = cut_into_blocks(sharing);
     sharing->sharing = (struct sharing_options){
         .blocks = sharing->blocks,
-        .block_count = blocks,
+        .block_count = sharing->block_count,
         .tasks = sharing->plan->count,
         .patience_seconds = sharing->options->claim_seconds,
         .look_seconds = LOOK_SECONDS * (1 + (double)sharing->plan->count / LOOK_TASKS),
@@ -125,7 +130,7 @@ int generate_sharing_open(struct generate_sharing *sharing, struct error *err)
         .state = sharing,
         .look = look,
         .find = find};
-    if (open_claims(sharing, blocks, err))
+    if (open_claims(sharing, err))
         return -1;
     sharing->sharing.claims = sharing->claims;
     return 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Several jobs on one output directory: cuts a plan into blocks and opens the claims on them, under
-// OUT/claims/PLAN, so that jobs with other tasks do not meet there.
+// OUT/claims/DIGEST (of the plan and its blocks), so that jobs with other tasks do not meet there.
 #ifndef MEMO_JOBS_GENERATE_SHARING_H
 #define MEMO_JOBS_GENERATE_SHARING_H
 
@@ -20,6 +20,7 @@ struct generate_sharing {
     char *directory;
     char *owner_path; // NULL: claims are off
     struct sharing_block *blocks;
+    size_t block_count, block_capacity;
     struct claims *claims;
     struct sharing_options sharing;
     uint64_t found_pairs; // of tasks that other jobs did meanwhile

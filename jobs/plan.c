@@ -140,9 +140,6 @@ static int read_text(struct quote *quote, struct error *err)
 {
     const struct plan_options *options = quote->options;
     struct corpus *corpus = NULL;
-    const int named = (options->corpus != NULL) + (options->words > 0) + (options->example != NULL);
-    if (named != 1)
-        return error_set(err, "name one of --corpus, --words and --case");
     if (!options->corpus) {
         const double words = options->example ? CASE_WORDS : options->words;
         const double chunks = ceil(words / options->chunk_words);
@@ -482,6 +479,12 @@ static int give_quote(const struct quote *quote, struct error *err)
     return rc;
 }
 
+static int check_source(const struct plan_options *options, struct error *err)
+{
+    const int named = (options->corpus != NULL) + (options->words > 0) + (options->example != NULL);
+    return named == 1 ? 0 : error_set(err, "name one of --corpus, --words and --case");
+}
+
 static int run_plan(const void *parsed, const struct option_list *positional, struct error *err)
 {
     struct quote quote = {.options = parsed};
@@ -491,7 +494,7 @@ static int run_plan(const void *parsed, const struct option_list *positional, st
         if (set_assumption(quote.options->assume.items[i], &quote.assume, err))
             return EXIT_USAGE;
     }
-    if (check_assumptions(&quote.assume, err))
+    if (check_assumptions(&quote.assume, err) || check_source(quote.options, err))
         return EXIT_USAGE;
     return make_quote(&quote, err) || give_quote(&quote, err) ? EXIT_FAILED : EXIT_DONE;
 }

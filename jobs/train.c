@@ -16,13 +16,14 @@ static int make_plan(struct train_job *job, struct trainer_options *how, struct 
 {
     const struct train_options *options = job->options;
     const char *choice = options->checkpoint_activations;
+    const size_t steps = plan_steps(&how->plan, &job->data.sequences);
     struct train_plan_request request = {.model = job->model,
                                          .group = job->group,
                                          .limit_bytes = (size_t)(options->memory * 1e9),
-                                         .recompute = strcmp(choice, "on") == 0 ? RECOMPUTE_ON
-                                                      : strcmp(choice, "off") == 0
-                                                          ? RECOMPUTE_OFF
-                                                          : RECOMPUTE_AUTO};
+                                         .recompute = strcmp(choice, "on") == 0    ? RECOMPUTE_ON
+                                                      : strcmp(choice, "off") == 0 ? RECOMPUTE_OFF
+                                                                                   : RECOMPUTE_AUTO,
+                                         .copies = train_checkpoints_come(options, steps)};
     if (job->held_out.answers.questions > 0) {
         const struct engine_options engine =
             closed_book_engine(&job->held_out.answers, &job->model->config, group_size(job->group));

@@ -34,15 +34,11 @@ void train_checkpoints_open(struct train_job *job)
     set_due(job);
 }
 
-void train_checkpoints_prepare(const struct train_job *job)
+bool train_checkpoints_come(const struct train_options *options, size_t steps)
 {
-    const struct train_options *options = job->options;
-    const struct trainer *trainer = job->trainer;
     const size_t every = (size_t)options->checkpoint_steps;
-    const bool comes = options->checkpoint_minutes > 0 || train_checkpoints_save_best(options) ||
-                       (every > 0 && (trainer->step / every + 1) * every < trainer->steps);
-    if (comes && job->plan.behind)
-        checkpoint_prepare(job->trainer);
+    return options->checkpoint_minutes > 0 || (every > 0 && every < steps) ||
+           (train_checkpoints_save_best(options) && (size_t)options->eval_steps < steps);
 }
 
 bool train_checkpoints_wanted(struct train_job *job)

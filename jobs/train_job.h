@@ -84,8 +84,8 @@ int train_held_out_measure(struct train_job *job, bool *measured, bool *improved
 size_t train_checkpoints_kept(const struct train_options *options);
 bool train_checkpoints_save_best(const struct train_options *options);
 void train_checkpoints_open(struct train_job *job);
-// Before the first step: memory for the copies of checkpoints, when some will be written behind.
-void train_checkpoints_prepare(const struct train_job *job);
+// Whether one will be due before the last of so many steps.
+bool train_checkpoints_come(const struct train_options *options, size_t steps);
 // Rank 0's: whether the clock or a file asks for one, or a time limit does, which must know how
 // long one takes. The file OUT/run/checkpoint-now goes away when the checkpoint that it asked for
 // stands.

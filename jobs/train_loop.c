@@ -93,7 +93,8 @@ int train_steps(struct train_job *job, struct error *err)
 {
     struct trainer *trainer = job->trainer;
     const bool saves_best = train_checkpoints_save_best(job->options);
-    train_checkpoints_prepare(job);
+    if (job->plan.copied)
+        checkpoint_prepare(trainer);
     while (trainer->step < trainer->steps) {
         bool stop, due, improved = false;
         const int rc = one_step(job, &improved, err);

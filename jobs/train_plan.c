@@ -191,6 +191,8 @@ int train_plan_make(const struct train_plan_request *request, struct trainer_opt
     out->copy_bytes = out->checkpoint_bytes / (size_t)group_size(group);
     out->behind = out->available_bytes >= out->total_bytes &&
                   out->available_bytes - out->total_bytes >= out->copy_bytes;
+    out->copied = out->behind && request->copies;
+    out->total_bytes += out->copied ? out->copy_bytes : 0;
     out->peak_flops = measure_peak(
         model, group, model->lora ? model->weights.dtype : options->optimizer.form.weights);
     return out->total_bytes > out->available_bytes ? refuse(model, group, out, options, err) : 0;
@@ -228,10 +230,7 @@ static void log_disk(const struct train_plan *plan, size_t kept, const char *dir
     const double there = (double)disk.f_bavail * (double)disk.f_frsize;
     log_info("a checkpoint takes %.3f GB, %zu kept and one being written %.3f GB; %.1f GB are free",
              (double)plan->checkpoint_bytes / GB, kept, needed / GB, there / GB);
-    if (plan->behind)
-        log_info("written behind the run, its copy takes another %.3f GB of memory per rank",
-                 (double)plan->copy_bytes / GB);
-    else
+    if (!plan->behind)
         log_info("the run waits while it is written: there is no memory for a copy");
     if (needed > there)
         log_warn("the checkpoints will not fit: lower --keep, or free %.3f GB",
@@ -243,12 +242,13 @@ void train_plan_log(const struct train_plan *plan, const struct trainer *trainer
 {
     const struct trainer_bytes *bytes = &plan->bytes;
     log_info("memory per rank: weights %.3f GB, remainders %.3f, moments %.3f, gradients %.3f, "
-             "activations %.3f%s, held-out answers %.3f, program and data %.3f: %.3f GB",
+             "activations %.3f%s, held-out answers %.3f, copy of a checkpoint %.3f, program and "
+             "data %.3f: %.3f GB",
              (double)bytes->weights / GB, (double)bytes->remainder / GB,
              (double)bytes->moments / GB, (double)bytes->gradients / GB,
              (double)bytes->activations / GB, trainer->options.recompute ? " (computed twice)" : "",
-             (double)plan->answer_bytes / GB, (double)plan->program_bytes / GB,
-             (double)plan->total_bytes / GB);
+             (double)plan->answer_bytes / GB, plan->copied ? (double)plan->copy_bytes / GB : 0.0,
+             (double)plan->program_bytes / GB, (double)plan->total_bytes / GB);
     log_disk(plan, kept, directory);
     log_time(plan, trainer);
 }

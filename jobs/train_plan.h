@@ -14,8 +14,9 @@ struct train_plan {
     size_t total_bytes;      // of a rank
     size_t available_bytes;  // for it, what it holds already included
     size_t checkpoint_bytes; // of all ranks
-    size_t copy_bytes;       // of a rank, while a checkpoint is written behind the run
+    size_t copy_bytes;       // of a rank, for a checkpoint that is written behind the run
     bool behind;             // there is memory for it
+    bool copied;             // and it is part of the total, as the run keeps it
     double peak_flops;       // of all ranks, for weights of their type; 0: unknown
 };
 
@@ -25,6 +26,7 @@ struct train_plan_request {
     size_t limit_bytes; // of a rank; 0: what is free, shared among the host's ranks
     enum recompute_choice recompute;
     size_t answer_bytes;
+    bool copies; // checkpoints will be due while the run goes on
 };
 
 // Chooses options->recompute, and fills *out. An error says by how much a rank's memory is too

@@ -35,8 +35,8 @@ awk -v out="$(number_of generation.all.output_tokens)" -v in_="$(number_of gener
 refuses 2 "busyness" -- "$memo" plan --case narrativeqa --assume busyness=1
 refuses 2 "not a number" -- "$memo" plan --case narrativeqa --assume busy=much
 refuses 2 "above 0" -- "$memo" plan --case narrativeqa --assume busy=0
-refuses 1 "name one of" -- "$memo" plan
-refuses 1 "name one of" -- "$memo" plan --case narrativeqa --words 5
+refuses 2 "name one of" -- "$memo" plan
+refuses 2 "name one of" -- "$memo" plan --case narrativeqa --words 5
 refuses 1 "no-such-shape" -- "$memo" plan --words 5 --model no-such-shape
 refuses 1 "do not fit" -- "$memo" plan --words 1e6 --model qwen2.5-32b --hardware h100 --assume memory_share=0.5
 run 0 "$memo" plan --words 1e6 --gpus 1
