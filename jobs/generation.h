@@ -5,6 +5,7 @@
 #define MEMO_JOBS_GENERATION_H
 
 #include "base/error.h"
+#include "base/options.h"
 #include "datasets/corpus.h"
 #include "datasets/groups_join.h"
 #include "datasets/reflections_index.h"
@@ -57,6 +58,8 @@ struct generate_options {
     const char *quote;
     double time_left;
 };
+
+extern const struct option generate_option_table[]; // ends with an option without a name
 
 struct generation {
     const struct generate_options *options;
