@@ -138,14 +138,19 @@ static void print_json(const struct strbuf *summary, const struct attempts *atte
     strbuf_release(&members);
 }
 
+// In a list of several, what is done needs no more than its row.
 static int print_people(const char *output, const struct json *summary,
-                        const struct attempts *attempts, int name_width, struct error *err)
+                        const struct attempts *attempts, bool in_list, int name_width,
+                        struct error *err)
 {
     struct strbuf lines = {0};
-    const int rc = print_row(output, summary, name_width, err) ||
-                           attempts_print(attempts, (double)time(NULL), &lines, err)
-                       ? -1
-                       : 0;
+    const char *state = "?";
+    int rc = print_row(output, summary, name_width, err) ||
+                     json_get_string(summary, "state", &state, err)
+                 ? -1
+                 : 0;
+    if (rc == 0 && !(in_list && strcmp(state, "done") == 0))
+        rc = attempts_print(attempts, (double)time(NULL), &lines, err);
     if (lines.length > 0)
         printf("%s", lines.bytes);
     strbuf_release(&lines);
@@ -153,7 +158,8 @@ static int print_people(const char *output, const struct json *summary,
 }
 
 // *running: one of its attempts goes on.
-static int show(const char *output, bool as_json, int name_width, bool *running, struct error *err)
+static int show(const char *output, bool as_json, bool in_list, int name_width, bool *running,
+                struct error *err)
 {
     struct strbuf text = {0};
     struct arena arena = {0};
@@ -171,7 +177,7 @@ static int show(const char *output, bool as_json, int name_width, bool *running,
     if (rc == 0 && as_json)
         print_json(&text, &attempts);
     else if (rc == 0)
-        rc = print_people(output, summary, &attempts, name_width, err)
+        rc = print_people(output, summary, &attempts, in_list, name_width, err)
                  ? error_prefix(err, "summary of '%s'", output)
                  : 0;
     *running = *running || attempts.running;
@@ -259,7 +265,7 @@ static int show_all(const struct status_options *options, const struct option_li
         printf("%-9s %-*s  %-8s  %8s  %10s  %9s  %9s\n", "stage", name_width, "output", "state",
                "pairs", "tokens", "time", "tokens/s");
     for (size_t i = 0; i < outputs->count; i++) {
-        if (show(outputs->items[i], options->json, name_width, running, err) ||
+        if (show(outputs->items[i], options->json, outputs->count > 1, name_width, running, err) ||
             show_curves(outputs->items[i], options, err))
             code = EXIT_FAILED;
     }
