@@ -221,6 +221,21 @@ def check_openai_client(server):
         assert "one answer" in str(error)
 
 
+def check_executive(server, model):
+    """A model that knows nothing as the executive: its turns obey their schemas, so that every inquiry ends, and the
+    same one again is the same; with the memory behind a server or in the process."""
+    def inquire(memory, executive):
+        lines = memo("ask", "--model", memory, "--executive", executive, "--executive-name", "any", "--json",
+                     "--max-new-tokens", "8", *QUESTIONS[:2]).splitlines()
+        assert [json.loads(line)["question"] for line in lines] == QUESTIONS[:2]
+        return lines
+    url = server.url.geturl()
+    within = inquire(model, model)
+    assert all(json.loads(line)["answer"] for line in within)
+    assert inquire(model, model) == within
+    assert inquire(url, url) == inquire(model, url)
+
+
 def check_generator(server, corpus):
     """The server is an endpoint of `memo generate`, too."""
     memo("generate", "--corpus", corpus, "--out", "reflections", "--generator", "http:" + server.url.geturl(),
@@ -270,6 +285,7 @@ def main():
                       check_garbage, check_hangups, check_slow_reader, check_openai_client):
             check(server)
             assert text_of(server.chat("Are you still there?"))
+        check_executive(server, "model")
         check_generator(server, "corpus.h5")
         server.end()
         check_key("model")
