@@ -58,6 +58,8 @@ struct server {
     pthread_cond_t came;
     struct exchange ring; // head; in order of arrival
     size_t waiting, body_bytes;
+    size_t exchanges; // that exist; `gone` is signalled when there is none
+    pthread_cond_t gone;
     bool stopping;
     struct strbuf documents[SERVER_DOCUMENTS];
 };
@@ -264,6 +266,9 @@ static struct exchange *exchange_create(struct server *server, struct MHD_Connec
     exchange->connection = connection;
     exchange->socket =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    pthread_mutex_lock(&server->lock);
+    server->exchanges++;
+    pthread_mutex_unlock(&server->lock);
     return exchange;
 }
 
@@ -293,7 +298,10 @@ static enum MHD_Result on_request(void *state, struct MHD_Connection *connection
 // Called with the lock held.
 static void exchange_destroy(struct exchange *exchange)
 {
-    exchange->server->body_bytes -= exchange->body.length;
+    struct server *server = exchange->server;
+    server->body_bytes -= exchange->body.length;
+    if (--server->exchanges == 0)
+        pthread_cond_signal(&server->gone);
     strbuf_release(&exchange->body);
     strbuf_release(&exchange->out);
     free(exchange);
@@ -353,6 +361,7 @@ static void init_waiting(struct server *server)
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&server->came, &attributes);
+    pthread_cond_init(&server->gone, &attributes);
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&server->lock, NULL);
     server->ring.next = server->ring.previous = &server->ring;
@@ -529,9 +538,11 @@ bool exchange_hung_up(const struct exchange *exchange)
     return hung_up;
 }
 
-// The library refuses to stop while connections are suspended.
+// The library refuses to stop while connections are suspended, and when it stops it cuts those that
+// have not been sent all of their answer: they get some time for it.
 static void drop_all(struct server *server)
 {
+    const struct timespec deadline = deadline_after(SERVER_LAST_MS);
     server_stop_accepting(server);
     pthread_mutex_lock(&server->lock);
     while (server->ring.next != &server->ring) {
@@ -542,6 +553,9 @@ static void drop_all(struct server *server)
         exchange->events_end = true;
         give_back(exchange);
     }
+    while (server->exchanges > 0)
+        if (pthread_cond_timedwait(&server->gone, &server->lock, &deadline) != 0)
+            break;
     pthread_mutex_unlock(&server->lock);
 }
 
@@ -555,6 +569,7 @@ void server_close(struct server *server)
     }
     pthread_mutex_destroy(&server->lock);
     pthread_cond_destroy(&server->came);
+    pthread_cond_destroy(&server->gone);
     for (int i = 0; i < SERVER_DOCUMENTS; i++)
         strbuf_release(&server->documents[i]);
     free(server->key);

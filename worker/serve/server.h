@@ -25,6 +25,7 @@
 #define SERVER_BODY_BYTES ((size_t)16 << 20)
 #define SERVER_BODIES_BYTES ((size_t)256 << 20)
 #define SERVER_IDLE_SECONDS 60
+#define SERVER_LAST_MS 5000 // that clients have to receive the last answers when it closes
 
 struct server;
 struct exchange; // a call, from server_take until it is answered, ended or dropped
@@ -35,7 +36,7 @@ int server_open(const char *host, int port, const char *key, struct server **out
                 struct error *err);
 // New calls get 503 from now on; those that were handed over can still be answered.
 void server_stop_accepting(struct server *server);
-// Accepts NULL. Exchanges not answered are cut.
+// Accepts NULL. Exchanges not answered get 503; answers that were given are still sent.
 void server_close(struct server *server);
 
 const char *server_url(const struct server *server); // "http://127.0.0.1:8000/"
