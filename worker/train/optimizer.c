@@ -31,7 +31,8 @@ static void plan_units(struct optimizer *o)
         struct optimizer_unit *unit = &o->units[o->unit_count++];
         unit->number = number;
         state_plan(model_trained_layout(o->model), o->options.form, range, &unit->state);
-        o->block_bytes += unit->state.bytes;
+        o->remainder_bytes += unit->state.remainder_bytes;
+        o->moment_bytes += unit->state.bytes - unit->state.remainder_bytes;
     }
 }
 
@@ -46,9 +47,8 @@ struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
          more = next_unit(shards, divided, &number, false, &range)) {
         struct state state;
         state_plan(layout, form, range, &state);
-        const size_t remainder = form.weights == DTYPE_BF16 ? range_count(range) * 2 : 0;
-        bytes.remainder += remainder;
-        bytes.moments += state.bytes - remainder;
+        bytes.remainder += state.remainder_bytes;
+        bytes.moments += state.bytes - state.remainder_bytes;
         state_release(&state);
     }
     return bytes;
@@ -76,7 +76,8 @@ static int split_piece(struct optimizer *o, struct tensor upper, struct range pi
         const uint64_t begin = piece.begin > unit.begin ? piece.begin : unit.begin;
         const uint64_t end = piece.end < unit.end ? piece.end : unit.end;
         if (begin < end)
-            device_copy_in(device, o->units[u].block + (begin - unit.begin) * sizeof(*remainders),
+            device_copy_in(device,
+                           o->units[u].place.remainder + (begin - unit.begin) * sizeof(*remainders),
                            remainders + (begin - piece.begin), (end - begin) * sizeof(*remainders));
     }
     return 0;
@@ -101,15 +102,27 @@ static int narrow(struct optimizer *o, struct error *err)
     return 0;
 }
 
-static int allocate(struct optimizer *o, struct error *err)
+static int allocate_remainders(struct optimizer *o, struct error *err)
+{
+    size_t at = 0;
+    if (device_alloc(o->model->device, o->remainder_bytes, (void **)&o->place.remainder, err))
+        return -1;
+    for (size_t u = 0; u < o->unit_count; u++) {
+        o->units[u].place.remainder = o->place.remainder + at;
+        at += o->units[u].state.remainder_bytes;
+    }
+    return 0;
+}
+
+static int allocate_moments(struct optimizer *o, struct error *err)
 {
     struct device *device = o->model->device;
     size_t at = 0;
-    if (device_alloc(device, o->block_bytes, (void **)&o->block, err))
+    if (device_alloc(device, o->moment_bytes, (void **)&o->place.moments, err))
         return -1;
     for (size_t u = 0; u < o->unit_count; u++) {
-        o->units[u].block = o->block + at;
-        at += o->units[u].state.bytes;
+        o->units[u].place.moments = o->place.moments + at;
+        at += o->units[u].state.bytes - o->units[u].state.remainder_bytes;
     }
     const size_t bucket = o->shards.unit * (uint64_t)o->shards.ranks;
     if (o->divided && shards_padded_elements(&o->shards) != o->shards.elements)
@@ -142,7 +155,9 @@ int optimizer_create(struct model *model, struct group *group, struct group *dev
     o->shards = *shards;
     o->divided = divided;
     plan_units(o);
-    if (allocate(o, err) || (options->form.weights == DTYPE_BF16 && narrow(o, err))) {
+    // Weights are there in float32 and in halves for a moment; the moments come afterwards.
+    if (allocate_remainders(o, err) || (options->form.weights == DTYPE_BF16 && narrow(o, err)) ||
+        allocate_moments(o, err)) {
         optimizer_destroy(o);
         return -1;
     }
@@ -156,7 +171,8 @@ void optimizer_destroy(struct optimizer *optimizer)
         return;
     for (size_t u = 0; u < optimizer->unit_count; u++)
         state_release(&optimizer->units[u].state);
-    device_free(optimizer->model->device, optimizer->block);
+    device_free(optimizer->model->device, optimizer->place.remainder);
+    device_free(optimizer->model->device, optimizer->place.moments);
     free(optimizer->units);
     device_free(optimizer->model->device, optimizer->exchange);
     free(optimizer);
@@ -182,6 +198,12 @@ static struct tensor run_grads(const struct state_run *run, const float *vectors
     return element_at(unit, before);
 }
 
+// By their place in the block.
+static void *moments_at(const struct optimizer_unit *unit, size_t bytes)
+{
+    return unit->place.moments + (bytes - unit->state.remainder_bytes);
+}
+
 static void step_run(struct optimizer *o, const struct optimizer_unit *unit,
                      const struct state_run *run, const float *vectors, struct adamw_compact step)
 {
@@ -189,8 +211,8 @@ static void step_run(struct optimizer *o, const struct optimizer_unit *unit,
     const uint64_t before = run->range.begin - unit->state.range.begin;
     step.parameter = weights_at(o, run->range.begin);
     step.grad = run_grads(run, vectors, step.grad, before);
-    step.moment1 = unit->block + run->moment1;
-    step.moment2 = unit->block + run->moment2;
+    step.moment1 = moments_at(unit, run->moment1);
+    step.moment2 = moments_at(unit, run->moment2);
     step.count = (size_t)range_count(run->range);
     step.weight_decay = run->decays ? step.weight_decay : 0;
     if (step.parameter.dtype == DTYPE_F32 && run->moments == MOMENTS_F32 &&
@@ -210,10 +232,12 @@ static void step_run(struct optimizer *o, const struct optimizer_unit *unit,
         return;
     }
     if (step.parameter.dtype == DTYPE_BF16)
-        step.remainder = (int16_t *)(void *)unit->block + before;
+        step.remainder = (int16_t *)(void *)unit->place.remainder + before;
     step.moments = run->moments;
-    step.scale1 = (float *)(void *)(unit->block + run->scale1);
-    step.scale2 = (float *)(void *)(unit->block + run->scale2);
+    if (run->moments == MOMENTS_8BIT) {
+        step.scale1 = moments_at(unit, run->scale1);
+        step.scale2 = moments_at(unit, run->scale2);
+    }
     step.first = run->range.begin;
     device->ops->adamw_compact(device, &step);
 }
@@ -277,6 +301,16 @@ int optimizer_step(struct optimizer *o, struct optimizer_grads grads, double gra
                     dtype_bytes(o->options.form.weights), o->exchange, err);
 }
 
+// Master weights need no moments, which may be gone.
+static int copy_block_out(struct device *device, const struct optimizer_unit *unit,
+                          enum state_part part, unsigned char *block, struct error *err)
+{
+    const struct state *state = &unit->state;
+    return part == STATE_MASTER
+               ? device_copy_out(device, block, unit->place.remainder, state->remainder_bytes, err)
+               : state_copy_out(device, state, unit->place, block, err);
+}
+
 static int decode_unit(struct optimizer *o, const struct optimizer_unit *unit, enum state_part part,
                        float *out, struct error *err)
 {
@@ -286,7 +320,7 @@ static int decode_unit(struct optimizer *o, const struct optimizer_unit *unit, e
     unsigned char *block = mem_alloc(unit->state.bytes);
     void *weights = mem_alloc(weight_bytes);
     int rc =
-        device_copy_out(device, block, unit->block, unit->state.bytes, err) ||
+        copy_block_out(device, unit, part, block, err) ||
                 device_copy_out(device, weights, weights_at(o, range.begin).data, weight_bytes, err)
             ? -1
             : 0;
@@ -348,6 +382,8 @@ int optimizer_widen(struct optimizer *o, struct error *err)
     void *incomplete = NULL;
     if (o->options.form.weights == DTYPE_F32)
         return 0;
+    device_free(device, o->place.moments); // they make room for the weights
+    o->place.moments = NULL;
     int rc = group_agree(o->group, widen_own(o, &weights, &incomplete, err), err);
     if (rc == 0 && o->divided && o->shards.ranks > 1)
         rc = exchange(o, device, weights.data, sizeof(float), incomplete, err) ||

@@ -19,7 +19,7 @@ struct optimizer_options {
 struct optimizer_unit {
     size_t number; // among the units of all ranks
     struct state state;
-    unsigned char *block; // on the device
+    struct state_place place; // on the device
 };
 
 struct optimizer {
@@ -31,8 +31,8 @@ struct optimizer {
     bool divided;
     struct optimizer_unit *units; // this rank's, or all; in ascending order
     size_t unit_count;
-    unsigned char *block; // of all units, on the device
-    size_t block_bytes;
+    struct state_place place; // of all units, on the device
+    size_t remainder_bytes, moment_bytes;
     void *exchange; // of a last bucket that is incomplete, on the device
 };
 
