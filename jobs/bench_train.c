@@ -178,6 +178,25 @@ static int time_steps(struct trainer *trainer, double limit, struct reached *out
     return 0;
 }
 
+// What the trainer is about to take, said before it does.
+static void report_memory(const struct bench *bench, const struct trainer_bytes *bytes)
+{
+    const struct {
+        const char *what;
+        size_t bytes;
+    } parts[] = {{"  weights", bytes->weights},
+                 {"  remainders of weights", bytes->remainder},
+                 {"  moments", bytes->moments},
+                 {"  gradients", bytes->gradients},
+                 {"  activations", bytes->activations},
+                 {"  workspace", bytes->workspace},
+                 {"  before and after the steps", bytes->conversion}};
+    bench_report(bench, "memory of a rank", (double)trainer_bytes_total(*bytes) / 1e6, "MB", 0,
+                 NULL);
+    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
+        bench_report(bench, parts[i].what, (double)parts[i].bytes / 1e6, "MB", 0, NULL);
+}
+
 static int train_on(struct trial *trial, struct group *group, struct device *device,
                     struct error *err)
 {
@@ -188,6 +207,10 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
     struct trainer *trainer = NULL;
     int rc = model_create(device, &training->config, DTYPE_F32, &model, err);
     if (rc == 0) {
+        const struct trainer_bytes bytes =
+            trainer_bytes_needed(model, group_rank(group), group_size(group), &how);
+        if (group_rank(group) == 0)
+            report_memory(training->bench, &bytes);
         bench_fill_weights(model);
         rc = trainer_create(model, group, &training->set, &how, &trainer, err) ||
                      time_steps(trainer, options->seconds, &trial->reached, err) ||

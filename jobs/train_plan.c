@@ -246,18 +246,28 @@ static void log_disk(const struct train_plan *plan, size_t kept, const char *dir
                  (needed - there) / GB);
 }
 
+void train_plan_parts(const struct trainer_bytes *bytes, bool recompute, struct strbuf *out)
+{
+    strbuf_addf(out,
+                "weights %.3f GB, remainders %.3f, moments %.3f, gradients %.3f, activations "
+                "%.3f%s, workspace %.3f (before the first and after the last step %.3f)",
+                (double)bytes->weights / GB, (double)bytes->remainder / GB,
+                (double)bytes->moments / GB, (double)bytes->gradients / GB,
+                (double)bytes->activations / GB, recompute ? " (computed twice)" : "",
+                (double)bytes->workspace / GB, (double)bytes->conversion / GB);
+}
+
 void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t kept,
                     const char *directory)
 {
-    const struct trainer_bytes *bytes = &plan->bytes;
-    log_info("memory per rank: weights %.3f GB, remainders %.3f, moments %.3f, gradients %.3f, "
-             "activations %.3f%s, held-out answers %.3f, copy of a checkpoint %.3f, program and "
+    struct strbuf parts = {0};
+    train_plan_parts(&plan->bytes, trainer->options.recompute, &parts);
+    log_info("memory per rank: %s, held-out answers %.3f, copy of a checkpoint %.3f, program and "
              "data %.3f: %.3f GB",
-             (double)bytes->weights / GB, (double)bytes->remainder / GB,
-             (double)bytes->moments / GB, (double)bytes->gradients / GB,
-             (double)bytes->activations / GB, trainer->options.recompute ? " (computed twice)" : "",
-             (double)plan->answer_bytes / GB, plan->copied ? (double)plan->copy_bytes / GB : 0.0,
-             (double)plan->program_bytes / GB, (double)plan->total_bytes / GB);
+             parts.bytes, (double)plan->answer_bytes / GB,
+             plan->copied ? (double)plan->copy_bytes / GB : 0.0, (double)plan->program_bytes / GB,
+             (double)plan->total_bytes / GB);
+    strbuf_release(&parts);
     log_disk(plan, kept, directory);
     log_time(plan, trainer);
 }

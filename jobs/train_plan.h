@@ -3,6 +3,7 @@
 #ifndef MEMO_JOBS_TRAIN_PLAN_H
 #define MEMO_JOBS_TRAIN_PLAN_H
 
+#include "base/strbuf.h"
 #include "worker/train/trainer.h"
 
 enum recompute_choice { RECOMPUTE_AUTO, RECOMPUTE_ON, RECOMPUTE_OFF };
@@ -34,6 +35,9 @@ struct train_plan_request {
 // small and which option would make it fit.
 int train_plan_make(const struct train_plan_request *request, struct trainer_options *options,
                     struct train_plan *out, struct error *err);
+
+// Appends the parts for people.
+void train_plan_parts(const struct trainer_bytes *bytes, bool recompute, struct strbuf *out);
 
 // Lines for people. kept: checkpoints kept in `directory`, whose file system's free space is told.
 void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t kept,

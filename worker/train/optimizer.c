@@ -51,6 +51,12 @@ struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
         bytes.moments += state.bytes - state.remainder_bytes;
         state_release(&state);
     }
+    const size_t bucket = shards->unit * (size_t)shards->ranks;
+    if (divided && shards_padded_elements(shards) != shards->elements)
+        bytes.exchange = bucket * dtype_bytes(form.weights);
+    if (form.weights == DTYPE_BF16)
+        bytes.conversion = (shards->elements + bucket) * sizeof(float) + bytes.weights +
+                           bytes.remainder + bytes.exchange;
     return bytes;
 }
 

@@ -45,9 +45,12 @@ int optimizer_create(struct model *model, struct group *group, struct group *dev
                      struct error *err);
 void optimizer_destroy(struct optimizer *optimizer);
 
-// Bytes of weights, of what else belongs to the master weights, and of the moments.
+// Bytes of weights, of what else belongs to the master weights, of the moments, and of the
+// exchange; and what all of it takes while the weights change their form, at the start and at the
+// end, when there are no moments.
 struct optimizer_bytes {
-    size_t weights, remainder, moments;
+    size_t weights, remainder, moments, exchange;
+    size_t conversion;
 };
 struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
                                               const struct shards *shards, bool divided,

@@ -129,13 +129,17 @@ struct reducer_options trainer_sums(const struct model *model,
                                     const struct trainer_options *options);
 
 // Of this rank, at most. With ZeRO-2 gradients count where they are before their bucket is summed.
+// workspace: of the matrix whose gradients are computed, of sums of squares, of exchanges.
+// conversion: what is taken before the first and after the last step, when none of these but the
+// weights is there, which are there twice.
 struct trainer_bytes {
-    size_t weights, remainder, moments, gradients, activations;
+    size_t weights, remainder, moments, gradients, activations, workspace;
+    size_t conversion;
 };
 // What a trainer of this model will allocate, the model's weights among them.
 struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ranks,
                                           const struct trainer_options *options);
-size_t trainer_bytes_total(struct trainer_bytes bytes);
+size_t trainer_bytes_total(struct trainer_bytes bytes); // at the peak
 
 // What the plan says that tokens and consumed are after so many steps.
 void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *tokens,

@@ -52,19 +52,27 @@ struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ran
     if (options->zero == ZERO_2)
         gradients -= (size_t)shards_padded_elements(&shards) * dtype_bytes(options->grads) -
                      partial_gradients(model, &shards, options->grads);
+    const size_t cuts = (size_t)(shards_padded_elements(&shards) / shards.cut);
+    const size_t squares = (cuts + 1) * sizeof(double);
+    size_t workspace = optimizer.exchange + squares;
     if (options->grads == DTYPE_BF16)
-        gradients += gradients_product_elements(&model->config) * sizeof(float);
-    return (struct trainer_bytes){.weights = fixed + optimizer.weights,
-                                  .remainder = optimizer.remainder,
-                                  .moments = optimizer.moments,
-                                  .gradients = gradients,
-                                  .activations = workspace_bytes_needed(
-                                      model, options->micro_batch_tokens, options->recompute)};
+        workspace += gradients_product_elements(&model->config) * sizeof(float);
+    return (struct trainer_bytes){
+        .weights = fixed + optimizer.weights,
+        .remainder = optimizer.remainder,
+        .moments = optimizer.moments,
+        .gradients = gradients,
+        .workspace = workspace,
+        .conversion = optimizer.conversion > 0 ? optimizer.conversion + squares : 0,
+        .activations =
+            workspace_bytes_needed(model, options->micro_batch_tokens, options->recompute)};
 }
 
 size_t trainer_bytes_total(struct trainer_bytes bytes)
 {
-    return bytes.weights + bytes.remainder + bytes.moments + bytes.gradients + bytes.activations;
+    const size_t sum = bytes.weights + bytes.remainder + bytes.moments + bytes.gradients +
+                       bytes.activations + bytes.workspace;
+    return sum > bytes.conversion ? sum : bytes.conversion;
 }
 
 uint64_t trainer_planned_tokens(const struct trainer *trainer)
