@@ -44,6 +44,7 @@ struct plan_options {
     double epochs;
     int64_t zero;
     const char *moments;
+    const char *grad_dtype;
     int64_t micro_batch_tokens;
     int64_t keep;
     bool json;
@@ -87,6 +88,8 @@ static const struct option plan_option_table[] = {
      false},
     {"moments", OPTION_CHOICE, OPTION_AT(moments), "NAME", "f32", 0, 0, "f32|bf16|8bit",
      "training: memo train --moments", false},
+    {"grad-dtype", OPTION_CHOICE, OPTION_AT(grad_dtype), "NAME", "f32", 0, 0, "f32|bf16",
+     "training: memo train --grad-dtype", false},
     {"micro-batch-tokens", OPTION_INT, OPTION_AT(micro_batch_tokens), "N", "8192", 1, 1 << 24, NULL,
      "training: likewise", false},
     {"keep", OPTION_INT, OPTION_AT(keep), "N", "2", 1, 100, NULL, "training: checkpoints kept",
@@ -266,6 +269,7 @@ static int make_quote(struct quote *quote, struct error *err)
         .moment_bytes = strcmp(options->moments, "f32") == 0    ? 8
                         : strcmp(options->moments, "bf16") == 0 ? 4
                                                                 : 2,
+        .grad_bytes = strcmp(options->grad_dtype, "bf16") == 0 ? 2 : 4,
         .micro_tokens = (double)options->micro_batch_tokens,
         .checkpoints = (double)options->keep};
     cost_train(&training, &quote->assume, &quote->memory, &quote->hardware, &quote->training);
@@ -340,12 +344,14 @@ static void print_training(const struct quote *quote)
     printf("\ntraining of %s (%.2f G parameters): %.3g epochs, %.4g M tokens, %.3g FLOP\n",
            options->memory_model, quote->memory.parameters / 1e9, options->epochs, t->tokens / 1e6,
            t->flops);
-    printf("memory of one GPU: %.1f GB of states (--zero %d, --moments %s) and %.1f GB of "
-           "activations%s\n",
-           t->memory_bytes / 1e9, (int)options->zero, options->moments, t->activation_bytes / 1e9,
-           needed > quote->hardware.memory_bytes
-               ? ": DOES NOT FIT; more --gpus, --zero 2 or --moments 8bit need less"
-               : "");
+    printf(
+        "memory of one GPU: %.1f GB of states (--zero %d, --moments %s, --grad-dtype %s) "
+        "and %.1f GB of activations%s\n",
+        t->memory_bytes / 1e9, (int)options->zero, options->moments, options->grad_dtype,
+        t->activation_bytes / 1e9,
+        needed > quote->hardware.memory_bytes
+            ? ": DOES NOT FIT; more --gpus, --zero 2, --moments 8bit or --grad-dtype bf16 need less"
+            : "");
     print_hours("training", t->gpu_hours, options->gpus,
                 options->example ? CASE_TRAINING_HOURS : 0);
     printf("checkpoints and model: %.1f GB on disk\n", t->disk_bytes / 1e9);

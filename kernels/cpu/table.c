@@ -33,6 +33,7 @@ const struct kernels TABLE_EXPAND(ISA_SUFFIX) = {
     .rows_gather = ISA(rows_gather),
     .rows_scatter_add = ISA(rows_scatter_add),
     .dropout = ISA(dropout),
+    .accumulate = ISA(accumulate),
     .adamw = ISA(adamw),
     .adamw_compact = ISA(adamw_compact),
     .argmax = ISA(argmax),

@@ -30,6 +30,7 @@ extern "C" const struct kernels kernels_cuda = {
     .rows_gather = cuda_rows_gather,
     .rows_scatter_add = cuda_rows_scatter_add,
     .dropout = cuda_dropout,
+    .accumulate = cuda_accumulate,
     .adamw = cuda_adamw,
     .adamw_compact = cuda_adamw_compact,
     .sample = cuda_sample,

@@ -33,6 +33,7 @@ const struct kernels kernels_ref = {
     .rows_gather = ref_rows_gather,
     .rows_scatter_add = ref_rows_scatter_add,
     .dropout = ref_dropout,
+    .accumulate = ref_accumulate,
     .adamw = ref_adamw,
     .adamw_compact = ref_adamw_compact,
     .sample = ref_sample,

@@ -216,7 +216,7 @@ train() {
         --step-tokens 65536 --micro-batch-tokens 16384 --seconds 20
     run_bench "training qwen2.5-7b" train --shape qwen2.5-7b --dtype bf16 --moments 8bit \
         --step-tokens 65536 --micro-batch-tokens 8192 --checkpoint-activations --seconds 30
-    run_bench "training qwen2.5-14b" train --shape qwen2.5-14b --dtype bf16 --moments 8bit \
+    run_bench "training qwen2.5-14b" train --shape qwen2.5-14b --dtype bf16 --moments 8bit --grad-dtype bf16 \
         --step-tokens 65536 --micro-batch-tokens 8192 --checkpoint-activations --seconds 30
 }
 

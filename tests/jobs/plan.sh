@@ -11,7 +11,7 @@ print(functools.reduce(lambda o, k: o[k], sys.argv[1].split("."), json.load(open
 # The paper's case: both hours are quoted, beside those that its authors state.
 run 0 "$memo" plan --case narrativeqa
 for text in 'generation: .* GPU-hours.*authors state about 240' 'training: .* GPU-hours.*authors state about 180' \
-    '77.5 GB of states' 'hardware  *h200' 'pairs per 1,000 tokens'; do
+    '107.1 GB of states' 'hardware  *h200' 'pairs per 1,000 tokens'; do
     grep -q "$text" stdout || fail "the quote does not say: $text"
 done
 run 0 "$memo" plan --case narrativeqa --json --gpus 16

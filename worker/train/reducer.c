@@ -24,11 +24,12 @@ struct reducer {
     struct group *group;
     struct shards shards;
     struct reducer_options options;
-    float *grads;     // [padded], device
-    float *own;       // [buckets * unit], partial: sums of own units
-    int64_t *fixed;   // exact: of everything [padded]; partial: of own units
-    int64_t *staging; // exact and partial: one bucket
-    float limit;      // of one gradient, exact
+    unsigned char *grads; // [padded], device
+    float *vectors;       // [vector_elements], device; NULL: they stand among grads
+    float *own;           // [buckets * unit], partial: sums of own units
+    int64_t *fixed;       // exact: of everything [padded]; partial: of own units
+    int64_t *staging;     // exact and partial: one bucket
+    float limit;          // of one gradient, exact
 
     pthread_t thread;
     bool has_thread;
@@ -56,9 +57,16 @@ static size_t own_elements(const struct reducer *r)
     return r->shards.unit * r->shards.buckets;
 }
 
-static float *bucket_grads(const struct reducer *r, size_t bucket)
+static void *bucket_grads(const struct reducer *r, size_t bucket)
 {
-    return r->grads + bucket * bucket_elements(r);
+    return r->grads + bucket * bucket_elements(r) * dtype_bytes(r->options.grads);
+}
+
+static struct tensor own_unit(const struct reducer *r, size_t bucket)
+{
+    const size_t before = (size_t)r->shards.rank * r->shards.unit;
+    char *grads = bucket_grads(r, bucket);
+    return (struct tensor){grads + before * dtype_bytes(r->options.grads), r->options.grads};
 }
 
 // sums += values 2^44, rounded; false when one of them is too large or not a number.
@@ -85,19 +93,43 @@ static int too_large(struct error *err)
                           "diverged; lower --lr or raise --warmup");
 }
 
+static int all_reduce(struct reducer *r, void *grads, struct error *err)
+{
+    const size_t count = bucket_elements(r);
+    return r->options.grads == DTYPE_BF16 ? group_all_reduce_bf16(r->group, grads, count, err)
+                                          : group_all_reduce_f32(r->group, grads, count, err);
+}
+
+static int reduce_scatter(struct reducer *r, void *unit, const void *grads, struct error *err)
+{
+    const size_t count = r->shards.unit;
+    return r->options.grads == DTYPE_BF16
+               ? group_reduce_scatter_bf16(r->group, unit, grads, count, err)
+               : group_reduce_scatter_f32(r->group, unit, grads, count, err);
+}
+
+// The reducer's thread works on host memory here, beside the device's own threads.
+static void add_unit(float *own, struct tensor unit, size_t count)
+{
+    const float *wide = unit.data;
+    const uint16_t *half = unit.data;
+    for (size_t i = 0; unit.dtype == DTYPE_F32 && i < count; i++)
+        own[i] += wide[i];
+    for (size_t i = 0; unit.dtype == DTYPE_BF16 && i < count; i++)
+        own[i] += bf16_to_f32(half[i]);
+}
+
 static int reduce_plain(struct reducer *r, size_t bucket, struct error *err)
 {
-    float *grads = bucket_grads(r, bucket);
-    float *unit = grads + (size_t)r->shards.rank * r->shards.unit;
+    void *grads = bucket_grads(r, bucket);
+    const struct tensor unit = own_unit(r, bucket);
     if (!r->options.divided)
-        return group_all_reduce_f32(r->group, grads, bucket_elements(r), err);
-    if (group_reduce_scatter_f32(r->group, unit, grads, r->shards.unit, err))
+        return all_reduce(r, grads, err);
+    if (reduce_scatter(r, unit.data, grads, err))
         return -1;
     if (r->options.partial) {
-        float *own = r->own + bucket * r->shards.unit;
-        for (size_t i = 0; i < r->shards.unit; i++)
-            own[i] += unit[i];
-        device_discard(r->device, grads, bucket_elements(r) * sizeof(*grads));
+        add_unit(r->own + bucket * r->shards.unit, unit, r->shards.unit);
+        device_discard(r->device, grads, bucket_elements(r) * dtype_bytes(unit.dtype));
     }
     return 0;
 }
@@ -206,10 +238,14 @@ static int allocate(struct reducer *r, struct error *err)
     struct device *device = r->device;
     const size_t all = (size_t)shards_padded_elements(&r->shards);
     const size_t sums = r->options.partial ? own_elements(r) : all;
-    if (device_alloc(device, all * sizeof(*r->grads), (void **)&r->grads, err))
+    const size_t bytes = all * dtype_bytes(r->options.grads);
+    if (device_alloc(device, bytes, (void **)&r->grads, err) ||
+        (r->options.grads == DTYPE_BF16 &&
+         device_alloc(device, r->options.vector_elements * sizeof(*r->vectors),
+                      (void **)&r->vectors, err)))
         return -1;
     if (r->options.partial) {
-        device_discard(device, r->grads, all * sizeof(*r->grads));
+        device_discard(device, r->grads, bytes);
         if (device_alloc(device, own_elements(r) * sizeof(*r->own), (void **)&r->own, err))
             return -1;
         device_discard(device, r->own, own_elements(r) * sizeof(*r->own)); // until the first step
@@ -223,7 +259,7 @@ static int allocate(struct reducer *r, struct error *err)
 // Launches cost more than waiting for the rest of a batch where buckets are small.
 static size_t buckets_per_batch(const struct reducer *r)
 {
-    const size_t fit = BATCH_BYTES / (bucket_elements(r) * sizeof(*r->grads));
+    const size_t fit = BATCH_BYTES / (bucket_elements(r) * dtype_bytes(r->options.grads));
     if (!group_is_on_device(r->group) || fit < 1)
         return 1;
     return fit < GROUP_BATCH_CALLS ? fit : GROUP_BATCH_CALLS;
@@ -231,6 +267,9 @@ static size_t buckets_per_batch(const struct reducer *r)
 
 static int refuse_unfit(struct group *group, struct reducer_options options, struct error *err)
 {
+    if (options.exact && options.grads == DTYPE_BF16)
+        return error_set(err, "exact sums take 64 bits an element, and gradients in bfloat16 would "
+                              "save nothing: give --grad-dtype f32 or --reduce float");
     if (!group_is_on_device(group) || !(options.exact || options.partial))
         return 0;
     return error_set(err,
@@ -286,6 +325,7 @@ void reducer_destroy(struct reducer *r)
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->mutex);
     device_free(r->device, r->grads);
+    device_free(r->device, r->vectors);
     device_free(r->device, r->own);
     device_free(r->device, r->fixed);
     free(r->staging);
@@ -297,15 +337,22 @@ size_t reducer_bytes_needed(const struct shards *shards, struct reducer_options 
     const size_t all = (size_t)shards_padded_elements(shards);
     const size_t own = shards->unit * shards->buckets;
     const size_t bucket = shards->unit * (size_t)shards->ranks;
-    size_t bytes = all * sizeof(float);
+    size_t bytes = all * dtype_bytes(options.grads);
+    if (options.grads == DTYPE_BF16)
+        bytes += options.vector_elements * sizeof(float);
     if (options.exact)
         bytes += (options.partial ? own + bucket : all) * sizeof(int64_t);
     return bytes + (options.partial ? own * sizeof(float) : 0);
 }
 
-float *reducer_grads(const struct reducer *r)
+struct tensor reducer_grads(const struct reducer *r)
 {
-    return r->grads;
+    return (struct tensor){r->grads, r->options.grads};
+}
+
+float *reducer_vectors(const struct reducer *r)
+{
+    return r->vectors;
 }
 
 void reducer_begin_step(struct reducer *r, size_t contributions)
@@ -317,7 +364,9 @@ void reducer_begin_step(struct reducer *r, size_t contributions)
     if (r->options.partial)
         device_zero(r->device, r->own, own * sizeof(*r->own));
     else
-        device_zero(r->device, r->grads, all * sizeof(*r->grads));
+        device_zero(r->device, r->grads, all * dtype_bytes(r->options.grads));
+    if (r->vectors)
+        device_zero(r->device, r->vectors, r->options.vector_elements * sizeof(*r->vectors));
     if (r->options.exact)
         device_zero(r->device, r->fixed, sums * sizeof(*r->fixed));
 }
@@ -382,6 +431,14 @@ static void check_stuck(struct reducer *r)
     bucket_queue_abort(&r->queue);
 }
 
+// Vectors are complete when everything is, and so few that nothing is worth doing beside.
+static int reduce_vectors(struct reducer *r, struct error *err)
+{
+    if (!r->vectors || !r->last || r->stuck)
+        return 0;
+    return group_all_reduce_f32(r->group, r->vectors, r->options.vector_elements, err);
+}
+
 int reducer_wait(struct reducer *r, struct error *err)
 {
     const double start = clock_seconds();
@@ -391,11 +448,13 @@ int reducer_wait(struct reducer *r, struct error *err)
         check_stuck(r);
     }
     r->times.exposed_seconds += clock_seconds() - start;
-    const int rc = r->rc;
+    int rc = r->rc;
     if (rc != 0)
         *err = r->failure;
     r->rc = 0;
     pthread_mutex_unlock(&r->mutex);
+    struct error failure;
+    keep_first(reduce_vectors(r, &failure), &failure, &rc, err);
     return rc;
 }
 
@@ -404,12 +463,12 @@ int reducer_agree(const struct reducer *r, struct group *control, struct error *
     return bucket_queue_agree(&r->queue, control, err);
 }
 
-const float *reducer_sums(const struct reducer *r, size_t bucket)
+struct tensor reducer_sums(const struct reducer *r, size_t bucket)
 {
-    const size_t unit = r->shards.unit;
     if (r->options.partial)
-        return r->own + bucket * unit;
-    return bucket_grads(r, bucket) + (r->options.divided ? (size_t)r->shards.rank * unit : 0);
+        return (struct tensor){r->own + bucket * r->shards.unit, DTYPE_F32};
+    return r->options.divided ? own_unit(r, bucket)
+                              : (struct tensor){bucket_grads(r, bucket), r->options.grads};
 }
 
 struct reducer_times reducer_times(const struct reducer *r)
