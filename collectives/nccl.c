@@ -37,7 +37,6 @@
 #define BUSY_SECONDS 0.002 // yield that long: most sums of a bucket take less
 #define SLEEP_NS 50000     // between polls after that
 #define ABORT_SECONDS 5.0  // for ncclCommAbort
-#define NO_MARK UINT64_MAX
 
 struct nccl_state {
     struct nccl nccl;
@@ -49,7 +48,7 @@ struct nccl_state {
     cudaEvent_t marks[GROUP_MARKS]; // mark m is marks[m % GROUP_MARKS]
     cudaEvent_t now;                // of calls without a mark
     _Atomic uint64_t mark_count;
-    uint64_t after; // mark that the next batch waits for, or NO_MARK
+    bool ordered; // the stream waits for a mark already
     bool in_batch;
 };
 
@@ -177,25 +176,28 @@ static void comm_abort(struct nccl_state *state)
 
 // --- batches ---
 
-// The GPU's own work that the batch needs comes first.
-static int order_after(struct nccl_state *state, struct error *err)
+static int stream_waits_for(struct nccl_state *state, cudaEvent_t event, struct error *err)
 {
-    cudaEvent_t event = state->now;
-    if (state->after == NO_MARK) {
-        if (cuda_check(cudaEventRecord(event, state->compute), "cudaEventRecord", err) != 0) {
-            return -1;
-        }
-    } else {
-        event = state->marks[state->after % GROUP_MARKS];
-    }
-    state->after = NO_MARK;
     return cuda_check(cudaStreamWaitEvent(state->stream, event, 0), "cudaStreamWaitEvent", err);
+}
+
+// The GPU's own work that the batch needs comes first: all of it, unless group_after said which.
+static int order_batch(struct nccl_state *state, struct error *err)
+{
+    if (state->ordered) {
+        state->ordered = false;
+        return 0;
+    }
+    return cuda_check(cudaEventRecord(state->now, state->compute), "cudaEventRecord", err) ||
+                   stream_waits_for(state, state->now, err)
+               ? -1
+               : 0;
 }
 
 static int launch_begin(struct nccl_state *state, struct error *err)
 {
     return cuda_check(cudaSetDevice(state->ordinal), "cudaSetDevice", err) ||
-                   order_after(state, err) ||
+                   order_batch(state, err) ||
                    nccl_check(&state->nccl, state->nccl.GroupStart(), "ncclGroupStart", err)
                ? -1
                : 0;
@@ -340,10 +342,20 @@ static int nccl_mark(struct group *group, uint64_t *mark, struct error *err)
                       "cudaEventRecord", err);
 }
 
-static void nccl_after(struct group *group, uint64_t mark)
+static int nccl_after(struct group *group, uint64_t mark, struct error *err)
 {
     struct nccl_state *state = group->state;
-    state->after = mark;
+    if (cuda_check(cudaSetDevice(state->ordinal), "cudaSetDevice", err) ||
+        stream_waits_for(state, state->marks[mark % GROUP_MARKS], err)) {
+        return -1;
+    }
+    state->ordered = true;
+    return 0;
+}
+
+static void *nccl_stream(const struct group *group)
+{
+    return ((const struct nccl_state *)group->state)->stream;
 }
 
 // --- life cycle ---
@@ -393,6 +405,7 @@ static const struct group_ops nccl_ops = {
     .close = nccl_close,
     .mark = nccl_mark,
     .after = nccl_after,
+    .stream = nccl_stream,
     .batch_begin = nccl_batch_begin,
     .batch_end = nccl_batch_end,
 };
@@ -546,7 +559,6 @@ int group_open_nccl(struct group *control, const struct group_device_options *op
     ncclUniqueId id;
     state->compute = options->stream;
     state->ordinal = options->ordinal;
-    state->after = NO_MARK;
     if (prepare(control, state, err) || share_id(control, state, options->id_directory, &id, err)) {
         state_release(state);
         return error_prefix(err, "GPUs of %d ranks", control->size);

@@ -35,6 +35,10 @@ const struct kernels TABLE_EXPAND(ISA_SUFFIX) = {
     .dropout = ISA(dropout),
     .adamw = ISA(adamw),
     .adamw_compact = ISA(adamw_compact),
+    .fixed_accumulate = ISA(fixed_accumulate),
+    .fixed_add = ISA(fixed_add),
+    .fixed_value = ISA(fixed_value),
+    .add = ISA(add),
     .argmax = ISA(argmax),
     .sum_squares = ISA(sum_squares),
 };

@@ -253,8 +253,8 @@ static int sum_behind_a_mark(struct group *gpus, struct group *control, struct e
         return -1;
     }
     cudaLaunchHostFunc(compute, wait_for_gate, NULL); // does not end before the sum is made
-    group_after(gpus, mark);
-    if (group_all_reduce_f32(gpus, written, 500, err) || check_written(2, err)) {
+    if (group_after(gpus, mark, err) || group_all_reduce_f32(gpus, written, 500, err) ||
+        check_written(2, err)) {
         return -1;
     }
     atomic_store(&gate_open, true);
@@ -278,7 +278,7 @@ static int overrun_marks(struct group *gpus, struct group *control, struct error
     for (int i = 0; rc == 0 && i < 3 * GROUP_MARKS; i++) {
         rc = group_mark(gpus, &last, err);
     }
-    group_after(gpus, mark);
+    rc = rc || group_after(gpus, mark, err) ? -1 : 0;
     return rc || group_all_reduce_f32(gpus, written, 500, err) || check_written(2, err) ? -1 : 0;
 }
 
