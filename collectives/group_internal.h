@@ -24,12 +24,15 @@ static inline size_t group_part_begin(size_t count, int parts, int part)
 // One element type of a sum.
 struct group_element {
     size_t bytes;
-    void (*add)(void *sum, const void *term, size_t count); // sum[i] = sum[i] + term[i]
+    // sum[i] = ((term 0[i] + term 1[i]) + term 2[i]) + ..., where the term of rank r begins
+    // r * stride bytes behind terms. sum may be one of the terms.
+    void (*sum)(void *sum, const void *terms, size_t stride, int ranks, size_t count);
 };
 
 extern const struct group_element group_f32;
 extern const struct group_element group_f64;
-extern const struct group_element group_i64; // wraps around
+extern const struct group_element group_i64;  // wraps around
+extern const struct group_element group_bf16; // added in float32
 
 struct group_ops {
     const char *transport;

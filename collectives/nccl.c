@@ -109,7 +109,10 @@ struct sum_call {
 
 static ncclDataType_t type_of(const struct group_element *element)
 {
-    return element == &group_f32 ? ncclFloat32 : element == &group_f64 ? ncclFloat64 : ncclInt64;
+    return element == &group_f32    ? ncclFloat32
+           : element == &group_f64  ? ncclFloat64
+           : element == &group_bf16 ? ncclBfloat16
+                                    : ncclInt64;
 }
 
 static ncclResult_t enqueue_all_reduce(struct nccl_state *state, const void *arguments)

@@ -51,6 +51,8 @@ static const struct option bench_option_table[] = {
      "training: what ranks divide, as in memo train", false},
     {"moments", OPTION_CHOICE, OPTION_AT(moments), "TYPE", "f32", 0, 0, "f32|bf16|8bit",
      "training: of the optimizer, as in memo train", false},
+    {"grad-dtype", OPTION_CHOICE, OPTION_AT(grad_dtype), "TYPE", "f32", 0, 0, "f32|bf16",
+     "training: of gradients, as in memo train", false},
     {"checkpoint-activations", OPTION_FLAG, OPTION_AT(recompute), NULL, NULL, 0, 0, NULL,
      "training: keep layers' inputs only, as in memo train", false},
     {"documents", OPTION_INT, OPTION_AT(documents), "N", "4", 1, 1 << 16, NULL,

@@ -149,6 +149,7 @@ static struct trainer_options trainer_options_of(const struct training *training
         .optimizer =
             {.form = form, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01},
         .zero = (enum zero_stage)options->zero,
+        .grads = strcmp(options->grad_dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32,
         .recompute = options->recompute,
         .clip_norm = 1};
 }

@@ -85,6 +85,13 @@ static void apply_halves(struct trainer_options *options, struct train_plan *pla
     options->optimizer.form.moments = MOMENTS_8BIT;
 }
 
+// Not where it would be refused.
+static void apply_half_gradients(struct trainer_options *options, struct train_plan *plan)
+{
+    if (plan->half_gradients_allowed)
+        options->grads = DTYPE_BF16;
+}
+
 // What costs least comes first.
 static const struct remedy {
     const char *option;
@@ -95,6 +102,7 @@ static const struct remedy {
     {"a quarter of --micro-batch-tokens", apply_micro_batch},
     {"--zero 2", apply_zero},
     {"--moments 8bit", apply_halves},
+    {"--grad-dtype bf16", apply_half_gradients},
 };
 
 enum { REMEDIES = sizeof(remedies) / sizeof(*remedies) };
@@ -177,6 +185,7 @@ int train_plan_make(const struct train_plan_request *request, struct trainer_opt
     const size_t weights = model->layout.elements * dtype_bytes(model->weights.dtype) + adapters;
     const size_t share = free_bytes() / (size_t)group_local_size(group);
     *out = (struct train_plan){.answer_bytes = request->answer_bytes,
+                               .half_gradients_allowed = !model->lora && !options->exact_sums,
                                .program_bytes = resident > weights ? resident - weights : 0};
     out->available_bytes = request->limit_bytes > 0      ? request->limit_bytes
                            : share < SIZE_MAX - resident ? share + resident

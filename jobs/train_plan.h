@@ -15,9 +15,10 @@ struct train_plan {
     size_t available_bytes;  // for it, what it holds already included
     size_t checkpoint_bytes; // of all ranks
     size_t copy_bytes;       // of a rank, for a checkpoint that is written behind the run
-    bool behind;             // there is memory for it
-    bool copied;             // and it is part of the total, as the run keeps it
-    double peak_flops;       // of all ranks, for weights of their type; 0: unknown
+    bool half_gradients_allowed;
+    bool behind;       // there is memory for it
+    bool copied;       // and it is part of the total, as the run keeps it
+    double peak_flops; // of all ranks, for weights of their type; 0: unknown
 };
 
 struct train_plan_request {

@@ -97,29 +97,3 @@ void ISA(fixed_value)(struct device *device, const struct fixed_value *a)
 {
     cpu_run(device, tasks_of(a->count), fixed_value_task, (void *)a);
 }
-
-static void add_task(void *argument, size_t task, int thread)
-{
-    (void)thread;
-    const struct add *a = argument;
-    const size_t begin = task * TASK_ELEMENTS, count = min_size(TASK_ELEMENTS, a->count - begin);
-    float *restrict sums = a->sums + begin;
-    if (a->terms.dtype == DTYPE_F32) {
-        const float *restrict terms = (const float *)a->terms.data + begin;
-        for (size_t i = 0; i < count; i++)
-            sums[i] += terms[i];
-    } else {
-        const uint16_t *restrict terms = (const uint16_t *)a->terms.data + begin;
-        for (size_t i = 0; i < count; i++)
-            sums[i] += bf16_to_f32(terms[i]);
-    }
-}
-
-void ISA(add)(struct device *device, const struct add *a)
-{
-    if (a->terms.dtype == DTYPE_F16) {
-        ref_add(device, a);
-        return;
-    }
-    cpu_run(device, tasks_of(a->count), add_task, (void *)a);
-}

@@ -233,14 +233,14 @@ void cuda_cross_entropy(struct device *, const struct cross_entropy *);
 void cuda_rows_gather(struct device *, const struct rows_gather *);
 void cuda_rows_scatter_add(struct device *, const struct rows_scatter_add *);
 void cuda_dropout(struct device *, const struct dropout *);
+void cuda_accumulate(struct device *, const struct accumulate *);
 void cuda_adamw(struct device *, const struct adamw *);
 void cuda_adamw_compact(struct device *, const struct adamw_compact *);
 void cuda_fixed_accumulate(struct device *, const struct fixed_accumulate *);
 void cuda_fixed_add(struct device *, const struct fixed_add *);
 void cuda_fixed_value(struct device *, const struct fixed_value *);
-void cuda_add(struct device *, const struct add *);
 void cuda_argmax(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
-void cuda_sum_squares(struct device *, double *out, const float *x, size_t count);
+void cuda_sum_squares(struct device *, double *out, struct tensor x, size_t count);
 }
 
 #endif

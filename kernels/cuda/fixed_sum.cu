@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums over ranks: see kernels/ref/fixed_sum.c. An element by itself, in a stream that may be
 // another one than the model's (device_create_beside). Bytes moved by element: fixed_accumulate 20
-// of float32, fixed_add 24, fixed_value 12, add 12. Measured share of the copy bandwidth: none yet.
+// of float32, fixed_add 24, fixed_value 12. Measured share of the copy bandwidth: none yet.
 #include "kernels/cuda/cuda.h"
 
 enum { THREADS = 256, PER_THREAD = 4 };
@@ -68,17 +68,4 @@ void cuda_fixed_value(struct device *device, const struct fixed_value *a)
         return;
     CUDA_LAUNCH(fixed_value_kernel, grid_of(a->count), THREADS, 0, cuda_of(device)->stream, *a);
     cuda_launched(device, "fixed_value");
-}
-
-static __global__ void add_kernel(struct add a)
-{
-    for_each(a.count, [&](size_t i) { a.sums[i] += load(a.terms, i); });
-}
-
-void cuda_add(struct device *device, const struct add *a)
-{
-    if (a->count == 0)
-        return;
-    CUDA_LAUNCH(add_kernel, grid_of(a->count), THREADS, 0, cuda_of(device)->stream, *a);
-    cuda_launched(device, "add");
 }

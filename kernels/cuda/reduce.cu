@@ -88,13 +88,15 @@ static __device__ double block_sum_double(double value, shared_pointer<double> s
     return sum;
 }
 
-static __global__ void sum_squares_kernel(double *partials, const float *x, size_t count)
+static __global__ void sum_squares_kernel(double *partials, struct tensor x, size_t count)
 {
     CUDA_SHARED(double, slots, WARPS);
     double sum = 0;
     for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count;
-         i += (size_t)SQUARES_BLOCKS * THREADS)
-        sum += (double)x[i] * x[i];
+         i += (size_t)SQUARES_BLOCKS * THREADS) {
+        const double value = load(x, i);
+        sum += value * value;
+    }
     sum = block_sum_double(sum, slots);
     if (threadIdx.x == 0)
         partials[blockIdx.x] = sum;
@@ -111,7 +113,7 @@ static __global__ void sum_partials_kernel(double *out, const double *partials)
         *out = sum;
 }
 
-void cuda_sum_squares(struct device *device, double *out, const float *x, size_t count)
+void cuda_sum_squares(struct device *device, double *out, struct tensor x, size_t count)
 {
     cudaStream_t stream = cuda_of(device)->stream;
     double *partials = (double *)cuda_of(device)->scratch;

@@ -3,7 +3,6 @@
 //     fixed_accumulate   sums += round(values 2^44), of values below the limit
 //     fixed_add          sums += terms, modulo 2^64
 //     fixed_value        out = sums 2^-44
-//     add                sums += terms
 // Integers have one sum in any order and grouping; 2^44 is a power of two, so that only the
 // rounding to an integer and the one back to float32 lose anything.
 #include "kernels/ref/ref.h"
@@ -34,11 +33,4 @@ void ref_fixed_value(struct device *device, const struct fixed_value *a)
     (void)device;
     for (size_t i = 0; i < a->count; i++)
         a->out[i] = (float)((double)a->sums[i] * (1 / FIXED_SCALE));
-}
-
-void ref_add(struct device *device, const struct add *a)
-{
-    (void)device;
-    for (size_t i = 0; i < a->count; i++)
-        a->sums[i] += load(a->terms, i);
 }

@@ -150,30 +150,6 @@ static void values_come_back_rounded_as_by_ref(void **state)
     }
 }
 
-static void check_add(struct devices *devices, enum dtype dtype)
-{
-    for (size_t c = 0; c < COUNTS; c++) {
-        struct test_memory memory = {.stream = c};
-        const float *before = memory_random(&memory, counts[c]);
-        struct add a = {memory_copy(&memory, before, counts[c]),
-                        memory_tensor(&memory, dtype, counts[c]), counts[c]};
-        devices->ref->ops->add(devices->ref, &a);
-        const float *expected = a.sums;
-        for (size_t i = 0; i < devices->count; i++) {
-            a.sums = memory_copy(&memory, before, counts[c]);
-            devices->cpu[i]->ops->add(devices->cpu[i], &a);
-            assert_memory_equal(a.sums, expected, counts[c] * sizeof *expected);
-        }
-        memory_release(&memory);
-    }
-}
-
-static void floating_point_terms_are_added(void **state)
-{
-    check_add(*state, DTYPE_F32);
-    check_add(*state, DTYPE_BF16);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -182,7 +158,6 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_told_and_adds_nothing),
         cmocka_unit_test(integers_are_added_and_wrap_around),
         cmocka_unit_test(values_come_back_rounded_as_by_ref),
-        cmocka_unit_test(floating_point_terms_are_added),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);
 }

@@ -90,6 +90,11 @@ static void run_well(const struct job *job)
         fail_msg("%s", err.text);
 }
 
+static float *grads_of(const struct rank *rank)
+{
+    return reducer_grads(rank->reducer).data;
+}
+
 // --- kernels ---
 
 struct fill {
@@ -126,9 +131,23 @@ static void gate_kernel(void *argument)
 static void enqueue_bucket(const struct rank *rank, size_t bucket)
 {
     const struct range range = shards_bucket(&rank->shards, bucket);
-    fills[bucket] = (struct fill){reducer_grads(rank->reducer) + range.begin,
-                                  (size_t)range_count(range), (float)(bucket + 1)};
+    fills[bucket] = (struct fill){grads_of(rank) + range.begin, (size_t)range_count(range),
+                                  (float)(bucket + 1)};
     cudaLaunchHostFunc(compute, fill_kernel, &fills[bucket]);
+}
+
+static float element(struct tensor from, size_t i)
+{
+    return from.dtype == DTYPE_F32 ? ((const float *)from.data)[i]
+                                   : bf16_to_f32(((const uint16_t *)from.data)[i]);
+}
+
+static void add_to(struct tensor to, size_t i, float value)
+{
+    if (to.dtype == DTYPE_F32)
+        ((float *)to.data)[i] += value;
+    else
+        ((uint16_t *)to.data)[i] = bf16_from_f32(element(to, i) + value);
 }
 
 static int expect_sums(const struct rank *rank, bool divided, float factor, struct error *err)
@@ -136,10 +155,11 @@ static int expect_sums(const struct rank *rank, bool divided, float factor, stru
     for (size_t bucket = 0; bucket < BUCKETS; bucket++) {
         const struct range range = divided ? shards_unit(&rank->shards, bucket, rank->shards.rank)
                                            : shards_bucket(&rank->shards, bucket);
-        const float *sums = reducer_sums(rank->reducer, bucket);
-        for (size_t i = 0; i < range_count(range); i++)
-            if (sums[i] != factor * (float)(bucket + 1))
-                return error_set(err, "bucket %zu, sum %zu is %g", bucket, i, sums[i]);
+        for (size_t i = 0; i < range_count(range); i++) {
+            const float sum = element(reducer_sums(rank->reducer, bucket), i);
+            if (sum != factor * (float)(bucket + 1))
+                return error_set(err, "bucket %zu, sum %zu is %g", bucket, i, (double)sum);
+        }
     }
     return 0;
 }
@@ -169,9 +189,8 @@ static int sum_beside_backward(struct rank *rank, struct error *err)
     cudaLaunchHostFunc(compute, gate_kernel, NULL);
     enqueue_bucket(rank, 1);
     enqueue_bucket(rank, 0);
-    const int rc =
-        await_value(reducer_grads(rank->reducer) + shards_bucket(&rank->shards, top).begin,
-                    RANKS * (float)BUCKETS, err);
+    const int rc = await_value(grads_of(rank) + shards_bucket(&rank->shards, top).begin,
+                               RANKS * (float)BUCKETS, err);
     reducer_advance(rank->reducer, 0); // only enqueued: the buckets' sums wait for their kernels
     atomic_store(&gate_open, true);
     return rc || reducer_wait(rank->reducer, err) || expect_sums(rank, false, RANKS, err) ||
@@ -193,7 +212,7 @@ static void fill_now(const struct rank *rank)
     for (size_t bucket = 0; bucket < BUCKETS; bucket++) {
         const struct range range = shards_bucket(&rank->shards, bucket);
         for (uint64_t i = range.begin; i < range.end; i++)
-            reducer_grads(rank->reducer)[i] += (float)(bucket + 1);
+            add_to(reducer_grads(rank->reducer), i, (float)(bucket + 1));
     }
 }
 
@@ -231,10 +250,17 @@ ROUNDS_BODY(sum_partial, .divided = true, .partial = true)
 static void rounds_are_added_on_every_stage(void **state)
 {
     (void)state;
-    for (int exact = 0; exact < 2; exact++) {
-        run_well(&(struct job){{.exact = exact}, sum_all});
-        run_well(&(struct job){{.exact = exact, .divided = true}, sum_divided});
-        run_well(&(struct job){{.exact = exact, .divided = true, .partial = true}, sum_partial});
+    struct reducer_options options[] = {
+        {.grads = DTYPE_F32},
+        {.grads = DTYPE_F32, .exact = true},
+        {.grads = DTYPE_BF16, .vector_elements = 1}, // small integers are exact in it
+    };
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        run_well(&(struct job){options[i], sum_all});
+        options[i].divided = true;
+        run_well(&(struct job){options[i], sum_divided});
+        options[i].partial = true;
+        run_well(&(struct job){options[i], sum_partial});
     }
 }
 
@@ -252,7 +278,7 @@ static int sum_something_odd(struct rank *rank, struct error *err)
         reducer_begin(rank->reducer, round == 1);
         fill_now(rank);
         if (rank->shards.rank == 1 && round == 0)
-            reducer_grads(rank->reducer)[UNIT + 7] = odd_value;
+            grads_of(rank)[UNIT + 7] = odd_value;
         reducer_advance(rank->reducer, 0);
         if (reducer_wait(rank->reducer, &failure) && rc == 0) {
             rc = -1;

@@ -162,29 +162,43 @@ void optimizer_destroy(struct optimizer *optimizer)
     free(optimizer);
 }
 
-static struct tensor weights_at(const struct optimizer *o, uint64_t element)
+static struct tensor element_at(struct tensor tensor, uint64_t element)
 {
-    struct tensor tensor = model_trained_weights(o->model);
     tensor.data = (char *)tensor.data + element * dtype_bytes(tensor.dtype);
     return tensor;
 }
 
+static struct tensor weights_at(const struct optimizer *o, uint64_t element)
+{
+    return element_at(model_trained_weights(o->model), element);
+}
+
+// The gradients of a run, of which `unit` has those of its unit.
+static struct tensor run_grads(const struct state_run *run, const float *vectors,
+                               struct tensor unit, uint64_t before)
+{
+    if (vectors && !run->decays)
+        return (struct tensor){(void *)(uintptr_t)(vectors + run->vector), DTYPE_F32};
+    return element_at(unit, before);
+}
+
 static void step_run(struct optimizer *o, const struct optimizer_unit *unit,
-                     const struct state_run *run, struct adamw_compact step)
+                     const struct state_run *run, const float *vectors, struct adamw_compact step)
 {
     struct device *device = o->model->device;
     const uint64_t before = run->range.begin - unit->state.range.begin;
     step.parameter = weights_at(o, run->range.begin);
-    step.grad += before;
+    step.grad = run_grads(run, vectors, step.grad, before);
     step.moment1 = unit->block + run->moment1;
     step.moment2 = unit->block + run->moment2;
     step.count = (size_t)range_count(run->range);
     step.weight_decay = run->decays ? step.weight_decay : 0;
-    if (step.parameter.dtype == DTYPE_F32 && run->moments == MOMENTS_F32) {
+    if (step.parameter.dtype == DTYPE_F32 && run->moments == MOMENTS_F32 &&
+        step.grad.dtype == DTYPE_F32) {
         device->ops->adamw(device, &(struct adamw){.parameter = step.parameter.data,
                                                    .moment1 = step.moment1,
                                                    .moment2 = step.moment2,
-                                                   .grad = step.grad,
+                                                   .grad = step.grad.data,
                                                    .count = step.count,
                                                    .grad_scale = step.grad_scale,
                                                    .learning_rate = step.learning_rate,
@@ -238,8 +252,8 @@ static int exchange(struct optimizer *o, struct device *device, char *array, siz
     return 0;
 }
 
-int optimizer_step(struct optimizer *o, const float *const *grads, double grad_scale, double rate,
-                   int64_t step, struct error *err)
+int optimizer_step(struct optimizer *o, struct optimizer_grads grads, double grad_scale,
+                   double rate, int64_t step, struct error *err)
 {
     struct adamw_compact common = {
         .grad_scale = (float)grad_scale,
@@ -251,9 +265,9 @@ int optimizer_step(struct optimizer *o, const float *const *grads, double grad_s
         .step = step,
     };
     for (size_t u = 0; u < o->unit_count; u++) {
-        common.grad = grads[u];
+        common.grad = grads.units[u];
         for (size_t r = 0; r < o->units[u].state.run_count; r++)
-            step_run(o, &o->units[u], &o->units[u].state.runs[r], common);
+            step_run(o, &o->units[u], &o->units[u].state.runs[r], grads.vectors, common);
     }
     if (device_sync(o->model->device, err))
         return -1;

@@ -53,8 +53,14 @@ struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
                                               const struct shards *shards, bool divided,
                                               struct state_form form);
 
-// Collective. step counts from 1; grads[u] are the sums for units[u].
-int optimizer_step(struct optimizer *optimizer, const float *const *grads, double grad_scale,
+// The sums of gradients: units[u] for this rank's unit u; where vectors is not NULL, what does not
+// decay stands there instead (gradients.h).
+struct optimizer_grads {
+    const struct tensor *units;
+    const float *vectors;
+};
+// Collective. step counts from 1.
+int optimizer_step(struct optimizer *optimizer, struct optimizer_grads grads, double grad_scale,
                    double rate, int64_t step, struct error *err);
 
 // Collective when divided: one part of every element's state, on the host [elements].

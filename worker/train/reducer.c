@@ -23,12 +23,13 @@ struct reducer {
     struct shards shards;
     struct reducer_options options;
     // On the device.
-    float *grads;     // [padded]
-    float *own;       // [buckets * unit], partial: sums of own units
-    int64_t *fixed;   // exact: of everything [padded]; partial: of own units
-    int64_t *staging; // exact and partial: one bucket
-    float limit;      // of one gradient, exact
-    int32_t *unfit;   // exact: a gradient of the step was beyond it
+    unsigned char *grads; // [padded]
+    float *vectors;       // [vector_elements]; NULL: they stand among grads
+    float *own;           // [buckets * unit], partial: sums of own units
+    int64_t *fixed;       // exact: of everything [padded]; partial: of own units
+    int64_t *staging;     // exact and partial: one bucket
+    float limit;          // of one gradient, exact
+    int32_t *unfit;       // exact: a gradient of the step was beyond it
     // Exact or partial: what the thread computes, in the group's stream where it has one.
     struct device *beside;
 
@@ -58,15 +59,37 @@ static size_t own_elements(const struct reducer *r)
     return r->shards.unit * r->shards.buckets;
 }
 
-static float *bucket_grads(const struct reducer *r, size_t bucket)
+static void *bucket_grads(const struct reducer *r, size_t bucket)
 {
-    return r->grads + bucket * bucket_elements(r);
+    return r->grads + bucket * bucket_elements(r) * dtype_bytes(r->options.grads);
+}
+
+static struct tensor own_unit(const struct reducer *r, size_t bucket)
+{
+    const size_t before = (size_t)r->shards.rank * r->shards.unit;
+    char *grads = bucket_grads(r, bucket);
+    return (struct tensor){grads + before * dtype_bytes(r->options.grads), r->options.grads};
 }
 
 static int too_large(struct error *err)
 {
     return error_set(err, "a gradient is not finite, or too large for exact sums: training "
                           "diverged; lower --lr or raise --warmup");
+}
+
+static int all_reduce(struct reducer *r, void *grads, struct error *err)
+{
+    const size_t count = bucket_elements(r);
+    return r->options.grads == DTYPE_BF16 ? group_all_reduce_bf16(r->group, grads, count, err)
+                                          : group_all_reduce_f32(r->group, grads, count, err);
+}
+
+static int reduce_scatter(struct reducer *r, void *unit, const void *grads, struct error *err)
+{
+    const size_t count = r->shards.unit;
+    return r->options.grads == DTYPE_BF16
+               ? group_reduce_scatter_bf16(r->group, unit, grads, count, err)
+               : group_reduce_scatter_f32(r->group, unit, grads, count, err);
 }
 
 // Where the integers of a bucket are summed: of exact and partial sums the staging, otherwise where
@@ -98,11 +121,10 @@ static void prepare_bucket(struct reducer *r, size_t bucket)
 static int sum_bucket(struct reducer *r, size_t bucket, struct error *err)
 {
     const size_t unit = r->shards.unit, before = (size_t)r->shards.rank * unit;
-    float *grads = bucket_grads(r, bucket);
+    void *grads = bucket_grads(r, bucket);
     if (!r->options.exact)
-        return r->options.divided
-                   ? group_reduce_scatter_f32(r->group, grads + before, grads, unit, err)
-                   : group_all_reduce_f32(r->group, grads, bucket_elements(r), err);
+        return r->options.divided ? reduce_scatter(r, own_unit(r, bucket).data, grads, err)
+                                  : all_reduce(r, grads, err);
     int64_t *fixed = bucket_fixed(r, bucket);
     return r->options.divided ? group_reduce_scatter_i64(r->group, fixed + before, fixed, unit, err)
                               : group_all_reduce_i64(r->group, fixed, bucket_elements(r), err);
@@ -119,21 +141,22 @@ static void finish_bucket(struct reducer *r, size_t bucket, bool last)
 {
     const size_t unit = r->shards.unit, before = (size_t)r->shards.rank * unit;
     struct device *beside = r->beside;
-    float *grads = bucket_grads(r, bucket);
     if (r->options.partial && r->options.exact) {
         int64_t *sums = r->fixed + bucket * unit;
         beside->ops->fixed_add(beside, &(struct fixed_add){sums, r->staging + before, unit});
         if (last)
             value_of(r, r->own + bucket * unit, sums, unit);
     } else if (r->options.partial) {
-        beside->ops->add(beside, &(struct add){.sums = r->own + bucket * unit,
-                                               .terms = {.data = grads + before},
-                                               .count = unit});
-        device_discard(beside, grads, bucket_elements(r) * sizeof(*grads));
+        beside->ops->accumulate(beside,
+                                &(struct accumulate){.sums = {.data = r->own + bucket * unit},
+                                                     .terms = own_unit(r, bucket),
+                                                     .count = unit});
+        device_discard(beside, bucket_grads(r, bucket),
+                       bucket_elements(r) * dtype_bytes(r->options.grads));
     } else if (r->options.exact && r->options.divided) {
-        value_of(r, grads + before, bucket_fixed(r, bucket) + before, unit);
+        value_of(r, own_unit(r, bucket).data, bucket_fixed(r, bucket) + before, unit);
     } else if (r->options.exact) {
-        value_of(r, grads, bucket_fixed(r, bucket), bucket_elements(r));
+        value_of(r, bucket_grads(r, bucket), bucket_fixed(r, bucket), bucket_elements(r));
     }
 }
 
@@ -207,11 +230,11 @@ static void *run_thread(void *argument)
     return NULL;
 }
 
-static int allocate_partial(struct reducer *r, struct error *err)
+static int allocate_partial(struct reducer *r, size_t grad_bytes, struct error *err)
 {
     struct device *device = r->device;
     const size_t own = own_elements(r) * sizeof(*r->own);
-    device_discard(device, r->grads, (size_t)shards_padded_elements(&r->shards) * sizeof(float));
+    device_discard(device, r->grads, grad_bytes);
     if (device_alloc(device, own, (void **)&r->own, err))
         return -1;
     device_discard(device, r->own, own); // until the first step
@@ -225,8 +248,12 @@ static int allocate(struct reducer *r, struct error *err)
     struct device *device = r->device;
     const size_t all = (size_t)shards_padded_elements(&r->shards);
     const size_t sums = r->options.partial ? own_elements(r) : all;
-    if (device_alloc(device, all * sizeof(*r->grads), (void **)&r->grads, err) ||
-        (r->options.partial && allocate_partial(r, err)))
+    const size_t bytes = all * dtype_bytes(r->options.grads);
+    if (device_alloc(device, bytes, (void **)&r->grads, err) ||
+        (r->options.grads == DTYPE_BF16 &&
+         device_alloc(device, r->options.vector_elements * sizeof(*r->vectors),
+                      (void **)&r->vectors, err)) ||
+        (r->options.partial && allocate_partial(r, bytes, err)))
         return -1;
     if (r->options.exact &&
         (device_alloc(device, sums * sizeof(*r->fixed), (void **)&r->fixed, err) ||
@@ -242,10 +269,18 @@ static int allocate(struct reducer *r, struct error *err)
 static size_t buckets_per_batch(const struct reducer *r)
 {
     const size_t wanted = r->options.batch_bytes ? r->options.batch_bytes : BATCH_BYTES;
-    const size_t fit = wanted / (bucket_elements(r) * sizeof(*r->grads));
+    const size_t fit = wanted / (bucket_elements(r) * dtype_bytes(r->options.grads));
     if (!group_is_on_device(r->group) || fit < 1 || (r->options.exact && r->options.partial))
         return 1;
     return fit < GROUP_BATCH_CALLS ? fit : GROUP_BATCH_CALLS;
+}
+
+static int refuse_unfit(struct reducer_options options, struct error *err)
+{
+    if (!options.exact || options.grads != DTYPE_BF16)
+        return 0;
+    return error_set(err, "exact sums take 64 bits an element, and gradients in bfloat16 would "
+                          "save nothing: give --grad-dtype f32 or --reduce float");
 }
 
 int reducer_create(struct device *device, struct group *group, const struct shards *shards,
@@ -261,7 +296,7 @@ int reducer_create(struct device *device, struct group *group, const struct shar
     pthread_mutex_init(&r->mutex, NULL);
     pthread_cond_init(&r->changed, NULL);
     bucket_queue_init(&r->queue, r->shards.buckets, buckets_per_batch(r));
-    if (allocate(r, err)) {
+    if (refuse_unfit(options, err) || allocate(r, err)) {
         reducer_destroy(r);
         return -1;
     }
@@ -296,6 +331,7 @@ void reducer_destroy(struct reducer *r)
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->mutex);
     device_free(r->device, r->grads);
+    device_free(r->device, r->vectors);
     device_free(r->device, r->own);
     device_free(r->device, r->fixed);
     device_free(r->device, r->staging);
@@ -308,15 +344,22 @@ size_t reducer_bytes_needed(const struct shards *shards, struct reducer_options 
     const size_t all = (size_t)shards_padded_elements(shards);
     const size_t own = shards->unit * shards->buckets;
     const size_t bucket = shards->unit * (size_t)shards->ranks;
-    size_t bytes = all * sizeof(float);
+    size_t bytes = all * dtype_bytes(options.grads);
+    if (options.grads == DTYPE_BF16)
+        bytes += options.vector_elements * sizeof(float);
     if (options.exact)
         bytes += (options.partial ? own + bucket : all) * sizeof(int64_t);
     return bytes + (options.partial ? own * sizeof(float) : 0);
 }
 
-float *reducer_grads(const struct reducer *r)
+struct tensor reducer_grads(const struct reducer *r)
 {
-    return r->grads;
+    return (struct tensor){r->grads, r->options.grads};
+}
+
+float *reducer_vectors(const struct reducer *r)
+{
+    return r->vectors;
 }
 
 void reducer_begin_step(struct reducer *r, size_t contributions)
@@ -328,7 +371,9 @@ void reducer_begin_step(struct reducer *r, size_t contributions)
     if (r->options.partial)
         device_zero(r->device, r->own, own * sizeof(*r->own));
     else
-        device_zero(r->device, r->grads, all * sizeof(*r->grads));
+        device_zero(r->device, r->grads, all * dtype_bytes(r->options.grads));
+    if (r->vectors)
+        device_zero(r->device, r->vectors, r->options.vector_elements * sizeof(*r->vectors));
     if (r->options.exact) {
         device_zero(r->device, r->fixed, sums * sizeof(*r->fixed));
         device_zero(r->device, r->unfit, sizeof(*r->unfit));
@@ -396,6 +441,14 @@ static void check_stuck(struct reducer *r)
     bucket_queue_abort(&r->queue);
 }
 
+// Vectors are complete when everything is, and so few that nothing is worth doing beside.
+static int reduce_vectors(struct reducer *r, struct error *err)
+{
+    if (!r->vectors || !r->last || r->stuck)
+        return 0;
+    return group_all_reduce_f32(r->group, r->vectors, r->options.vector_elements, err);
+}
+
 int reducer_wait(struct reducer *r, struct error *err)
 {
     const double start = clock_seconds();
@@ -405,11 +458,13 @@ int reducer_wait(struct reducer *r, struct error *err)
         check_stuck(r);
     }
     r->times.exposed_seconds += clock_seconds() - start;
-    const int rc = r->rc;
+    int rc = r->rc;
     if (rc != 0)
         *err = r->failure;
     r->rc = 0;
     pthread_mutex_unlock(&r->mutex);
+    struct error failure;
+    keep_first(reduce_vectors(r, &failure), &failure, &rc, err);
     return rc;
 }
 
@@ -418,12 +473,12 @@ int reducer_agree(const struct reducer *r, struct group *control, struct error *
     return bucket_queue_agree(&r->queue, control, err);
 }
 
-const float *reducer_sums(const struct reducer *r, size_t bucket)
+struct tensor reducer_sums(const struct reducer *r, size_t bucket)
 {
-    const size_t unit = r->shards.unit;
     if (r->options.partial)
-        return r->own + bucket * unit;
-    return bucket_grads(r, bucket) + (r->options.divided ? (size_t)r->shards.rank * unit : 0);
+        return (struct tensor){r->own + bucket * r->shards.unit, DTYPE_F32};
+    return r->options.divided ? own_unit(r, bucket)
+                              : (struct tensor){bucket_grads(r, bucket), r->options.grads};
 }
 
 struct reducer_times reducer_times(const struct reducer *r)

@@ -85,7 +85,10 @@ static void add_parameter(struct state *state, const struct parameter *p, enum m
         last->range.end = part.end;
     else
         state->runs[state->run_count++] =
-            (struct state_run){.range = part, .decays = p->decays, .moments = moments};
+            (struct state_run){.range = part,
+                               .decays = p->decays,
+                               .vector = p->vector_offset + (part.begin - p->offset),
+                               .moments = moments};
 }
 
 void state_plan(const struct layout *layout, struct state_form form, struct range range,

@@ -29,6 +29,7 @@ int state_form_parse(const char *weights, const char *moments, struct state_form
 struct state_run {
     struct range range;
     bool decays;
+    uint64_t vector; // of what does not decay: where it begins among the model's vectors
     enum moment_kind moments;
     size_t moment1, moment2, scale1, scale2; // bytes from the start of the block
 };

@@ -32,7 +32,9 @@ struct trainer_options {
     struct optimizer_options optimizer;
     enum zero_stage zero;
     bool exact_sums;
-    bool recompute; // keep layers' inputs only and compute them again for backward
+    enum dtype grads; // how gradients are held and summed: float32, or bfloat16 (gradients.h); of
+                      // adapters float32
+    bool recompute;   // keep layers' inputs only and compute them again for backward
     // Sums gradients and exchanges weights; NULL: the trainer's group does. Several GPUs need one
     // whose calls take their memory (group_device.h); it stays the caller's and outlives the
     // trainer.
@@ -69,8 +71,10 @@ struct trainer {
     struct shards shards;
     struct optimizer *optimizer;
     struct reducer *reducer;
-    const float **sums;   // [units of the optimizer], of the reducer
-    double *squares;      // [shards' padded elements / cut], device: sums of squares of this rank
+    struct tensor *sums; // [units of the optimizer], of the reducer
+    float *product;      // of the matrix at work, see gradients.h; NULL with float32
+    double *squares; // [shards' padded elements / cut + 1], device: sums of squares of this rank,
+                     // at last of vectors
     double *host_squares; // [of all ranks]
     struct workspace *workspace;
     struct step_cursor cursor;
@@ -121,7 +125,8 @@ int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, do
                      struct error *err);
 
 // How gradients are summed.
-struct reducer_options trainer_sums(const struct trainer_options *options);
+struct reducer_options trainer_sums(const struct model *model,
+                                    const struct trainer_options *options);
 
 // Of this rank, at most. With ZeRO-2 gradients count where they are before their bucket is summed.
 struct trainer_bytes {

@@ -195,11 +195,38 @@ static bool meet(struct ncclComm *comm)
 
 static size_t width_of(ncclDataType_t type)
 {
-    return type == ncclInt8 ? 1 : type == ncclFloat32 ? 4 : 8;
+    return type == ncclInt8 ? 1 : type == ncclBfloat16 ? 2 : type == ncclFloat32 ? 4 : 8;
+}
+
+static float widen(uint16_t half)
+{
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static uint16_t narrow(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+// Rounds after every addition.
+static void add_bf16(uint16_t *sum, const uint16_t *term, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        sum[i] = narrow(widen(sum[i]) + widen(term[i]));
+    }
 }
 
 static void add(unsigned char *sum, const unsigned char *term, size_t count, ncclDataType_t type)
 {
+    if (type == ncclBfloat16) {
+        add_bf16((void *)sum, (const void *)term, count);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         if (type == ncclFloat32) {
             ((float *)(void *)sum)[i] += ((const float *)(const void *)term)[i];
