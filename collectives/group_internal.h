@@ -47,7 +47,8 @@ struct group_ops {
     void (*close)(struct group *group); // releases state, not the group itself
     // Of groups on a device, see group_device.h; otherwise NULL.
     int (*mark)(struct group *group, uint64_t *mark, struct error *err);
-    void (*after)(struct group *group, uint64_t mark);
+    int (*after)(struct group *group, uint64_t mark, struct error *err);
+    void *(*stream)(const struct group *group);
     int (*batch_begin)(struct group *group, struct error *err);
     int (*batch_end)(struct group *group, struct error *err);
 };

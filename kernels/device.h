@@ -69,6 +69,13 @@ void device_libraries(const struct device *device, char *out, size_t out_bytes);
 // of the GPU by it. NULL: operations are done when they return, in memory of the host.
 void *device_stream(const struct device *device);
 
+// The same device for one other thread, whose operations (kernels.h says which) and copies, zeroing
+// and waits run beside those of `device`, in `stream`: a stream of the same GPU that stays the
+// caller's, or NULL where device_stream gives NULL. Both work on the same memory, which `device`
+// allocates; `device` outlives it. Nothing orders the two but what their callers do.
+int device_create_beside(const struct device *device, void *stream, struct device **out,
+                         struct error *err);
+
 // Memory is 64-byte aligned and zeroed.
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);
 void device_free(struct device *device, void *block);
@@ -76,6 +83,7 @@ void device_zero(struct device *device, void *block, size_t bytes);
 // Like device_zero, for memory that may not be used again soon: where the system takes back pages
 // it gets them.
 void device_discard(struct device *device, void *block, size_t bytes);
+bool device_gives_back(const struct device *device);                              // it does
 void device_copy(struct device *device, void *out, const void *in, size_t bytes); // on the device
 // The host memory is the caller's again when copy_in returns.
 void device_copy_in(struct device *device, void *out, const void *host, size_t bytes);

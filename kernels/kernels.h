@@ -489,6 +489,35 @@ static inline size_t moment_blocks(uint64_t first, size_t count)
     return count ? (size_t)((first % MOMENT_BLOCK + count + MOMENT_BLOCK - 1) / MOMENT_BLOCK) : 0;
 }
 
+// Sums over ranks (worker/train/reducer.h). Those of integers are the same in any order: a gradient
+// becomes the multiple of 2^-44 that is nearest to it.
+#define FIXED_SCALE 0x1p44 // 5.7e-14 of a mean loss's gradient; 2^62 holds 262,144
+
+// sums[i] += values[i] * FIXED_SCALE, rounded to an integer, ties to even. A value of which not
+// |value| < limit, NaN too, adds nothing and sets *unfit to 1. limit <= 2^18, so that nothing
+// overflows but sums of too many.
+struct fixed_accumulate {
+    int64_t *sums;        // [count] +=
+    struct tensor values; // [count], f32 or bf16
+    size_t count;
+    float limit;
+    int32_t *unfit; // left alone otherwise
+};
+
+// sums[i] += terms[i]; overflow wraps around.
+struct fixed_add {
+    int64_t *sums;        // [count] +=
+    const int64_t *terms; // [count]
+    size_t count;
+};
+
+// out[i] = sums[i] / FIXED_SCALE, by way of float64: rounded twice, to nearest, ties to even.
+struct fixed_value {
+    float *out;          // [count] =
+    const int64_t *sums; // [count]
+    size_t count;
+};
+
 struct kernels {
     const char *name;
     // Activations and their gradients best have the type of the weights; otherwise float32.
@@ -523,6 +552,10 @@ struct kernels {
     void (*accumulate)(struct device *, const struct accumulate *);
     void (*adamw)(struct device *, const struct adamw *);
     void (*adamw_compact)(struct device *, const struct adamw_compact *); // NULL: not there
+    // With accumulate the only ones of a device of device_create_beside.
+    void (*fixed_accumulate)(struct device *, const struct fixed_accumulate *);
+    void (*fixed_add)(struct device *, const struct fixed_add *);
+    void (*fixed_value)(struct device *, const struct fixed_value *);
 
     // NULL: draws are made where the caller is, see worker/engine/sampling.h.
     void (*sample)(struct device *, const struct sample *);

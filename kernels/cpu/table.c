@@ -36,6 +36,9 @@ const struct kernels TABLE_EXPAND(ISA_SUFFIX) = {
     .accumulate = ISA(accumulate),
     .adamw = ISA(adamw),
     .adamw_compact = ISA(adamw_compact),
+    .fixed_accumulate = ISA(fixed_accumulate),
+    .fixed_add = ISA(fixed_add),
+    .fixed_value = ISA(fixed_value),
     .argmax = ISA(argmax),
     .sum_squares = ISA(sum_squares),
 };

@@ -24,6 +24,7 @@ struct gemm; // cuBLASLt
 
 struct cuda_state {
     cudaStream_t stream;
+    bool borrows_stream; // of device_create_beside
     struct gemm *gemm;
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
     struct moment_code *codes;   // [2] of the first and the second moment, on the device
@@ -235,6 +236,9 @@ void cuda_dropout(struct device *, const struct dropout *);
 void cuda_accumulate(struct device *, const struct accumulate *);
 void cuda_adamw(struct device *, const struct adamw *);
 void cuda_adamw_compact(struct device *, const struct adamw_compact *);
+void cuda_fixed_accumulate(struct device *, const struct fixed_accumulate *);
+void cuda_fixed_add(struct device *, const struct fixed_add *);
+void cuda_fixed_value(struct device *, const struct fixed_value *);
 void cuda_argmax(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
 void cuda_sum_squares(struct device *, double *out, struct tensor x, size_t count);
 }

@@ -243,7 +243,7 @@ static void cuda_destroy(struct device *device)
     gemm_destroy(state->gemm);
     (void)cudaFree(state->scratch);
     (void)cudaFree(state->codes);
-    if (state->stream)
+    if (state->stream && !state->borrows_stream)
         (void)cudaStreamDestroy(state->stream);
     free(state);
 }
@@ -270,6 +270,22 @@ static int cuda_create(struct device *device, const struct device_options *optio
         device->state = NULL;
         return -1;
     }
+    return 0;
+}
+
+// Without scratch, codes or cuBLASLt: what runs beside needs none of them.
+static int cuda_create_beside(const struct device *device, void *stream, struct device *beside,
+                              struct error *err)
+{
+    struct cuda_state *state = (struct cuda_state *)calloc(1, sizeof *state);
+    if (!state)
+        return error_set(err, "cannot allocate a device: out of memory");
+    state->stream = (cudaStream_t)stream;
+    state->borrows_stream = true;
+    state->properties = ((const struct cuda_state *)device->state)->properties;
+    beside->state = state;
+    beside->ops = device->ops;
+    beside->threads = 1;
     return 0;
 }
 
@@ -300,6 +316,7 @@ extern "C" const struct backend backend_cuda = {
     .memory = &memory_cuda,
     .create = cuda_create,
     .destroy = cuda_destroy,
+    .create_beside = cuda_create_beside,
     .describe = cuda_describe,
     .libraries = cuda_libraries,
     .stream = cuda_stream,

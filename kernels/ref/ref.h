@@ -80,6 +80,9 @@ void ref_dropout(struct device *, const struct dropout *);
 void ref_accumulate(struct device *, const struct accumulate *);
 void ref_adamw(struct device *, const struct adamw *);
 void ref_adamw_compact(struct device *, const struct adamw_compact *);
+void ref_fixed_accumulate(struct device *, const struct fixed_accumulate *);
+void ref_fixed_add(struct device *, const struct fixed_add *);
+void ref_fixed_value(struct device *, const struct fixed_value *);
 void ref_argmax(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
 void ref_sum_squares(struct device *, double *out, struct tensor x, size_t count);
 

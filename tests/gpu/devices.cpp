@@ -67,6 +67,9 @@ static void fill_table(void)
     waiting.accumulate = WAITING(accumulate);
     waiting.adamw = WAITING(adamw);
     waiting.adamw_compact = WAITING(adamw_compact);
+    waiting.fixed_accumulate = WAITING(fixed_accumulate);
+    waiting.fixed_add = WAITING(fixed_add);
+    waiting.fixed_value = WAITING(fixed_value);
     waiting.argmax = [](struct device *device, int32_t *out, struct tensor logits, size_t rows,
                         size_t width) {
         real->argmax(device, out, logits, rows, width);

@@ -62,7 +62,7 @@ check_machine() {
 }
 
 targets=(memo test_gpu_training test_model_golden test_model_step test_engine test_quantize)
-operations=(adamw adamw_compact attention attention_cached cross_entropy dropout embedding fp8 gated linear reduce
+operations=(adamw adamw_compact attention attention_cached cross_entropy dropout embedding fixed_sum fp8 gated linear reduce
             rmsnorm rope rope_kv_write rows sample short_conv attention_tiles)
 
 prepare() {

@@ -49,7 +49,7 @@ struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ran
     const struct optimizer_bytes optimizer =
         optimizer_bytes_needed(layout, &shards, options->zero != ZERO_0, options->optimizer.form);
     size_t gradients = reducer_bytes_needed(&shards, trainer_sums(model, options));
-    if (options->zero == ZERO_2)
+    if (options->zero == ZERO_2 && device_gives_back(model->device))
         gradients -= (size_t)shards_padded_elements(&shards) * dtype_bytes(options->grads) -
                      partial_gradients(model, &shards, options->grads);
     const size_t cuts = (size_t)(shards_padded_elements(&shards) / shards.cut);
