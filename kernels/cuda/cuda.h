@@ -18,6 +18,7 @@ enum {
     SCRATCH_BYTES = 64 << 20,
     PARTS_LIMIT = 64,
     PROBLEM_BYTES = 256,
+    ARRIVALS = 256, // counters of blocks that wait for one another's results
 };
 
 struct gemm; // cuBLASLt
@@ -25,7 +26,9 @@ struct gemm; // cuBLASLt
 struct cuda_state {
     cudaStream_t stream;
     struct gemm *gemm;
+    enum products products;
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
+    unsigned *arrivals;          // [ARRIVALS], 0 between operations
     struct moment_code *codes;   // [2] of the first and the second moment, on the device
     char problem[PROBLEM_BYTES]; // the first thing that went wrong; "" while nothing did
     struct cudaDeviceProp properties;
@@ -57,6 +60,13 @@ struct gemm_call {
 };
 // 0, or -1 when cuBLASLt does not do these types: the caller has another way.
 int gemm_run(struct device *device, const struct gemm_call *call);
+
+// Our own, for bf16 and for codes: 0, or -1 when it cannot multiply these. A row of C is the same
+// bits whatever m is.
+int gemm_tiles_run(struct device *device, const struct gemm_call *call);
+
+// Of a forward pass, by whom the device's products say: 0, or -1 when none of them can.
+int gemm_forward(struct device *device, const struct gemm_call *call);
 
 static inline unsigned blocks_of(size_t count, size_t per_block)
 {

@@ -242,6 +242,7 @@ static void cuda_destroy(struct device *device)
     struct cuda_state *state = cuda_of(device);
     gemm_destroy(state->gemm);
     (void)cudaFree(state->scratch);
+    (void)cudaFree(state->arrivals);
     (void)cudaFree(state->codes);
     if (state->stream)
         (void)cudaStreamDestroy(state->stream);
@@ -258,12 +259,14 @@ static int cuda_create(struct device *device, const struct device_options *optio
     if (!state)
         return error_set(err, "cannot allocate a device: out of memory");
     device->state = state;
+    state->products = options->products;
     device->ops = &kernels_cuda;
     device->threads = 1;
     if (check_hardware(state, err) ||
         cuda_check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking),
                    "cudaStreamCreate", err) ||
         reserve(SCRATCH_BYTES, &state->scratch, err) ||
+        cuda_alloc(device, ARRIVALS * sizeof *state->arrivals, (void **)&state->arrivals, err) ||
         reserve(2 * sizeof *state->codes, (void **)&state->codes, err) ||
         upload_codes(state, err) || gemm_create(&state->gemm, err)) {
         cuda_destroy(device);
@@ -290,6 +293,11 @@ static void cuda_libraries(const struct device *device, char *out, size_t out_by
              driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, gemm_library_version());
 }
 
+static void cuda_choose_products(struct device *device, enum products products)
+{
+    cuda_of(device)->products = products;
+}
+
 static void *cuda_stream(const struct device *device)
 {
     return ((const struct cuda_state *)device->state)->stream;
@@ -303,4 +311,5 @@ extern "C" const struct backend backend_cuda = {
     .describe = cuda_describe,
     .libraries = cuda_libraries,
     .stream = cuda_stream,
+    .choose_products = cuda_choose_products,
 };
