@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_ROWS = 150 };
+enum { MOST_ROWS = 130 };
 
 struct shape {
     size_t out_width, in_width;
@@ -22,11 +22,10 @@ struct shape {
 // Widths that end inside of tiles and of what is fetched at once, or are aligned for nobody; depths
 // of one part and of several.
 static const struct shape shapes[] = {
-    {1, 8, false, false, DTYPE_F32},     {5, 16, true, false, DTYPE_BF16},
-    {33, 31, true, true, DTYPE_BF16},    {64, 128, false, true, DTYPE_BF16},
-    {65, 264, true, true, DTYPE_F32},    {130, 40, true, true, DTYPE_BF16},
-    {70, 1040, true, true, DTYPE_BF16},  {200, 72, false, false, DTYPE_F32},
-    {17, 2576, false, false, DTYPE_F32}, {48, 97, true, false, DTYPE_F32},
+    {1, 8, false, false, DTYPE_F32},    {5, 16, true, false, DTYPE_BF16},
+    {33, 31, true, true, DTYPE_BF16},   {64, 128, false, true, DTYPE_BF16},
+    {65, 264, true, true, DTYPE_F32},   {130, 40, true, true, DTYPE_BF16},
+    {70, 1040, true, true, DTYPE_BF16},
 };
 static const size_t rows_of[] = {1, 7, 8, 9, 16, 17, 31, 33, 64, 65, MOST_ROWS};
 
@@ -160,16 +159,15 @@ static void products_agree_with_ref(void **state)
         quantize(&l, devices->ref);
         for (int codes = 0; codes < 2; codes++) {
             run(&l, devices->ref, codes, 0, MOST_ROWS, expected);
-            for (int invariant = 0; invariant < 2; invariant++)
-                for (size_t r = 0; r < ROWS; r++) {
-                    device_choose_products(devices->cpu[0],
-                                           invariant ? PRODUCTS_INVARIANT : PRODUCTS_FASTEST);
-                    run(&l, devices->cpu[0], codes, 0, rows_of[r], got);
-                    assert_within("out", got, expected, bound, rows_of[r] * n,
-                                  factor_of(&shapes[i]));
-                }
+            for (size_t r = 0; r < ROWS; r++) {
+                run(&l, devices->cpu[0], codes, 0, rows_of[r], got);
+                assert_within("out", got, expected, bound, rows_of[r] * n, factor_of(&shapes[i]));
+            }
+            device_choose_products(devices->cpu[0], PRODUCTS_INVARIANT);
+            run(&l, devices->cpu[0], codes, 0, MOST_ROWS, got);
+            assert_within("out", got, expected, bound, count, factor_of(&shapes[i]));
+            device_choose_products(devices->cpu[0], PRODUCTS_FASTEST);
         }
-        device_choose_products(devices->cpu[0], PRODUCTS_FASTEST);
         free(expected);
         free(got);
         free(bound);
