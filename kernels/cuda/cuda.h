@@ -27,6 +27,7 @@ struct cuda_state {
     cudaStream_t stream;
     struct gemm *gemm;
     enum products products;
+    bool capturing;              // nothing may be waited for
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
     unsigned *arrivals;          // [ARRIVALS], 0 between operations
     struct moment_code *codes;   // [2] of the first and the second moment, on the device
@@ -43,9 +44,11 @@ static inline struct cuda_state *cuda_of(struct device *device)
 void cuda_launched(struct device *device, const char *operation);
 void cuda_keep_error(struct device *device, const char *operation, const char *text);
 
-int gemm_create(struct gemm **out, struct error *err);
+// record: see gemm_plan.h; NULL: nothing is measured.
+int gemm_create(struct gemm **out, const char *record, const char *gpu, struct error *err);
 void gemm_destroy(struct gemm *gemm);
-size_t gemm_library_version(void); // of cuBLASLt, once a gemm was created
+size_t gemm_library_version(void);                   // of cuBLASLt, once a gemm was created
+const char *gemm_record_id(const struct gemm *gemm); // "" without a record
 
 // C[m, n] = A[m, k] B[k, n] + bias[n] + addend[m, n], row-major, A and B maybe transposed; what has
 // no data is not added. The addend is of C's type, and may be C.

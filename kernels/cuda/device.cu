@@ -148,7 +148,9 @@ static int cuda_capture(struct device *device, void (*enqueue)(void *), void *co
     if (cuda_check(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal),
                    "beginning to capture work", err))
         return -1;
+    state->capturing = true;
     enqueue(context);
+    state->capturing = false;
     if (end_capture(state, &captured, err))
         return -1;
     if (state->problem[0] != '\0') {
@@ -268,7 +270,8 @@ static int cuda_create(struct device *device, const struct device_options *optio
         reserve(SCRATCH_BYTES, &state->scratch, err) ||
         cuda_alloc(device, ARRIVALS * sizeof *state->arrivals, (void **)&state->arrivals, err) ||
         reserve(2 * sizeof *state->codes, (void **)&state->codes, err) ||
-        upload_codes(state, err) || gemm_create(&state->gemm, err)) {
+        upload_codes(state, err) ||
+        gemm_create(&state->gemm, options->products_record, state->properties.name, err)) {
         cuda_destroy(device);
         device->state = NULL;
         return -1;
@@ -286,11 +289,12 @@ static void cuda_describe(const struct device *device, char *out, size_t out_byt
 static void cuda_libraries(const struct device *device, char *out, size_t out_bytes)
 {
     int driver = 0, runtime = 0;
-    (void)device;
+    const char *record = gemm_record_id(((const struct cuda_state *)device->state)->gemm);
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
-    snprintf(out, out_bytes, "CUDA driver %d.%d, runtime %d.%d, cuBLASLt %zu", driver / 1000,
-             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, gemm_library_version());
+    snprintf(out, out_bytes, "CUDA driver %d.%d, runtime %d.%d, cuBLASLt %zu%s%s", driver / 1000,
+             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, gemm_library_version(),
+             record[0] ? " measured " : "", record);
 }
 
 static void cuda_choose_products(struct device *device, enum products products)
