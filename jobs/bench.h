@@ -25,6 +25,7 @@ struct bench_options {
     double seconds;
     const char *backend;
     int64_t threads;
+    bool batch_invariant;
     bool json;
 };
 
