@@ -32,7 +32,8 @@ static const struct engine_message messages[] = {
     {.kind = ENGINE_OPEN,
      .open = {.model = "models/qwen",
               .chat_template = "chatml",
-              .device = {.backend = "cpu", .isa = "plain", .threads = 3, .products = PRODUCTS_INVARIANT},
+              .device =
+                  {.backend = "cpu", .isa = "plain", .threads = 3, .products = PRODUCTS_INVARIANT},
               .dtype = DTYPE_BF16,
               .slots = 7,
               .context_tokens = 1000,
