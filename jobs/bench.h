@@ -26,6 +26,7 @@ struct bench_options {
     double seconds;
     const char *backend;
     int64_t threads;
+    bool batch_invariant;
     bool json;
 };
 

@@ -33,7 +33,8 @@ struct backend {
                          struct error *);
     void (*describe)(const struct device *, char *out, size_t out_bytes);
     void (*libraries)(const struct device *, char *out, size_t out_bytes); // NULL: it uses none
-    void *(*stream)(const struct device *); // NULL: work and memory are the host's
+    void *(*stream)(const struct device *);                  // NULL: work and memory are the host's
+    void (*choose_products)(struct device *, enum products); // NULL: there is no choice
 };
 
 extern const struct memory memory_host; // for backends that compute on the host

@@ -98,6 +98,14 @@ void device_libraries(const struct device *device, char *out, size_t out_bytes)
         device->backend->libraries(device, out, out_bytes);
 }
 
+bool device_choose_products(struct device *device, enum products products)
+{
+    if (!device->backend->choose_products)
+        return false;
+    device->backend->choose_products(device, products);
+    return true;
+}
+
 void *device_stream(const struct device *device)
 {
     return device->backend->stream ? device->backend->stream(device) : NULL;

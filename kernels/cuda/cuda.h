@@ -18,6 +18,7 @@ enum {
     SCRATCH_BYTES = 64 << 20,
     PARTS_LIMIT = 64,
     PROBLEM_BYTES = 256,
+    ARRIVALS = 256, // counters of blocks that wait for one another's results
 };
 
 struct gemm; // cuBLASLt
@@ -26,7 +27,10 @@ struct cuda_state {
     cudaStream_t stream;
     bool borrows_stream; // of device_create_beside
     struct gemm *gemm;
+    enum products products;
+    bool capturing;              // nothing may be waited for
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
+    unsigned *arrivals;          // [ARRIVALS], 0 between operations
     struct moment_code *codes;   // [2] of the first and the second moment, on the device
     char problem[PROBLEM_BYTES]; // the first thing that went wrong; "" while nothing did
     struct cudaDeviceProp properties;
@@ -41,9 +45,11 @@ static inline struct cuda_state *cuda_of(struct device *device)
 void cuda_launched(struct device *device, const char *operation);
 void cuda_keep_error(struct device *device, const char *operation, const char *text);
 
-int gemm_create(struct gemm **out, struct error *err);
+// record: see gemm_plan.h; NULL: nothing is measured.
+int gemm_create(struct gemm **out, const char *record, const char *gpu, struct error *err);
 void gemm_destroy(struct gemm *gemm);
-size_t gemm_library_version(void); // of cuBLASLt, once a gemm was created
+size_t gemm_library_version(void);                   // of cuBLASLt, once a gemm was created
+const char *gemm_record_id(const struct gemm *gemm); // "" without a record
 
 // C[m, n] = A[m, k] B[k, n] + bias[n] + addend[m, n], row-major, A and B maybe transposed; what has
 // no data is not added. The addend is of C's type, and may be C.
@@ -58,6 +64,13 @@ struct gemm_call {
 };
 // 0, or -1 when cuBLASLt does not do these types: the caller has another way.
 int gemm_run(struct device *device, const struct gemm_call *call);
+
+// Our own, for bf16 and for codes: 0, or -1 when it cannot multiply these. A row of C is the same
+// bits whatever m is.
+int gemm_tiles_run(struct device *device, const struct gemm_call *call);
+
+// Of a forward pass, by whom the device's products say: 0, or -1 when none of them can.
+int gemm_forward(struct device *device, const struct gemm_call *call);
 
 static inline unsigned blocks_of(size_t count, size_t per_block)
 {

@@ -3,6 +3,7 @@
 
 extern "C" {
 #include "kernels/device.h"
+#include "kernels/fp8.h"
 }
 
 #include <vector>
@@ -146,5 +147,38 @@ void multiply_16x8x16(float sum[4], const uint32_t a[4], uint32_t b0, uint32_t b
         const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
         for (unsigned k = 0; k < 16; k++)
             sum[i] += a_element(lanes, row, k) * b_element(lanes, k, column);
+    }
+}
+
+// Byte k of a row of a, or of a column of b: as a_element and b_element, twice as many in a
+// register.
+static float code_of(uint32_t four, unsigned which)
+{
+    return fp8_decode((uint8_t)(four >> (8 * which)));
+}
+
+static float a_code(const void *lanes, unsigned row, unsigned k)
+{
+    struct fragments f;
+    memcpy(&f, emulator_lane(lanes, row % 8 * 4 + k % 16 / 4), sizeof f);
+    return code_of(f.a[row / 8 + 2 * (k / 16)], k % 4);
+}
+
+static float b_code(const void *lanes, unsigned k, unsigned column)
+{
+    struct fragments f;
+    memcpy(&f, emulator_lane(lanes, column * 4 + k % 16 / 4), sizeof f);
+    return code_of(f.b[k / 16], k % 4);
+}
+
+void multiply_codes_16x8x32(float sum[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    const struct fragments mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    const unsigned lane = emulator_current->number % EMULATOR_WARP;
+    const void *lanes = emulator_exchange(0xffffffffu, &mine, sizeof mine, "mma of codes");
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (unsigned k = 0; k < 32; k++)
+            sum[i] += a_code(lanes, row, k) * b_code(lanes, k, column);
     }
 }

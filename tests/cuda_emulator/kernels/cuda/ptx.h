@@ -30,5 +30,21 @@ template <int groups> void async_wait(void)
 void load_matrices(uint32_t out[4], shared_pointer<bf16> row);
 void load_matrices_transposed(uint32_t out[4], shared_pointer<bf16> row);
 void multiply_16x8x16(float sum[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
+void multiply_codes_16x8x32(float sum[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
+
+// Blocks run one after another.
+static inline void memory_fence(void)
+{
+}
+
+static inline unsigned count_arrival(unsigned *counter)
+{
+    return (*counter)++;
+}
+
+static inline float load_shared_by_blocks(const float *from)
+{
+    return *from;
+}
 
 #endif
