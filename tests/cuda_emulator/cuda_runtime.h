@@ -356,6 +356,10 @@ static inline int __float_as_int(float value)
     memcpy(&out, &value, sizeof out);
     return out;
 }
+static inline int __clz(int value) // not of 0
+{
+    return __builtin_clz((unsigned)value);
+}
 static inline unsigned __float_as_uint(float value)
 {
     return (unsigned)__float_as_int(value);

@@ -2,6 +2,7 @@
 // What the kernels that move memory ask of it, counted (traffic.h) and held against limits: how
 // much of each sector is used, how much more is moved than must be, how wide a lane's accesses are,
 // and conflicts of banks. Prints a table. Planted defects must be seen.
+#include "tests/cuda_emulator/planted_traffic.h"
 #include "tests/cuda_emulator/traffic.h"
 
 #include "kernels/cuda/cuda.h"
@@ -134,17 +135,19 @@ static void run_rmsnorm_forward_heads(void)
     gpu->ops->rmsnorm_forward(gpu, &a);
 }
 
+// Several rows for each of the blocks.
 static void run_rmsnorm_backward(void)
 {
+    enum { ROWS = 1056, WIDTH = 2048 };
     struct rmsnorm_backward a = {};
-    a.grad_x = noise(DTYPE_BF16, TOKENS * HIDDEN);
-    a.grad_weight = noise(DTYPE_F32, HIDDEN);
-    a.grad_out = noise(DTYPE_BF16, TOKENS * HIDDEN);
-    a.x = noise(DTYPE_BF16, TOKENS * HIDDEN);
-    a.rstd = floats(TOKENS);
-    a.weight = noise(DTYPE_BF16, HIDDEN);
-    a.rows = TOKENS;
-    a.width = HIDDEN;
+    a.grad_x = noise(DTYPE_BF16, ROWS * WIDTH);
+    a.grad_weight = noise(DTYPE_F32, WIDTH);
+    a.grad_out = noise(DTYPE_BF16, ROWS * WIDTH);
+    a.x = noise(DTYPE_BF16, ROWS * WIDTH);
+    a.rstd = floats(ROWS);
+    a.weight = noise(DTYPE_BF16, WIDTH);
+    a.rows = ROWS;
+    a.width = WIDTH;
     gpu->ops->rmsnorm_backward(gpu, &a);
 }
 
@@ -360,11 +363,6 @@ static void sample_row_of(float scale, float top_p)
     gpu->ops->sample(gpu, &a);
 }
 
-static void run_sample_greedy(void)
-{
-    sample_row_of(0, 0);
-}
-
 static void run_sample_top_p(void)
 {
     sample_row_of(1, 0.95f);
@@ -399,35 +397,40 @@ struct expectation {
     double conflicts;  // at most
 };
 
+// Ids, positions and scales are few bytes that all lanes ask for: they lower efficiency and lane.
+// Codes of moments and weights by digit are looked up at random, hence the conflicts of those.
 static const struct expectation expectations[] = {
-    {"embedding_forward", run_embedding_forward, "embedding_forward_kernel", 0, 99, 0, 99},
-    {"embedding_backward", run_embedding_backward, "embedding_backward_kernel", 0, 99, 0, 99},
-    {"rmsnorm_forward", run_rmsnorm_forward, "rmsnorm_forward_kernel", 0, 99, 0, 99},
-    {"rmsnorm_forward, heads", run_rmsnorm_forward_heads, "rmsnorm_forward_kernel", 0, 99, 0, 99},
-    {"rmsnorm_backward", run_rmsnorm_backward, "rmsnorm_backward_rows_kernel", 0, 99, 0, 99},
-    {"rmsnorm_backward", run_rmsnorm_backward, "rmsnorm_backward_weight_kernel", 0, 99, 0, 99},
-    {"rmsnorm_backward", run_rmsnorm_backward, "reduce_parts_kernel", 0, 99, 0, 99},
-    {"rope", run_rope, "rope_kernel", 0, 99, 0, 99},
-    {"rope_kv_write", run_rope_kv_write, "rope_kv_write_kernel", 0, 99, 0, 99},
-    {"gated_forward", run_gated_forward, "gated_forward_kernel", 0, 99, 0, 99},
-    {"gated_backward", run_gated_backward, "gated_backward_kernel", 0, 99, 0, 99},
-    {"short_conv_forward", run_short_conv_forward, "short_conv_forward_kernel", 0, 99, 0, 99},
-    {"short_conv_backward", run_short_conv_backward, "short_conv_backward_kernel", 0, 99, 0, 99},
-    {"short_conv_backward", run_short_conv_backward, "short_conv_weight_kernel", 0, 99, 0, 99},
-    {"short_conv_cached", run_short_conv_cached, "short_conv_cached_kernel", 0, 99, 0, 99},
-    {"cross_entropy", run_cross_entropy_forward, "cross_entropy_kernel", 0, 99, 0, 99},
-    {"cross_entropy, gradient", run_cross_entropy_backward, "cross_entropy_kernel", 0, 99, 0, 99},
-    {"rows_gather", run_rows_gather, "rows_gather_kernel", 0, 99, 0, 99},
-    {"rows_scatter_add", run_rows_scatter_add, "rows_scatter_add_kernel", 0, 99, 0, 99},
-    {"dropout", run_dropout, "dropout_kernel", 0, 99, 0, 99},
-    {"adamw", run_adamw, "adamw_kernel", 0, 99, 0, 99},
-    {"adamw_compact, 8 bits", run_adamw_8bit, "adamw_compact_kernel", 0, 99, 0, 99},
-    {"adamw_compact, bf16", run_adamw_bf16, "adamw_compact_kernel", 0, 99, 0, 99},
-    {"sample, greedy", run_sample_greedy, "sample_kernel", 0, 99, 0, 99},
-    {"sample, top_p", run_sample_top_p, "sample_kernel", 0, 99, 0, 99},
-    {"argmax", run_argmax, "argmax_kernel", 0, 99, 0, 99},
-    {"sum_squares", run_sum_squares, "sum_squares_kernel", 0, 99, 0, 99},
-    {"quantize_rows", run_quantize_rows, "quantize_rows_kernel", 0, 99, 0, 99},
+    {"embedding_forward", run_embedding_forward, "embedding_forward_kernel", 0.98, 1.01, 13.5, 1},
+    {"embedding_backward", run_embedding_backward, "embedding_backward_kernel", 0.77, 1.01, 5, 1},
+    {"embedding_backward", run_embedding_backward, "sort_tokens_kernel", 0.7, 1.01, 4, 1},
+    {"rmsnorm_forward", run_rmsnorm_forward, "rmsnorm_forward_kernel", 0.99, 1.01, 15.9, 1},
+    {"rmsnorm_forward, heads", run_rmsnorm_forward_heads, "rmsnorm_forward_kernel", 0.99, 1.01,
+     15.9, 1},
+    {"rmsnorm_backward", run_rmsnorm_backward, "rmsnorm_backward_kernel", 0.89, 1.07, 13.5, 1},
+    {"rmsnorm_backward", run_rmsnorm_backward, "reduce_parts_kernel", 0.99, 1.01, 4, 1},
+    {"rope", run_rope, "rope_kernel", 0.99, 1.01, 14.5, 1.05},
+    {"rope_kv_write", run_rope_kv_write, "rope_kv_write_kernel", 0.85, 1.01, 2.9, 1},
+    {"gated_forward", run_gated_forward, "gated_forward_kernel", 0.99, 1.01, 16, 1},
+    {"gated_backward", run_gated_backward, "gated_backward_kernel", 0.99, 1.01, 16, 1},
+    {"short_conv_forward", run_short_conv_forward, "short_conv_forward_kernel", 0.59, 1.01, 2, 1},
+    {"short_conv_backward", run_short_conv_backward, "short_conv_backward_kernel", 0.6, 1.01, 2, 1},
+    {"short_conv_backward", run_short_conv_backward, "short_conv_weight_kernel", 0.85, 1.01, 2, 1},
+    {"short_conv_cached", run_short_conv_cached, "short_conv_cached_kernel", 0.55, 1.05, 2, 1},
+    {"cross_entropy", run_cross_entropy_forward, "cross_entropy_kernel", 0.99, 1.01, 15, 1},
+    {"cross_entropy, gradient", run_cross_entropy_backward, "cross_entropy_kernel", 0.99, 1.01, 15,
+     1},
+    {"rows_gather", run_rows_gather, "rows_gather_kernel", 0.98, 1.01, 13.5, 1},
+    {"rows_scatter_add", run_rows_scatter_add, "rows_scatter_add_kernel", 0.98, 1.01, 14.5, 1},
+    {"dropout", run_dropout, "dropout_kernel", 0.98, 1.01, 14.5, 1},
+    {"adamw", run_adamw, "adamw_kernel", 1, 1, 16, 1},
+    {"adamw_compact, 8 bits", run_adamw_8bit, "adamw_compact_kernel", 0.96, 1.05, 6.5, 2.7},
+    {"adamw_compact, bf16", run_adamw_bf16, "adamw_compact_kernel", 1, 1, 8.5, 1},
+    {"sample, top_p", run_sample_top_p, "sample_top_kernel", 0.9, 1.01, 7.9, 1},
+    {"sample, top_p", run_sample_top_p, "sample_weigh_kernel", 0.98, 1.01, 15, 1.01},
+    {"sample, top_p", run_sample_top_p, "sample_pick_kernel", 0.98, 7, 15.9, 2},
+    {"argmax", run_argmax, "argmax_kernel", 0.99, 1.01, 15.9, 1},
+    {"sum_squares", run_sum_squares, "sum_squares_kernel", 0.99, 1.01, 15.9, 1},
+    {"quantize_rows", run_quantize_rows, "quantize_rows_kernel", 0.99, 1.01, 1.6, 1},
 };
 
 static traffic_table counted(void (*call)(void))
@@ -441,16 +444,29 @@ static traffic_table counted(void (*call)(void))
     return traffic_end();
 }
 
-static void print_row(const char *operation, const char *name, const struct traffic_kernel *kernel)
+static double traffic_ratio(const struct traffic_kernel *kernel)
+{
+    return (double)kernel->moved / (double)kernel->floor;
+}
+
+static void print_row(const struct expectation *e, const struct traffic_kernel *kernel)
 {
     const struct traffic_count *all = &kernel->all;
-    printf("%-24s %-30s %6zu x%4zu %9zu %9zu %6.2f %6.1f%% %5.1f %9zu %7.2f\n", operation, name,
-           (size_t)kernel->blocks, (size_t)kernel->threads, (size_t)kernel->floor,
-           (size_t)kernel->moved, (double)kernel->moved / (double)kernel->floor,
-           100 * traffic_efficiency(all), traffic_lane_bytes(all), (size_t)all->sectors * 32,
-           traffic_conflicts(all));
+    printf("%-24s %-28s %5zu x%5zu %9zu %9zu %6.2f %9zu %6.1f%% %5.1f %6.2f\n", e->operation,
+           e->kernel, (size_t)kernel->blocks, (size_t)kernel->threads, (size_t)kernel->floor,
+           (size_t)kernel->moved, traffic_ratio(kernel), (size_t)all->sectors * TRAFFIC_SECTOR,
+           100 * traffic_efficiency(all), traffic_lane_bytes(all), traffic_conflicts(all));
     if (getenv("MEMO_TRAFFIC_LINES"))
         traffic_print_worst(kernel, 4);
+}
+
+static bool holds(const struct expectation *e, const struct traffic_kernel *kernel)
+{
+    const double rounding = 1e-9;
+    return traffic_efficiency(&kernel->all) >= e->efficiency - rounding &&
+           traffic_ratio(kernel) <= e->traffic + rounding &&
+           traffic_lane_bytes(&kernel->all) >= e->lane_bytes - rounding &&
+           traffic_conflicts(&kernel->all) <= e->conflicts + rounding;
 }
 
 static void kernels_move_little_more_than_they_must(void **state)
@@ -458,16 +474,100 @@ static void kernels_move_little_more_than_they_must(void **state)
     (void)state;
     traffic_table table;
     void (*last)(void) = NULL;
-    printf("%-24s %-30s %12s %9s %9s %6s %7s %5s %9s %7s\n", "operation", "kernel", "blocks x thr",
-           "floor", "moved", "ratio", "sectors", "lane", "requested", "banks");
+    size_t broken = 0;
+    printf("%-24s %-28s %12s %9s %9s %6s %9s %7s %5s %6s\n", "operation", "kernel", "blocks x thr",
+           "floor", "moved", "ratio", "requested", "sectors", "lane", "banks");
     for (const struct expectation &e : expectations) {
         if (e.call != last)
             table = counted(last = e.call);
         const auto found = table.find(e.kernel);
         if (found == table.end())
             fail_msg("%s does not launch %s", e.operation, e.kernel);
-        print_row(e.operation, e.kernel, &found->second);
+        print_row(&e, &found->second);
+        if (!holds(&e, &found->second)) {
+            printf("    expected: ratio %.2f, sectors %.1f%%, lane %.1f, banks %.2f\n", e.traffic,
+                   100 * e.efficiency, e.lane_bytes, e.conflicts);
+            traffic_print_worst(&found->second, 8);
+            broken++;
+        }
     }
+    assert_int_equal(broken, 0);
+}
+
+// --- planted defects ---
+
+static const struct traffic_kernel only_kernel(void (*call)(void))
+{
+    const traffic_table table = counted(call);
+    assert_int_equal(table.size(), 1);
+    return table.begin()->second;
+}
+
+static void run_planted_strided(void)
+{
+    const struct adamw a = {floats(4096), floats(4096), floats(4096), floats(4096), 4096,  1,
+                            1e-3f,        0.9f,         0.99f,        1e-8f,        0.01f, 1};
+    planted_strided_adamw(gpu, &a);
+}
+
+static void run_planted_narrow(void)
+{
+    const struct gated_forward a = {noise(DTYPE_BF16, FFN), noise(DTYPE_BF16, 2 * FFN),
+                                    ACTIVATION_SILU, 1, FFN};
+    planted_narrow_gated_forward(gpu, &a);
+}
+
+static void run_planted_rereading(void)
+{
+    const struct cross_entropy a = {noise(DTYPE_BF16, VOCABULARY),
+                                    floats(1),
+                                    steps(1, 1000, VOCABULARY),
+                                    1,
+                                    VOCABULARY,
+                                    0.5f,
+                                    true};
+    planted_rereading_cross_entropy(gpu, &a);
+}
+
+static void run_tile_with_pad(void)
+{
+    planted_tile(gpu, noise(DTYPE_BF16, 64 * 64), true);
+}
+
+static void run_planted_tile(void)
+{
+    planted_tile(gpu, noise(DTYPE_BF16, 64 * 64), false);
+}
+
+static void strided_lanes_waste_sectors(void **state)
+{
+    (void)state;
+    const struct traffic_kernel kernel = only_kernel(run_planted_strided);
+    assert_true(traffic_efficiency(&kernel.all) == 0.5); // 16 bytes of each sector
+}
+
+static void narrow_loads_show_in_the_bytes_of_a_lane(void **state)
+{
+    (void)state;
+    const struct traffic_kernel kernel = only_kernel(run_planted_narrow);
+    assert_true(traffic_lane_bytes(&kernel.all) == 2);
+    assert_true(traffic_efficiency(&kernel.all) == 1);
+}
+
+static void what_is_read_twice_is_moved_twice(void **state)
+{
+    (void)state;
+    const struct traffic_kernel kernel = only_kernel(run_planted_rereading);
+    assert_true(traffic_ratio(&kernel) > 1.3);
+}
+
+static void tile_without_pad_has_conflicts(void **state)
+{
+    (void)state;
+    const struct traffic_kernel padded = only_kernel(run_tile_with_pad);
+    const struct traffic_kernel bare = only_kernel(run_planted_tile);
+    assert_true(traffic_conflicts(&padded.all) == 1);
+    assert_true(traffic_conflicts(&bare.all) > 4); // reading; rows are written without conflicts
 }
 
 static int create(void **state)
@@ -491,6 +591,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_move_little_more_than_they_must),
+        cmocka_unit_test(strided_lanes_waste_sectors),
+        cmocka_unit_test(narrow_loads_show_in_the_bytes_of_a_lane),
+        cmocka_unit_test(what_is_read_twice_is_moved_twice),
+        cmocka_unit_test(tile_without_pad_has_conflicts),
     };
     return cmocka_run_group_tests(tests, create, release);
 }

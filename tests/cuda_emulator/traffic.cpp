@@ -285,25 +285,30 @@ static double wasted(const struct traffic_count *count)
                TRAFFIC_BANK_BYTES;
 }
 
-// A return address is behind the call.
+// Innermost first, of the functions that were compiled into one another. A return address is behind
+// the call.
 static std::string source_line(uintptr_t at)
 {
     extern char __executable_start;
-    char command[256], line[256] = "?";
-    char path[4096];
+    char command[512], line[512], path[256];
+    std::string found = "?";
     const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
     if (length < 0)
-        return line;
+        return found;
     path[length] = '\0';
-    snprintf(command, sizeof command, "addr2line -e '%.150s' 0x%zx 2>/dev/null", path,
+    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", path,
              (size_t)(at - 1 - (uintptr_t)&__executable_start));
     FILE *pipe = popen(command, "r");
-    if (pipe && fgets(line, sizeof line, pipe))
+    while (pipe && fgets(line, sizeof line, pipe)) {
         line[strcspn(line, " \n")] = '\0';
+        const char *name = strrchr(line, '/');
+        found = name ? name + 1 : line;
+        if (found.rfind("cuda_runtime.h", 0) != 0)
+            break;
+    }
     if (pipe)
         pclose(pipe);
-    const char *name = strrchr(line, '/');
-    return name ? name + 1 : line;
+    return found;
 }
 
 void traffic_print_worst(const struct traffic_kernel *kernel, size_t limit)
