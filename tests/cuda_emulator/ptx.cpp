@@ -28,6 +28,29 @@ uint32_t bf16_pair(float low, float high)
     return (uint32_t)bf16_from_f32(high) << 16 | bf16_from_f32(low);
 }
 
+// What an instruction of the GPU does as a whole is not counted element by element.
+class uncounted
+{
+    const struct emulator_observer *observer = emulator_observed;
+
+  public:
+    uncounted()
+    {
+        emulator_observed = NULL;
+    }
+    ~uncounted()
+    {
+        emulator_observed = observer;
+    }
+};
+
+// Eight elements of shared memory.
+static void observe_row(const void *at, shared_pointer<bf16> row, bool write)
+{
+    if (emulator_observed)
+        emulator_observed->shared(at, (size_t)row.offset * sizeof(bf16), 8 * sizeof(bf16), write);
+}
+
 // --- asynchronous copies ---
 
 struct copy {
@@ -53,6 +76,9 @@ void async_copy8(shared_pointer<bf16> to, const bf16 *from, bool valid)
     if ((to.offset & 7) != 0 || (valid && ((uintptr_t)from & 15) != 0))
         emulator_fail("asynchronous copy between addresses that are not multiples of 16 bytes");
     mine->pending.push_back({to, {}, from, valid, mine->committed});
+    if (emulator_observed && valid)
+        emulator_observed->global(__builtin_return_address(0), from, 8 * sizeof(bf16), false);
+    observe_row(__builtin_return_address(0), to, true);
 }
 
 void async_commit(void)
@@ -63,6 +89,7 @@ void async_commit(void)
 void emulator_async_wait(unsigned groups)
 {
     struct copies *mine = &copies[emulator_current->number];
+    const uncounted here;
     std::vector<struct copy> still;
     for (struct copy &copy : mine->pending) {
         if (copy.group + groups >= mine->committed) {
@@ -94,7 +121,9 @@ void load_matrices(uint32_t out[4], shared_pointer<bf16> row)
     if ((row.offset & 7) != 0)
         emulator_fail("ldmatrix from an address that is not a multiple of 16 bytes");
     const unsigned lane = emulator_current->number % EMULATOR_WARP;
+    observe_row(__builtin_return_address(0), row, false);
     const void *rows = emulator_exchange(0xffffffffu, &row, sizeof row, "ldmatrix");
+    const uncounted here;
     for (unsigned i = 0; i < 4; i++) {
         const shared_pointer<bf16> from = row_of(rows, i * 8 + lane / 4);
         out[i] = pair(from[lane % 4 * 2], from[lane % 4 * 2 + 1]);
@@ -106,7 +135,9 @@ void load_matrices_transposed(uint32_t out[4], shared_pointer<bf16> row)
     if ((row.offset & 7) != 0)
         emulator_fail("ldmatrix from an address that is not a multiple of 16 bytes");
     const unsigned lane = emulator_current->number % EMULATOR_WARP;
+    observe_row(__builtin_return_address(0), row, false);
     const void *rows = emulator_exchange(0xffffffffu, &row, sizeof row, "ldmatrix.trans");
+    const uncounted here;
     for (unsigned i = 0; i < 4; i++) {
         const shared_pointer<bf16> low = row_of(rows, i * 8 + lane % 4 * 2);
         const shared_pointer<bf16> high = row_of(rows, i * 8 + lane % 4 * 2 + 1);
