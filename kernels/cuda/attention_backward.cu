@@ -88,36 +88,37 @@ static __global__ void __launch_bounds__(key_block<D>::THREADS)
     const size_t last = a.window > 0 && key0 + TILE_ROWS - 1 + a.window < end
                             ? key0 + TILE_ROWS - 1 + a.window
                             : end;
-    float grad_k[COLUMNS / 8][4] = {}, grad_v[COLUMNS / 8][4] = {};
-    tile_load<D, THREADS>(k, (const bf16 *)a.k.data + group * d, key0, end, a.stride, d);
-    tile_load<D, THREADS>(v, (const bf16 *)a.v.data + group * d, key0, end, a.stride, d);
+    float grad_k[1][COLUMNS / 8][4] = {}, grad_v[1][COLUMNS / 8][4] = {};
+    tile_load<D, TILE_ROWS, THREADS>(k, (const bf16 *)a.k.data + group * d, key0, end, a.stride, d);
+    tile_load<D, TILE_ROWS, THREADS>(v, (const bf16 *)a.v.data + group * d, key0, end, a.stride, d);
     for (size_t head = group * share; head < (group + 1) * share; head++)
         for (size_t query0 = key0; query0 < last; query0 += TILE_ROWS) {
-            tile_load<D, THREADS>(q, (const bf16 *)a.q.data + head * d, query0, end, a.stride, d);
-            tile_load<D, THREADS>(g, (const bf16 *)a.grad_out.data + head * d, query0, end,
-                                  a.heads * d, d);
+            tile_load<D, TILE_ROWS, THREADS>(q, (const bf16 *)a.q.data + head * d, query0, end,
+                                             a.stride, d);
+            tile_load<D, TILE_ROWS, THREADS>(g, (const bf16 *)a.grad_out.data + head * d, query0,
+                                             end, a.heads * d, d);
             async_commit();
             async_wait<0>();
             __syncthreads();
-            float p[TILE_ROWS / 8][4], ds[TILE_ROWS / 8][4];
-            multiply_tiles<D, TILE_ROWS>(p, k, row, q);
-            multiply_tiles<D, TILE_ROWS>(ds, v, row, g);
+            float p[1][TILE_ROWS / 8][4], ds[1][TILE_ROWS / 8][4];
+            multiply_tiles<D, 1, TILE_ROWS>(p, k, row, q);
+            multiply_tiles<D, 1, TILE_ROWS>(ds, v, row, g);
 #pragma unroll
             for (int n = 0; n < TILE_ROWS / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const struct weights w =
-                        weigh(&a, dots, p[n][i], ds[n][i], query0 + fragment_column(n, i),
+                        weigh(&a, dots, p[0][n][i], ds[0][n][i], query0 + fragment_column(n, i),
                               key0 + row + fragment_row(i), end, head);
-                    p[n][i] = w.p;
-                    ds[n][i] = w.ds;
+                    p[0][n][i] = w.p;
+                    ds[0][n][i] = w.ds;
                 }
-            multiply_factors<D, COLUMNS, TILE_ROWS>(grad_v, p, g, column);
-            multiply_factors<D, COLUMNS, TILE_ROWS>(grad_k, ds, q, column);
+            multiply_factors<D, 1, COLUMNS, TILE_ROWS>(grad_v, p, g, column);
+            multiply_factors<D, 1, COLUMNS, TILE_ROWS>(grad_k, ds, q, column);
             __syncthreads();
         }
-    store_gradient<D>(a.grad_k, grad_k, key0 + row, end, a.stride, group * d, column, d);
-    store_gradient<D>(a.grad_v, grad_v, key0 + row, end, a.stride, group * d, column, d);
+    store_gradient<D>(a.grad_k, grad_k[0], key0 + row, end, a.stride, group * d, column, d);
+    store_gradient<D>(a.grad_v, grad_v[0], key0 + row, end, a.stride, group * d, column, d);
 }
 
 template <int D>
@@ -140,29 +141,34 @@ static __global__ void __launch_bounds__(key_block<D>::THREADS)
     size_t key0 = begin;
     if (a.window > 0 && query0 - begin >= a.window)
         key0 += (query0 - begin - a.window + 1) / TILE_ROWS * TILE_ROWS;
-    float grad_q[COLUMNS / 8][4] = {};
-    tile_load<D, THREADS>(q, (const bf16 *)a.q.data + head * d, query0, end, a.stride, d);
-    tile_load<D, THREADS>(g, (const bf16 *)a.grad_out.data + head * d, query0, end, a.heads * d, d);
+    float grad_q[1][COLUMNS / 8][4] = {};
+    tile_load<D, TILE_ROWS, THREADS>(q, (const bf16 *)a.q.data + head * d, query0, end, a.stride,
+                                     d);
+    tile_load<D, TILE_ROWS, THREADS>(g, (const bf16 *)a.grad_out.data + head * d, query0, end,
+                                     a.heads * d, d);
     for (; key0 < last; key0 += TILE_ROWS) {
-        tile_load<D, THREADS>(k, (const bf16 *)a.k.data + group * d, key0, end, a.stride, d);
-        tile_load<D, THREADS>(v, (const bf16 *)a.v.data + group * d, key0, end, a.stride, d);
+        tile_load<D, TILE_ROWS, THREADS>(k, (const bf16 *)a.k.data + group * d, key0, end, a.stride,
+                                         d);
+        tile_load<D, TILE_ROWS, THREADS>(v, (const bf16 *)a.v.data + group * d, key0, end, a.stride,
+                                         d);
         async_commit();
         async_wait<0>();
         __syncthreads();
-        float p[TILE_ROWS / 8][4], ds[TILE_ROWS / 8][4];
-        multiply_tiles<D, TILE_ROWS>(p, q, row, k);
-        multiply_tiles<D, TILE_ROWS>(ds, g, row, v);
+        float p[1][TILE_ROWS / 8][4], ds[1][TILE_ROWS / 8][4];
+        multiply_tiles<D, 1, TILE_ROWS>(p, q, row, k);
+        multiply_tiles<D, 1, TILE_ROWS>(ds, g, row, v);
 #pragma unroll
         for (int n = 0; n < TILE_ROWS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                ds[n][i] = weigh(&a, dots, p[n][i], ds[n][i], query0 + row + fragment_row(i),
-                                 key0 + fragment_column(n, i), end, head)
-                               .ds;
-        multiply_factors<D, COLUMNS, TILE_ROWS>(grad_q, ds, k, column);
+                ds[0][n][i] =
+                    weigh(&a, dots, p[0][n][i], ds[0][n][i], query0 + row + fragment_row(i),
+                          key0 + fragment_column(n, i), end, head)
+                        .ds;
+        multiply_factors<D, 1, COLUMNS, TILE_ROWS>(grad_q, ds, k, column);
         __syncthreads();
     }
-    store_gradient<D>(a.grad_q, grad_q, query0 + row, end, a.stride, head * d, column, d);
+    store_gradient<D>(a.grad_q, grad_q[0], query0 + row, end, a.stride, head * d, column, d);
 }
 
 template <int D>
