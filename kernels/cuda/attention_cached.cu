@@ -81,8 +81,14 @@ static __device__ __forceinline__ void load_block(const struct attention_cached 
     const size_t t = (size_t)a->plan.order[walk->segment.first];
     const size_t row = block_row(a, t, (size_t)walk->block, group), d = a->head_width;
     const bf16 *k = (const bf16 *)a->k_cache.data + row, *v = (const bf16 *)a->v_cache.data + row;
-    tile_gather<D, B, THREADS>(to, d, k, [=](int i) { return k + i * d; });
-    tile_gather<D, B, THREADS>(to + tile<D, B>::ELEMENTS, d, v, [=](int i) { return v + i * d; });
+    tile_load<D, B, THREADS>(to, k, 0, B, d, d);
+    tile_load<D, B, THREADS>(to + tile<D, B>::ELEMENTS, v, 0, B, d, d);
+}
+
+// Heads of a key head. Rows are counted in 32 bits, as dividing by it takes long in 64.
+static __device__ __forceinline__ unsigned share_of(const struct attention_cached *a)
+{
+    return (unsigned)a->heads / (unsigned)a->kv_heads;
 }
 
 static __device__ __forceinline__ int warp_largest(int value)
@@ -100,9 +106,9 @@ struct span {
 
 // Of rows begin..end, the same for all lanes; empty when there are none.
 static __device__ __forceinline__ struct span span_of(const struct attention_cached *a,
-                                                      size_t begin, size_t end)
+                                                      unsigned begin, unsigned end)
 {
-    const size_t share = a->heads / a->kv_heads;
+    const unsigned share = share_of(a);
     struct span out = {0, 0, 0, -1};
     if (begin >= end)
         return out;
@@ -167,13 +173,13 @@ struct lane_rows {
 };
 
 static __device__ __forceinline__ struct lane_rows lane_rows_of(const struct attention_cached *a,
-                                                                size_t row0, size_t end)
+                                                                unsigned row0, unsigned end)
 {
-    const size_t share = a->heads / a->kv_heads;
+    const unsigned share = share_of(a);
     struct lane_rows out;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const size_t row = row0 + fragment_row(2 * h);
+        const unsigned row = row0 + fragment_row(2 * h);
         out.place[h] = (int)(row / share);
         out.position[h] = row < end ? a->positions[a->plan.order[row / share]] : -1;
     }
@@ -242,15 +248,17 @@ template <int COLUMNS>
 static __device__ __forceinline__ void store_totals(const struct attention_cached *a,
                                                     shared_pointer<float> totals,
                                                     const struct running *total,
-                                                    const struct lane_rows *mine, size_t row0,
+                                                    const struct lane_rows *mine, unsigned row0,
                                                     int column0)
 {
-    const size_t share = a->heads / a->kv_heads, d = a->head_width;
+    const size_t d = a->head_width;
+    const unsigned share = share_of(a);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         if (mine->position[h] < 0)
             continue;
-        const size_t row = row0 + fragment_row(2 * h), t = (size_t)a->plan.order[row / share];
+        const unsigned row = row0 + fragment_row(2 * h);
+        const size_t t = (size_t)a->plan.order[row / share];
         const size_t at = (t * a->heads + blockIdx.y * share + row % share) * d;
         const float factor = 1 / total->sum[h];
 #pragma unroll
@@ -269,16 +277,17 @@ static __device__ __forceinline__ void store_partial(const struct attention_cach
                                                      const struct partials *p, int piece,
                                                      const float out[COLUMNS / 8][4],
                                                      const struct running *r,
-                                                     const struct lane_rows *mine, size_t row0,
+                                                     const struct lane_rows *mine, unsigned row0,
                                                      int column0)
 {
-    const size_t share = a->heads / a->kv_heads, d = a->head_width;
+    const size_t d = a->head_width;
+    const unsigned share = share_of(a);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const float sum = row_sum(r->sum[h]);
         if (mine->position[h] < 0)
             continue;
-        const size_t row = row0 + fragment_row(2 * h);
+        const unsigned row = row0 + fragment_row(2 * h);
         const size_t slot =
             (size_t)piece * p->rows + row / share * a->heads + blockIdx.y * share + row % share;
         if (column0 == 0 && threadIdx.x % 4 == 0) {
@@ -307,8 +316,9 @@ static __device__ __forceinline__ int order_end(const struct attention_plan *pla
 // A warp takes a row, a lane every 32nd column.
 static __global__ void attention_merge_kernel(struct attention_cached a, struct partials p)
 {
-    const size_t row = (size_t)blockIdx.x * MERGE_ROWS + threadIdx.y, d = a.head_width;
-    const size_t place = row / a.heads, head = row % a.heads;
+    const unsigned row = blockIdx.x * MERGE_ROWS + threadIdx.y, heads = (unsigned)a.heads;
+    const unsigned place = row / heads, head = row % heads;
+    const size_t d = a.head_width;
     if ((int)place >= order_end(&a.plan))
         return;
     const size_t t = (size_t)a.plan.order[place];
@@ -343,19 +353,20 @@ static __global__ void __launch_bounds__(THREADS, row_tile<D, ROWS>::RESIDENT)
     const shared_pointer<bf16> q = memory + T::Q_AT;
     const shared_pointer<float> totals = behind + T::ELEMENTS / 2;
     const struct attention_group g = a.plan.groups[blockIdx.z];
-    const size_t group = blockIdx.y, share = a.heads / a.kv_heads, d = a.head_width;
+    const size_t group = blockIdx.y, d = a.head_width;
+    const unsigned share = share_of(&a);
     // Rows are numbered through the whole order, for each key head.
-    const size_t begin = (size_t)g.first * share + (size_t)(blockIdx.x % p.tiles) * ROWS;
-    const size_t rows_end = (size_t)(g.first + g.tokens) * share;
-    const size_t end = begin + ROWS < rows_end ? begin + ROWS : rows_end;
+    const unsigned begin = g.first * share + blockIdx.x % p.tiles * ROWS;
+    const unsigned rows_end = (g.first + g.tokens) * share;
+    const unsigned end = begin + ROWS < rows_end ? begin + ROWS : rows_end;
     if (begin >= rows_end)
         return;
     const struct span tokens = span_of(&a, begin, end);
     const struct reading reading = reading_of(&a, &p, &g, &tokens);
     if (reading.first_piece * PIECE_BLOCKS >= reading.end_block)
         return;
-    tile_gather<D, ROWS, THREADS>(q, d, (const bf16 *)a.q.data, [&](int i) {
-        const size_t row = begin + i;
+    tile_gather<D, ROWS, THREADS>(q, d, [&](int i) {
+        const unsigned row = begin + i;
         return row < end ? (const bf16 *)a.q.data + (size_t)a.plan.order[row / share] * a.stride +
                                (group * share + row % share) * d
                          : (const bf16 *)NULL;

@@ -18,19 +18,28 @@ template <int D, int ROWS = TILE_ROWS> struct tile {
     enum { ELEMENTS = ROWS * (D + TILE_PAD) };
 };
 
+// What a thread copies of a tile: eight elements of every step-th row.
+template <int D, int THREADS> struct copying {
+    enum { STEP = THREADS / (D / 8) };
+    int row, column; // the first
+};
+
+template <int D, int THREADS>
+static __device__ __forceinline__ struct copying<D, THREADS> copying_of_thread(void) {
+    return {(int)threadIdx.x / (D / 8), (int)threadIdx.x % (D / 8) * 8};
+}
+
 // Row i of the tile from row(i), which gives NULL for a row of zeros; zeros from element `width`
-// on. `any` is an address that may be read. All THREADS threads of the block call it.
+// on. All THREADS threads of the block call it.
 template <int D, int ROWS, int THREADS, typename Row>
-static __device__ __forceinline__ void tile_gather(shared_pointer<bf16> tile, size_t width,
-                                                   const bf16 *any, Row row)
+static __device__ __forceinline__ void tile_gather(shared_pointer<bf16> tile, size_t width, Row row)
 {
-    const int per_row = D / 8;
-    for (int i = threadIdx.x; i < ROWS * per_row; i += THREADS) {
-        const int column = i % per_row * 8;
-        const bf16 *from = row(i / per_row);
-        const bool valid = from && (size_t)column < width;
-        async_copy8(tile + (i / per_row * (D + TILE_PAD) + column), valid ? from + column : any,
-                    valid);
+    const struct copying<D, THREADS> c = copying_of_thread<D, THREADS>();
+    const shared_pointer<bf16> to = tile + (c.row * (D + TILE_PAD) + c.column);
+#pragma unroll
+    for (int i = 0; i < ROWS; i += c.STEP) {
+        const bf16 *from = row(c.row + i);
+        async_copy8(to + i * (D + TILE_PAD), from + c.column, from && (size_t)c.column < width);
     }
 }
 
@@ -40,9 +49,13 @@ static __device__ __forceinline__ void tile_load(shared_pointer<bf16> tile, cons
                                                  size_t first, size_t end, size_t stride,
                                                  size_t width)
 {
-    tile_gather<D, ROWS, THREADS>(tile, width, x, [=](int i) {
-        return first + i < end ? x + (first + i) * stride : (const bf16 *)NULL;
-    });
+    const struct copying<D, THREADS> c = copying_of_thread<D, THREADS>();
+    const shared_pointer<bf16> to = tile + (c.row * (D + TILE_PAD) + c.column);
+    const int rows = (size_t)c.column < width && first < end ? (int)(end - first) - c.row : 0;
+    const bf16 *from = x + (first + c.row) * stride + c.column;
+#pragma unroll
+    for (int i = 0; i < ROWS; i += c.STEP, from += c.STEP * stride)
+        async_copy8(to + i * (D + TILE_PAD), from, i < rows);
 }
 
 // Rows `row`..+16, elements k..k + 16, as the left operand.
