@@ -58,34 +58,6 @@ static __device__ __forceinline__ void store_rows(const struct attention_forward
     }
 }
 
-// Hides, of the keys from key0 on, what the 16 queries from query0 on do not see.
-template <int KEYS>
-static __device__ __forceinline__ void hide_keys(float scores[KEYS / 8][4], size_t key0,
-                                                 size_t query0, size_t window)
-{
-    int first[2], end[2];
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        end[h] = (int)(query0 - key0) + fragment_row(2 * h) + 1;
-        const ptrdiff_t from = (ptrdiff_t)end[h] - (ptrdiff_t)window;
-        first[h] = window > 0 && from > 0 ? (int)from : 0;
-    }
-    hide<KEYS>(scores, first, end);
-}
-
-// Where the keys of a tile stand towards a warp's queries query0..last_query.
-static __device__ __forceinline__ bool sees_some(size_t key0, size_t keys, size_t query0,
-                                                 size_t last_query, size_t window)
-{
-    return key0 <= last_query && (window == 0 || key0 + keys - 1 + window > query0);
-}
-
-static __device__ __forceinline__ bool sees_all(size_t key0, size_t keys, size_t query0,
-                                                size_t last_query, size_t window)
-{
-    return key0 + keys - 1 <= query0 && (window == 0 || last_query < key0 + window);
-}
-
 template <int D>
 static __global__ void __launch_bounds__(THREADS, D > 128 ? 1 : 2)
     attention_forward_kernel(struct attention_forward a)
@@ -181,7 +153,7 @@ void cuda_attention_forward(struct device *device, const struct attention_forwar
         return;
     const bool tiles = can_tile(a->q, a->stride, a->head_width) &&
                        can_tile(a->k, a->stride, a->head_width) &&
-                       can_tile(a->v, a->stride, a->head_width) && (uintptr_t)a->out.data % 4 == 0;
+                       can_tile(a->v, a->stride, a->head_width) && can_tile_out(a->out);
     if (tiles && a->head_width <= 64)
         launch_tiles<64>(device, a);
     else if (tiles && a->head_width <= 128)

@@ -515,7 +515,7 @@ void cuda_attention_cached(struct device *device, const struct attention_cached 
         return;
     const size_t d = a->head_width;
     const bool tiles = can_tile(a->q, a->stride, d) && can_tile(a->k_cache, d, d) &&
-                       can_tile(a->v_cache, d, d) && (uintptr_t)a->out.data % 4 == 0;
+                       can_tile(a->v_cache, d, d) && can_tile_out(a->out);
     if (tiles && d <= 64)
         launch_width<64>(device, a);
     else if (tiles && d <= 128)

@@ -251,6 +251,34 @@ static __device__ __forceinline__ void hide(float scores[N / 8][4], const int fi
         }
 }
 
+// Hides, of the keys from key0 on, what the 16 queries from query0 on do not see.
+template <int KEYS>
+static __device__ __forceinline__ void hide_keys(float scores[KEYS / 8][4], size_t key0,
+                                                 size_t query0, size_t window)
+{
+    int first[2], end[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        end[h] = (int)(query0 - key0) + fragment_row(2 * h) + 1;
+        const ptrdiff_t from = (ptrdiff_t)end[h] - (ptrdiff_t)window;
+        first[h] = window > 0 && from > 0 ? (int)from : 0;
+    }
+    hide<KEYS>(scores, first, end);
+}
+
+// Where the keys of a tile stand towards a warp's queries query0..last_query.
+static __device__ __forceinline__ bool sees_some(size_t key0, size_t keys, size_t query0,
+                                                 size_t last_query, size_t window)
+{
+    return key0 <= last_query && (window == 0 || key0 + keys - 1 + window > query0);
+}
+
+static __device__ __forceinline__ bool sees_all(size_t key0, size_t keys, size_t query0,
+                                                size_t last_query, size_t window)
+{
+    return key0 + keys - 1 <= query0 && (window == 0 || last_query < key0 + window);
+}
+
 // Elements i and i + 1, where i is even.
 static __device__ __forceinline__ void store_pair(struct tensor t, size_t i, float x, float y)
 {
@@ -272,6 +300,12 @@ static inline bool can_tile(struct tensor x, size_t stride, size_t width)
 {
     return x.dtype == DTYPE_BF16 && (uintptr_t)x.data % 16 == 0 && stride % 8 == 0 &&
            width % 8 == 0;
+}
+
+// Results that store_pair may write.
+static inline bool can_tile_out(struct tensor x)
+{
+    return (uintptr_t)x.data % 4 == 0;
 }
 
 // Lets a kernel have more than 48 KiB of shared memory.
