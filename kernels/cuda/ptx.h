@@ -57,6 +57,14 @@ __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
     return out;
 }
 
+// 2^x, to 2 units in the last place; 1 for 0, 0 for -infinity and below 2^-126.
+__device__ __forceinline__ float exp2_approx(float x)
+{
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
 // Copies 8 elements (16 bytes, both sides aligned) behind the caller's back; zeros when not valid.
 // They are there after async_wait and a barrier.
 __device__ __forceinline__ void async_copy8(shared_pointer<bf16> to, const bf16 *from, bool valid)

@@ -28,6 +28,11 @@ uint32_t bf16_pair(float low, float high)
     return (uint32_t)bf16_from_f32(high) << 16 | bf16_from_f32(low);
 }
 
+float exp2_approx(float x)
+{
+    return x < -126 ? 0 : exp2f(x);
+}
+
 // What an instruction of the GPU does as a whole is not counted element by element.
 class uncounted
 {

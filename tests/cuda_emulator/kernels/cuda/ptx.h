@@ -17,6 +17,7 @@ bf16 bf16_round(float value);
 f16 f16_round(float value);
 float f16_widen(f16 value);
 uint32_t bf16_pair(float low, float high);
+float exp2_approx(float x);
 
 // Copies happen at async_wait, not before: who forgets to wait reads what was there.
 void async_copy8(shared_pointer<bf16> to, const bf16 *from, bool valid);
