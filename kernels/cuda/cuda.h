@@ -27,6 +27,7 @@ struct cuda_state {
     struct gemm *gemm;
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
     struct moment_code *codes;   // [2] of the first and the second moment, on the device
+    size_t least_free;           // bytes, after an allocation
     char problem[PROBLEM_BYTES]; // the first thing that went wrong; "" while nothing did
     struct cudaDeviceProp properties;
 };

@@ -45,8 +45,10 @@ static struct cudaDeviceProp device = {.name = "emulator",
                                        .multiProcessorCount = 4,
                                        .l2CacheSize = 1 << 20};
 static cudaError_t last_error;
-static std::string error_text, failing;
+static std::string error_text;
+static char failing[64]; // plain data, which may be arranged before the first constructor has run
 static cudaError_t failing_error;
+static unsigned failing_after; // calls
 static int driver_version = 13000;
 static unsigned graph_launches;
 
@@ -64,16 +66,22 @@ void emulator_set_driver(int version)
 
 void emulator_fail_next(const char *function, cudaError_t error)
 {
-    failing = function ? function : "";
+    emulator_fail_later(function, error, 0);
+}
+
+void emulator_fail_later(const char *function, cudaError_t error, unsigned calls)
+{
+    snprintf(failing, sizeof failing, "%s", function ? function : "");
     failing_error = error;
+    failing_after = calls;
 }
 
 // Errors of a fault stay until the process ends; those of one call do not.
 static cudaError_t injected(const char *function)
 {
-    if (failing != function)
+    if (strcmp(failing, function) != 0 || failing_after-- > 0)
         return last_error;
-    failing = "";
+    failing[0] = '\0';
     if (failing_error >= cudaErrorIllegalAddress)
         emulator_set_error(failing_error, "");
     return failing_error;
