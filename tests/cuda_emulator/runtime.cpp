@@ -5,6 +5,7 @@
 #include "tests/cuda_emulator/arrange.h"
 
 #include <map>
+#include <mutex>
 #include <pthread.h>
 #include <stdio.h>
 #include <string>
@@ -304,8 +305,12 @@ void emulator_check_words(const char *kernel, const void *argument, size_t bytes
 
 // --- streams ---
 
+// Threads of a program take turns, as their work does on a stream.
+static std::recursive_mutex turn;
+
 void emulator_enqueue(cudaStream_t stream, std::function<void()> work)
 {
+    const std::lock_guard<std::recursive_mutex> mine(turn);
     if (stream && stream->capturing)
         stream->kept.push_back(work);
     else
