@@ -16,6 +16,7 @@
 #          --backend NAME  cuda (default), or cpu or ref
 #          --size NAME     h200 (default), or tiny: shapes that need no GPU
 #          --only REGEX    steps whose names match
+#          --limit-scale X how much of its time limit a step gets (default 1)
 #          --seconds S     no step begins that would not end S seconds after the start (default 480)
 #
 # A step that is in results.jsonl as passed or skipped is not repeated: the same command goes on where the last one
@@ -26,10 +27,10 @@
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
-build=$root/build-gpu out='' before='' backend=cuda size=h200 only=. budget=480
+build=$root/build-gpu out='' before='' backend=cuda size=h200 only=. budget=480 scale=1
 
 say() { printf '%s\n' "$*" >&2; }
-usage() { sed -n '5,24s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '5,25s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 stage=${1:-}
 case "$stage" in all | check | train | generate | peers | table | markdown) shift ;; *) usage ;; esac
@@ -43,6 +44,7 @@ while [ $# -gt 0 ]; do
     --size) size=$2 ;;
     --only) only=$2 ;;
     --seconds) budget=$2 ;;
+    --limit-scale) scale=$2 ;;
     *) usage ;;
     esac
     shift 2
@@ -294,7 +296,8 @@ run_step() {
         end_step "$name" 127 0 "$log"
         return 0
     fi
-    limit=$((3 * seconds < end - SECONDS ? 3 * seconds : end - SECONDS))
+    limit=$(awk -v most=$((end - SECONDS)) -v own=$((3 * seconds)) -v scale="$scale" \
+        'BEGIN { own = int(own * scale); print own < most ? own : most }')
     [ "$limit" -gt 0 ] || { left=1; return 0; }
     start=$SECONDS
     watch_gpu
