@@ -31,7 +31,9 @@ static const struct option bench_option_table[] = {
      "attention (16), and the rows of the layers' products (1,2,4,8,16,32,64)",
      false},
     {"prompt", OPTION_INT, OPTION_AT(prompt), "N", "512", 1, 1 << 20, NULL,
-     "model: tokens of a prompt", false},
+     "model: tokens of a prompt; kernels: of a sequence", false},
+    {"rows", OPTION_INT, OPTION_AT(rows), "N", "0", 0, 1 << 24, NULL,
+     "kernels: tokens of those that only move memory (0: as --prompt)", false},
     {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "TYPE", "bf16", 0, 0, "f32|bf16|fp8",
      "model, engine, training: type of the weights; fp8 (of products in layers): model, engine",
      false},
@@ -110,6 +112,24 @@ void bench_report(const struct bench *bench, const char *what, double rate, cons
     }
     json_end_object(&w);
     printf("%s\n", line.bytes);
+    fflush(stdout);
+    strbuf_release(&line);
+}
+
+void bench_report_figures(const char *what, const struct bench_figure *figures, size_t count)
+{
+    struct strbuf line = {0};
+    struct json_writer w = {.out = &line};
+    json_begin_object(&w);
+    json_key(&w, "what");
+    json_text(&w, what);
+    for (size_t i = 0; i < count; i++) {
+        json_key(&w, figures[i].name);
+        json_number(&w, figures[i].value);
+    }
+    json_end_object(&w);
+    printf("%s\n", line.bytes);
+    fflush(stdout);
     strbuf_release(&line);
 }
 

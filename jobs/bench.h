@@ -13,7 +13,7 @@ enum { BENCH_BATCHES_LIMIT = 16 };
 struct bench_options {
     const char *shape;
     const char *batch;
-    int64_t prompt;
+    int64_t prompt, rows;
     const char *dtype;
     const char *tokenizer;
     struct option_list data;
@@ -44,6 +44,19 @@ struct bench {
 // One measurement: a rate, and its share of a limit when there is one (of NULL: none).
 void bench_report(const struct bench *bench, const char *what, double rate, const char *unit,
                   double share, const char *of);
+
+// One JSON object: what, and these.
+struct bench_figure {
+    const char *name;
+    double value;
+};
+void bench_report_figures(const char *what, const struct bench_figure *figures, size_t count);
+
+// Of a device, at most, as it is asked for (cudaMemGetInfo) behind every allocation: bytes beyond
+// those of `before`; 0 when the device does not say.
+double bench_memory_taken(struct device *device, struct device_memory before);
+// What was taken, if that is known, as a share of what was planned (0: nothing was).
+void bench_report_memory(const struct bench *bench, double planned, double taken);
 
 // Before a fork, and where memory is needed: the next part opens again what it needs.
 void bench_close_device(struct bench *bench);

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // memo bench engine: many requests on few documents, as reflections make them, beside the floor:
-// the time that the same work would take if nothing but its operations, or its bytes, took time.
-//
-// Counted as work, once each: the tokens of the documents; of every request its own tokens and all
-// but the last of its answer; a head for every answer token; attention to all positions before; and
-// as bytes the weights once per step, keys and values of a document once per step for all requests
-// on it, of a request's own tokens once per step. Steps are as few as the budget of tokens and the
-// length of the answers allow.
+// the time that the same work would take if nothing but its operations, or its bytes, took time
+// (bench_floor.h). All of it is timed, and by itself what comes when the documents are computed and
+// every request generates a token a step.
 #include "jobs/bench.h"
+#include "jobs/bench_floor.h"
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/mem.h"
 #include "base/random.h"
 #include "worker/engine/engine.h"
@@ -21,62 +17,35 @@
 
 enum { STEP_TOKENS = 512 };
 
-struct load {
-    size_t documents, requests;   // requests on each document
-    size_t document, own, answer; // tokens
+// The steps in which every request generated a token and none ended.
+struct decoding {
+    double seconds, floor_seconds, tokens;
+    size_t steps;
 };
 
-struct floor {
-    double flops, bytes, steps;
-    double computing, reading; // seconds
+struct measured {
+    double seconds;
+    struct decoding decoding;
 };
 
-static double layer_weights(const struct model *model)
+static double peak_flops(const struct bench *bench)
 {
-    double count = 0;
-    for (size_t p = 0; p < model->layout.parameter_count; p++)
-        if (model->layout.parameters[p].layer >= 0 && model->layout.parameters[p].rank == 2)
-            count += (double)model->layout.parameters[p].count;
-    return count;
+    const bool dot = bench->model->weights.dtype == DTYPE_BF16 && bench->limits.dot_flops > 0;
+    return dot ? bench->limits.dot_flops : bench->limits.flops;
 }
 
-// Pairs of positions in which one attends to another, of `count` tokens behind `before` others.
-static double pairs(double before, double count)
+static double floor_seconds(const struct bench *bench, struct effort effort)
 {
-    return count * before + count * (count + 1) / 2;
+    return effort_seconds(effort, bench->limits.read_bytes, peak_flops(bench));
 }
 
-static struct floor floor_of(const struct bench *bench, const struct load *load)
+static struct decoder_cost cost_of(const struct bench *bench)
 {
-    const struct model_config *config = &bench->model->config;
-    const double documents = (double)load->documents;
-    const double requests = documents * (double)load->requests;
-    const double document = (double)load->document, answer = (double)load->answer;
-    const double own = (double)load->own + answer - 1;
-    const double head = (double)(config->vocabulary * config->hidden);
-    const double tokens = documents * document + requests * own;
-    const double scores = documents * pairs(0, document) + requests * pairs(document, own);
-    const double layers = layer_weights(bench->model);
-    const double element = (double)dtype_bytes(bench->model->weights.dtype);
-    double attending = 0;
-    for (int64_t i = 0; i < config->layers; i++)
-        attending += config->layer_kinds[i] != LAYER_CONV;
-    const double kept = 2 * attending * (double)(config->kv_heads * config->head_width) * element;
-    struct floor floor = {
-        .flops = 2 * layers * tokens + 2 * head * requests * answer +
-                 4 * attending * (double)(config->heads * config->head_width) * scores,
-        .steps = documents * document / STEP_TOKENS + answer,
-    };
-    floor.bytes = floor.steps * (layers * (bench->model->codes ? 1 : element) + head * element) +
-                  kept * answer * (documents * document + requests * own / 2);
-    const bool pairs_of_bf16 =
-        bench->model->weights.dtype == DTYPE_BF16 && bench->limits.dot_flops > 0;
-    floor.computing = floor.flops / (pairs_of_bf16 ? bench->limits.dot_flops : bench->limits.flops);
-    floor.reading = floor.bytes / bench->limits.read_bytes;
-    return floor;
+    const struct model *model = bench->model;
+    return decoder_cost_of(&model->config, model->weights.dtype, model->codes != NULL);
 }
 
-static void submit(struct engine *engine, const struct load *load, uint64_t vocabulary)
+static void submit(struct engine *engine, const struct document_load *load, uint64_t vocabulary)
 {
     const size_t count = load->document + load->own;
     int32_t *prompt = mem_calloc(count, sizeof *prompt);
@@ -93,68 +62,93 @@ static void submit(struct engine *engine, const struct load *load, uint64_t voca
     free(prompt);
 }
 
-static int run_load(struct engine *engine, const struct load *load, uint64_t vocabulary,
-                    double *seconds, struct error *err)
+// A step that gave every request a token, after `before` of them in all.
+static void add_step(const struct bench *bench, const struct document_load *load, double before,
+                     double seconds, struct decoding *out)
 {
+    const double requests = (double)(load->documents * load->requests);
+    const struct decoder_cost cost = cost_of(bench);
+    out->seconds += seconds;
+    out->floor_seconds +=
+        floor_seconds(bench, document_step_effort(&cost, load, before / requests));
+    out->tokens += requests;
+    out->steps++;
+}
+
+static int run_load(const struct bench *bench, struct engine *engine,
+                    const struct document_load *load, struct measured *out, struct error *err)
+{
+    const uint64_t requests = load->documents * load->requests;
     struct engine_result result;
     enum engine_poll polled;
     const double start = clock_seconds();
-    submit(engine, load, vocabulary);
-    while ((polled = engine_poll(engine, &result, err)) > ENGINE_IDLE)
+    double step_start = start;
+    uint64_t before = 0;
+    bool ended = false;
+    submit(engine, load, (uint64_t)bench->model->config.vocabulary);
+    while ((polled = engine_poll(engine, &result, err)) > ENGINE_IDLE) {
+        const double now = clock_seconds();
+        const uint64_t generated = engine_statistics(engine).generated_tokens;
         if (polled == ENGINE_RESULT && result.count != load->answer)
             return error_set(err, "request %llu ended after %zu tokens: %s",
                              (unsigned long long)result.id, result.count, result.problem);
-    *seconds = clock_seconds() - start;
+        ended = ended || polled == ENGINE_RESULT;
+        if (!ended && before > 0 && generated == before + requests)
+            add_step(bench, load, (double)before, now - step_start, &out->decoding);
+        before = generated;
+        step_start = now;
+    }
+    out->seconds = clock_seconds() - start;
     return polled == ENGINE_FAILED ? -1 : 0;
 }
 
-static void report_text(const struct engine_statistics *done, const struct floor *floor,
-                        double seconds)
+static void report_text(const struct engine_statistics *done, struct effort effort, double floor,
+                        const struct measured *measured)
 {
-    const double bound = floor->computing > floor->reading ? floor->computing : floor->reading;
+    const struct decoding *decoding = &measured->decoding;
     printf("%llu prompt tokens computed, %llu found computed, %llu generated, %llu steps\n",
            (unsigned long long)done->prompt_tokens, (unsigned long long)done->cached_tokens,
            (unsigned long long)done->generated_tokens, (unsigned long long)done->steps);
     printf("%llu preemptions, %llu evictions, %zu blocks\n", (unsigned long long)done->preemptions,
            (unsigned long long)done->evictions, done->blocks);
-    printf("floor: %.2f T operations in %.1f s, %.1f GB in %.1f s\n", floor->flops / 1e12,
-           floor->computing, floor->bytes / 1e9, floor->reading);
-    printf("%.2f s, %.1f answer tokens/s, %.1f%% of the floor\n", seconds,
-           (double)done->generated_tokens / seconds, 100 * bound / seconds);
+    printf("floor: %.2f T operations, %.1f GB, %.1f s\n", effort.flops / 1e12, effort.bytes / 1e9,
+           floor);
+    printf("%.2f s, %.1f answer tokens/s, %.1f%% of the floor\n", measured->seconds,
+           effort.tokens / measured->seconds, 100 * floor / measured->seconds);
+    if (decoding->steps > 0)
+        printf("%zu steps with a token for every request: %.1f answer tokens/s, %.1f%% of the "
+               "floor\n",
+               decoding->steps, decoding->tokens / decoding->seconds,
+               100 * decoding->floor_seconds / decoding->seconds);
 }
 
-static void report_json(const struct engine_statistics *done, const struct floor *floor,
-                        double seconds)
+static void report_json(const struct engine_statistics *done, struct effort effort, double floor,
+                        const struct measured *measured)
 {
-    const double bound = floor->computing > floor->reading ? floor->computing : floor->reading;
-    const struct {
-        const char *name;
-        double value;
-    } figures[] = {{"prompt_tokens", (double)done->prompt_tokens},
-                   {"cached_tokens", (double)done->cached_tokens},
-                   {"generated_tokens", (double)done->generated_tokens},
-                   {"steps", (double)done->steps},
-                   {"floor_operations", floor->flops},
-                   {"floor_bytes", floor->bytes},
-                   {"floor_seconds", bound},
-                   {"seconds", seconds},
-                   {"answer_tokens_per_second", (double)done->generated_tokens / seconds},
-                   {"floor_share", bound / seconds}};
-    struct strbuf line = {0};
-    struct json_writer w = {.out = &line};
-    json_begin_object(&w);
-    json_key(&w, "what");
-    json_text(&w, "engine");
-    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
-        json_key(&w, figures[i].name);
-        json_number(&w, figures[i].value);
-    }
-    json_end_object(&w);
-    printf("%s\n", line.bytes);
-    strbuf_release(&line);
+    const struct decoding *decoding = &measured->decoding;
+    const struct bench_figure all[] = {
+        {"prompt_tokens", (double)done->prompt_tokens},
+        {"cached_tokens", (double)done->cached_tokens},
+        {"generated_tokens", (double)done->generated_tokens},
+        {"steps", (double)done->steps},
+        {"floor_operations", effort.flops},
+        {"floor_bytes", effort.bytes},
+        {"floor_seconds", floor},
+        {"seconds", measured->seconds},
+        {"answer_tokens_per_second", effort.tokens / measured->seconds},
+        {"floor_share", floor / measured->seconds}};
+    const struct bench_figure decoded[] = {
+        {"steps", (double)decoding->steps},
+        {"floor_seconds", decoding->floor_seconds},
+        {"seconds", decoding->seconds},
+        {"answer_tokens_per_second", decoding->tokens / decoding->seconds},
+        {"floor_share", decoding->floor_seconds / decoding->seconds}};
+    bench_report_figures("engine", all, sizeof all / sizeof *all);
+    if (decoding->steps > 0)
+        bench_report_figures("engine, decoding", decoded, sizeof decoded / sizeof *decoded);
 }
 
-static int measure(struct bench *bench, const struct load *load, struct error *err)
+static int measure(struct bench *bench, const struct document_load *load, struct error *err)
 {
     const size_t requests = load->documents * load->requests;
     const size_t prompt = load->document + load->own;
@@ -166,16 +160,18 @@ static int measure(struct bench *bench, const struct load *load, struct error *e
         .cache_tokens = load->documents * (load->document + KV_BLOCK_TOKENS) +
                         requests * (load->own + load->answer + 2 * KV_BLOCK_TOKENS) + prompt};
     struct engine *engine = NULL;
-    double seconds = 0;
+    struct measured measured = {0};
     if (engine_create(bench->model, &how, &engine, err))
         return -1;
-    const int rc = run_load(engine, load, (uint64_t)bench->model->config.vocabulary, &seconds, err);
+    const int rc = run_load(bench, engine, load, &measured, err);
     const struct engine_statistics done = engine_statistics(engine);
     engine_destroy(engine);
     if (rc)
         return -1;
-    const struct floor floor = floor_of(bench, load);
-    (bench->options->json ? report_json : report_text)(&done, &floor, seconds);
+    const struct decoder_cost cost = cost_of(bench);
+    const struct effort effort = document_load_effort(&cost, load);
+    (bench->options->json ? report_json : report_text)(&done, effort, floor_seconds(bench, effort),
+                                                       &measured);
     return 0;
 }
 
@@ -184,11 +180,12 @@ int bench_engine(struct bench *bench, struct error *err)
     const struct bench_options *options = bench->options;
     const char *shape = options->shape ? options->shape : "qwen2.5-0.5b";
     const enum dtype dtype = strcmp(options->dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16;
-    const struct load load = {.documents = (size_t)options->documents,
-                              .requests = (size_t)options->requests,
-                              .document = (size_t)options->document_tokens,
-                              .own = (size_t)options->own_tokens,
-                              .answer = (size_t)options->answer_tokens};
+    const struct document_load load = {.documents = (size_t)options->documents,
+                                       .requests = (size_t)options->requests,
+                                       .document = (size_t)options->document_tokens,
+                                       .own = (size_t)options->own_tokens,
+                                       .answer = (size_t)options->answer_tokens,
+                                       .step_tokens = STEP_TOKENS};
     struct bench own = *bench;
     struct model_config config;
     own.model = NULL;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// memo bench kernels: every operation alone, at the sizes of a shape: --prompt tokens, and for
-// generation as many positions of each of the first --batch sequences. Where a backend multiplies
-// in more than one way, the layers' products by each, for all of --batch: bytes of the weight per
-// second.
+// memo bench kernels: every operation alone, at the sizes of a shape: --prompt tokens, or --rows of
+// those that only move memory, and for generation as many positions of each of the first --batch
+// sequences. Where a backend multiplies in more than one way, the layers' products by each, for all
+// of --batch: bytes of the weight per second. Operands take turns, so that no cache holds them.
 #include "jobs/bench.h"
 
 #include "worker/model/model.h"
@@ -83,6 +83,7 @@ int bench_kernels(struct bench *bench, struct error *err)
         .head_width = (size_t)config.head_width,
         .ffn = (size_t)config.ffn,
         .vocabulary = (size_t)config.vocabulary,
+        .rows = (size_t)options->rows,
         .sequences = bench->batch_count ? bench->batches[0] : USUAL_SEQUENCES,
     };
     struct bench_operation operations[BENCH_OPERATIONS];

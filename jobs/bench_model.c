@@ -5,9 +5,9 @@
 // peak is that of bfloat16 dot products where weights and processor allow them, else of float32
 // multiply-adds.
 #include "jobs/bench.h"
+#include "jobs/bench_floor.h"
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/mem.h"
 #include "base/random.h"
 #include "worker/model/model.h"
@@ -19,7 +19,6 @@
 enum {
     STEPS_LIMIT = 1024, // timed ones
     DECODE_ROOM = 256,  // positions behind the prompt; a sequence that fills them begins again
-    NOISE_ELEMENTS = 1 << 16,
 };
 
 struct run {
@@ -31,67 +30,14 @@ struct run {
     size_t room;     // positions of a sequence
 };
 
-// What a step does, whatever its speed.
-struct effort {
-    double tokens;
-    double bytes; // of weights, each read once
-    double flops;
-};
-
-// One step: `slots` sequences, each with `length` new tokens from `position` on.
-struct shape {
-    size_t slots, length, position;
-};
-
-// One block repeats.
 void bench_fill_weights(struct model *model)
 {
-    float *noise = mem_alloc(NOISE_ELEMENTS * sizeof *noise);
-    uint32_t *converted = mem_alloc(NOISE_ELEMENTS * sizeof *converted);
-    const size_t element = dtype_bytes(model->weights.dtype);
-    for (size_t i = 0; i < NOISE_ELEMENTS; i++)
-        noise[i] = (float)(0.02 * random_normal(1, 0, i));
-    convert_from_f32(converted, model->weights.dtype, noise, NOISE_ELEMENTS);
-    const uint64_t elements = model->layout.elements;
-    char *weights = model->weights.data;
-    uint64_t filled = elements < NOISE_ELEMENTS ? elements : NOISE_ELEMENTS;
-    device_copy_in(model->device, weights, converted, filled * element);
-    for (; filled < elements; filled *= 2) { // by copies on the device
-        const uint64_t left = elements - filled;
-        device_copy(model->device, weights + filled * element, weights,
-                    (left < filled ? left : filled) * element);
-    }
-    free(noise);
-    free(converted);
+    bench_fill_noise(model->device, model->weights, model->layout.elements, 0.02);
 }
 
-// Matrices inside the layers take part in every token, but what follows attention in the last layer
-// and the head only in the tokens whose logits are wanted: one of each sequence.
-static struct effort effort_of(const struct model *model, struct shape shape)
+static int step_once(struct run *run, struct decode_step shape, double *seconds, struct error *err)
 {
-    const struct model_config *config = &model->config;
-    const double hidden = (double)config->hidden, ffn = 3.0 * hidden * (double)config->ffn;
-    const double head = (double)config->vocabulary * hidden;
-    const double element = (double)dtype_bytes(model->weights.dtype);
-    const double wanted = (double)shape.slots, tokens = wanted * (double)shape.length;
-    double layers = 0, attending = 0;
-    for (size_t p = 0; p < model->layout.parameter_count; p++)
-        if (model->layout.parameters[p].layer >= 0 && model->layout.parameters[p].rank == 2)
-            layers += (double)model->layout.parameters[p].count;
-    for (int64_t i = 0; i < config->layers; i++)
-        attending += config->layer_kinds[i] != LAYER_CONV;
-    const double seen = (double)shape.position + ((double)shape.length + 1) / 2;
-    const double attention = 4 * attending * (double)(config->heads * config->head_width) * seen;
-    return (struct effort){
-        .tokens = tokens,
-        .bytes = layers * (model->codes ? 1 : element) + head * element,
-        .flops = tokens * (2 * (layers - ffn) + attention) + wanted * 2 * (ffn + head),
-    };
-}
-
-static int step_once(struct run *run, struct shape shape, double *seconds, struct error *err)
-{
-    const size_t tokens = shape.slots * shape.length;
+    const size_t tokens = shape.sequences * shape.length;
     int32_t *ids = mem_alloc(4 * tokens * sizeof *ids);
     int32_t *sequences = ids + tokens, *positions = sequences + tokens;
     int32_t *wanted = positions + tokens;
@@ -107,9 +53,9 @@ static int step_once(struct run *run, struct shape shape, double *seconds, struc
                                      .positions = positions,
                                      .tokens = tokens,
                                      .tables = run->tables,
-                                     .sequence_count = shape.slots,
+                                     .sequence_count = shape.sequences,
                                      .wanted = wanted,
-                                     .wanted_count = shape.slots};
+                                     .wanted_count = shape.sequences};
     const double start = clock_seconds();
     const int rc = model_step_greedy(run->model, run->cache, &step, run->chosen, err);
     *seconds = clock_seconds() - start;
@@ -125,7 +71,7 @@ static int compare_doubles(const void *a, const void *b)
 
 // The median of as many steps as --seconds allow, at least three; `advance` of them follow one
 // another before they begin again. The first step warms up.
-static int time_steps(struct run *run, struct shape shape, size_t advance, double *median,
+static int time_steps(struct run *run, struct decode_step shape, size_t advance, double *median,
                       struct error *err)
 {
     double *seconds = mem_alloc(STEPS_LIMIT * sizeof *seconds), ignored;
@@ -134,7 +80,7 @@ static int time_steps(struct run *run, struct shape shape, size_t advance, doubl
     size_t count = 0;
     int rc = step_once(run, shape, &ignored, err);
     while (rc == 0 && count < STEPS_LIMIT && (count < 3 || total < limit)) {
-        struct shape now = shape;
+        struct decode_step now = shape;
         now.position += (count + 1) % advance;
         rc = step_once(run, now, &seconds[count], err);
         total += seconds[count++];
@@ -152,46 +98,49 @@ static double peak_flops(const struct bench *bench)
     return dot ? bench->limits.dot_flops : bench->limits.flops;
 }
 
-static void report_text(const char *what, const struct bench *bench, struct effort rate)
+// The share of the floor: of the time that nothing but the step's bytes, or its operations, takes.
+struct figures {
+    struct decode_step shape;
+    struct effort rate; // per second
+    double floor_share;
+};
+
+static void report_text(const char *name, const struct bench *bench, const struct figures *figures)
 {
-    printf("%-36s %9.1f %8.2f %7.1f%% %9.1f %7.1f%%\n", what, rate.tokens, rate.bytes / 1e9,
+    const struct decode_step shape = figures->shape;
+    const struct effort rate = figures->rate;
+    char what[64];
+    if (shape.length > 1)
+        snprintf(what, sizeof what, "%s, %zu tokens", name, shape.length);
+    else
+        snprintf(what, sizeof what, "%s, batch %zu at position %zu", name, shape.sequences,
+                 shape.position);
+    printf("%-36s %9.1f %8.2f %7.1f%% %9.1f %7.1f%% %7.1f%%\n", what, rate.tokens, rate.bytes / 1e9,
            100 * rate.bytes / bench->limits.read_bytes, rate.flops / 1e9,
-           100 * rate.flops / peak_flops(bench));
+           100 * rate.flops / peak_flops(bench), 100 * figures->floor_share);
     fflush(stdout);
 }
 
-static void report_json(const char *what, const struct bench *bench, struct shape shape,
-                        struct effort rate)
+static void report_json(const char *what, const struct bench *bench, const struct figures *figures)
 {
-    const struct {
-        const char *name;
-        double value;
-    } figures[] = {{"sequences", (double)shape.slots},
-                   {"new_tokens", (double)shape.length},
-                   {"position", (double)shape.position},
-                   {"tokens_per_second", rate.tokens},
-                   {"gigabytes_per_second", rate.bytes / 1e9},
-                   {"read_share", rate.bytes / bench->limits.read_bytes},
-                   {"gigaflops", rate.flops / 1e9},
-                   {"peak_share", rate.flops / peak_flops(bench)},
-                   {"read_limit_gigabytes_per_second", bench->limits.read_bytes / 1e9},
-                   {"peak_gigaflops", peak_flops(bench) / 1e9}};
-    struct strbuf line = {0};
-    struct json_writer w = {.out = &line};
-    json_begin_object(&w);
-    json_key(&w, "what");
-    json_text(&w, what);
-    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
-        json_key(&w, figures[i].name);
-        json_number(&w, figures[i].value);
-    }
-    json_end_object(&w);
-    printf("%s\n", line.bytes);
-    fflush(stdout);
-    strbuf_release(&line);
+    const struct effort rate = figures->rate;
+    const struct bench_figure named[] = {
+        {"sequences", (double)figures->shape.sequences},
+        {"new_tokens", (double)figures->shape.length},
+        {"position", (double)figures->shape.position},
+        {"tokens_per_second", rate.tokens},
+        {"gigabytes_per_second", rate.bytes / 1e9},
+        {"read_share", rate.bytes / bench->limits.read_bytes},
+        {"gigaflops", rate.flops / 1e9},
+        {"peak_share", rate.flops / peak_flops(bench)},
+        {"floor_share", figures->floor_share},
+        {"floor_tokens_per_second", rate.tokens / figures->floor_share},
+        {"read_limit_gigabytes_per_second", bench->limits.read_bytes / 1e9},
+        {"peak_gigaflops", peak_flops(bench) / 1e9}};
+    bench_report_figures(what, named, sizeof named / sizeof *named);
 }
 
-static int measure(struct run *run, const char *name, struct shape shape, size_t advance,
+static int measure(struct run *run, const char *name, struct decode_step shape, size_t advance,
                    struct error *err)
 {
     struct bench *bench = run->bench;
@@ -199,21 +148,15 @@ static int measure(struct run *run, const char *name, struct shape shape, size_t
     if (bench_limits(bench->device, &bench->limits, err) ||
         time_steps(run, shape, advance, &median, err))
         return -1;
-    struct effort rate = effort_of(run->model, shape);
-    rate.tokens /= median;
-    rate.bytes /= median;
-    rate.flops /= median;
-    if (bench->options->json) {
-        report_json(name, bench, shape, rate);
-        return 0;
-    }
-    char what[64];
-    if (shape.length > 1)
-        snprintf(what, sizeof what, "%s, %zu tokens", name, shape.length);
-    else
-        snprintf(what, sizeof what, "%s, batch %zu at position %zu", name, shape.slots,
-                 shape.position);
-    report_text(what, bench, rate);
+    const struct decoder_cost cost =
+        decoder_cost_of(&run->model->config, run->model->weights.dtype, run->model->codes != NULL);
+    const struct effort effort = decode_step_effort(&cost, shape);
+    const struct figures figures = {
+        .shape = shape,
+        .rate = {effort.tokens / median, effort.bytes / median, effort.flops / median},
+        .floor_share =
+            effort_seconds(effort, bench->limits.read_bytes, peak_flops(bench)) / median};
+    (bench->options->json ? report_json : report_text)(name, bench, &figures);
     return 0;
 }
 
@@ -231,12 +174,12 @@ static int measure_all(struct run *run, const size_t *batches, size_t count, str
 {
     const size_t prompt = (size_t)run->bench->options->prompt;
     if (!run->bench->options->json)
-        printf("%-36s %9s %8s %8s %9s %8s\n", "", "tokens/s", "GB/s", "of read", "GFLOP/s",
-               "of peak");
-    if (measure(run, "prefill", (struct shape){1, prompt, 0}, 1, err))
+        printf("%-36s %9s %8s %8s %9s %8s %8s\n", "", "tokens/s", "GB/s", "of read", "GFLOP/s",
+               "of peak", "of floor");
+    if (measure(run, "prefill", (struct decode_step){1, prompt, 0}, 1, err))
         return -1;
     for (size_t i = 0; i < count; i++) {
-        const struct shape shape = {batches[i], 1, decode_position(run)};
+        const struct decode_step shape = {batches[i], 1, decode_position(run)};
         if (measure(run, "decode", shape, run->room - shape.position, err))
             return -1;
     }

@@ -32,6 +32,7 @@ struct reached {
     double tokens, flops, seconds; // of all ranks
     double communication, exposed; // seconds
     size_t steps;
+    double planned_bytes, taken_bytes; // of the device; taken 0: not known
     struct bench_checkpoint checkpoint;
 };
 
@@ -119,9 +120,13 @@ static void repeat_pairs(struct training *training, int ranks)
     *set = all;
 }
 
-// What a first step would otherwise wait for: scratch memory and a model in the caches.
+// What a first step would otherwise wait for: scratch memory and a model in the caches; on a GPU
+// kernels that are loaded, and algorithms that are chosen, when a whole step needs them.
 static int warm_up(struct trainer *trainer, struct error *err)
 {
+    struct step_stats ignored;
+    if (device_stream(trainer->model->device))
+        return trainer_step(trainer, &ignored, err);
     const struct sequence_set *set = trainer->set;
     struct sequence_set few = {0};
     double loss;
@@ -203,6 +208,7 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
     const struct training *training = trial->training;
     const struct bench_options *options = training->bench->options;
     const struct trainer_options how = trainer_options_of(training, group_size(group));
+    const struct device_memory before = device_memory_usage(device);
     struct model *model = NULL;
     struct trainer *trainer = NULL;
     int rc = model_create(device, &training->config, DTYPE_F32, &model, err);
@@ -212,12 +218,18 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
         if (group_rank(group) == 0)
             report_memory(training->bench, &bytes);
         bench_fill_weights(model);
+        trial->reached.planned_bytes = (double)trainer_bytes_total(
+            trainer_bytes_needed(model, group_rank(group), group_size(group), &how));
+        if (group_rank(group) == 0)
+            bench_report(training->bench, "memory: planned", trial->reached.planned_bytes / 1e9,
+                         "GB", 0, NULL);
         rc = trainer_create(model, group, &training->set, &how, &trainer, err) ||
                      time_steps(trainer, options->seconds, &trial->reached, err) ||
                      (options->checkpoint && bench_checkpoint(trainer, options->checkpoint,
                                                               &trial->reached.checkpoint, err))
                  ? -1
                  : 0;
+        trial->reached.taken_bytes = bench_memory_taken(device, before);
     }
     trainer_destroy(trainer);
     model_destroy(model);
@@ -266,6 +278,7 @@ static void report_reached(const struct bench *bench, const struct reached *reac
     bench_report(bench, "  operations", reached->flops / reached->seconds / 1e9, "GFLOP/s",
                  reached->flops / reached->seconds / product_flops, "best product");
     bench_report(bench, "  a step", reached->seconds / (double)reached->steps, "s", 0, NULL);
+    bench_report_memory(bench, reached->planned_bytes, reached->taken_bytes);
     if (bench->options->checkpoint)
         bench_checkpoint_report(bench, &reached->checkpoint, reached->tokens / reached->seconds);
     if (ranks == 1)

@@ -29,7 +29,7 @@ struct init_options {
 
 static const struct option init_option_table[] = {
     {"shape", OPTION_STRING, OPTION_AT(shape), "NAME", "tiny", 0, 0, NULL,
-     "published shape to start from: tiny, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, qwen2.5-14b, qwen2.5-32b, qwen3-0.6b, llama3.2-1b, gemma3-1b, lfm2-1.2b",
+     "published shape to start from: tiny, micro, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, qwen2.5-14b, qwen2.5-32b, qwen3-0.6b, llama3.2-1b, gemma3-1b, lfm2-1.2b",
      false},
     {"out", OPTION_STRING, OPTION_AT(out), "DIR", NULL, 0, 0, NULL, "model directory to write",
      true},

@@ -184,12 +184,16 @@ int train_plan_make(const struct train_plan_request *request, struct trainer_opt
     const size_t adapters = model->lora ? model->lora->layout.elements * sizeof(float) : 0;
     const size_t weights = model->layout.elements * dtype_bytes(model->weights.dtype) + adapters;
     const size_t share = free_bytes() / (size_t)group_local_size(group);
+    const size_t host = share < SIZE_MAX - resident ? share + resident : SIZE_MAX;
+    const struct device_memory memory = device_memory_usage(model->device);
+    const bool on_device = memory.total > 0;
     *out = (struct train_plan){.answer_bytes = request->answer_bytes,
-                               .half_gradients_allowed = !model->lora && !options->exact_sums,
-                               .program_bytes = resident > weights ? resident - weights : 0};
-    out->available_bytes = request->limit_bytes > 0      ? request->limit_bytes
-                           : share < SIZE_MAX - resident ? share + resident
-                                                         : SIZE_MAX;
+                               .half_gradients_allowed = !model->lora && !options->exact_sums};
+    if (!on_device)
+        out->program_bytes = resident > weights ? resident - weights : 0;
+    out->available_bytes = request->limit_bytes > 0 ? request->limit_bytes
+                           : on_device              ? memory.free + weights
+                                                    : host;
     options->recompute = request->recompute == RECOMPUTE_ON;
     if (request->recompute == RECOMPUTE_AUTO &&
         needed_with(model, group, out, options) > out->available_bytes)
@@ -198,10 +202,12 @@ int train_plan_make(const struct train_plan_request *request, struct trainer_opt
     out->total_bytes = out->program_bytes + out->answer_bytes + trainer_bytes_total(out->bytes);
     out->checkpoint_bytes = state_bytes(model, options);
     out->copy_bytes = out->checkpoint_bytes / (size_t)group_size(group);
-    out->behind = out->available_bytes >= out->total_bytes &&
-                  out->available_bytes - out->total_bytes >= out->copy_bytes;
+    // Copies of states are in the host's memory.
+    out->behind = on_device ? share >= out->copy_bytes
+                            : out->available_bytes >= out->total_bytes &&
+                                  out->available_bytes - out->total_bytes >= out->copy_bytes;
     out->copied = out->behind && request->copies;
-    out->total_bytes += out->copied ? out->copy_bytes : 0;
+    out->total_bytes += out->copied && !on_device ? out->copy_bytes : 0;
     out->peak_flops = measure_peak(
         model, group, model->lora ? model->weights.dtype : options->optimizer.form.weights);
     return out->total_bytes > out->available_bytes ? refuse(model, group, out, options, err) : 0;

@@ -15,6 +15,7 @@ struct memory {
     void (*copy_in)(struct device *, void *out, const void *host, size_t bytes);
     int (*copy_out)(struct device *, void *host, const void *in, size_t bytes, struct error *);
     int (*sync)(struct device *, struct error *);
+    struct device_memory (*usage)(struct device *); // NULL: it is not known
     // Of device_capture; NULL: there is none.
     int (*capture)(struct device *, void (*enqueue)(void *), void *context, void **out,
                    struct error *);

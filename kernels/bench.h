@@ -19,7 +19,10 @@ struct bench_work {
     void *context;
 };
 
-// *out = the best rate of several runs of about 20 ms each, per second.
+// Normal noise of this deviation in a tensor of the device, in no time: one block repeats.
+void bench_fill_noise(struct device *device, struct tensor out, size_t count, double deviation);
+
+// *out = the best rate of several runs of about 20 ms each (a GPU's: 100 ms), per second.
 int bench_best_rate(struct device *device, struct bench_work work, double *out, struct error *err);
 
 // Of the cpu by loops that do nothing else; of other devices by products of large square matrices
@@ -60,6 +63,7 @@ int bench_product(struct device *device, const struct bench_product *product, do
 struct bench_sizes {
     size_t tokens, hidden, heads, kv_heads, head_width, ffn, vocabulary;
     size_t sequences; // of generation, with `tokens` positions each
+    size_t rows;      // tokens of operations that only move memory; 0: as many as `tokens`
 };
 
 struct bench_operation {

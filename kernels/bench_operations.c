@@ -3,20 +3,25 @@
 // compute, beside how long it takes.
 #include "kernels/bench.h"
 
-#include "base/random.h"
+#include "base/mem.h"
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-enum { NOISE_ELEMENTS = 1 << 14, PARTS_LIMIT = 32 };
+enum {
+    PARTS_LIMIT = 32,
+    // Sets of operands that take turns, until together they are beyond any cache (50 MB on a
+    // Hopper GPU).
+    SETS_LIMIT = 16,
+    SETS_BYTES = 256 << 20,
+};
 
 struct parts {
     struct device *device;
     struct bench_sizes sizes;
     enum dtype dtype;
     size_t element; // bytes
-    float *noise;   // [NOISE_ELEMENTS], host
+    size_t bytes;   // of the blocks
     void *blocks[PARTS_LIMIT];
     size_t count;
     struct error *err;
@@ -36,6 +41,7 @@ static void *take(struct parts *p, size_t bytes)
         p->failed = true;
     else
         p->blocks[p->count++] = block;
+    p->bytes += bytes;
     return block;
 }
 
@@ -45,20 +51,11 @@ static void release(struct parts *p)
         device_free(p->device, p->blocks[--p->count]);
 }
 
-// Noise, repeated.
 static struct tensor take_noise(struct parts *p, enum dtype dtype, size_t count)
 {
     struct tensor tensor = {take(p, count * dtype_bytes(dtype)), dtype};
-    uint32_t *converted = malloc(NOISE_ELEMENTS * sizeof *converted);
-    if (!p->failed && converted) {
-        convert_from_f32(converted, dtype, p->noise, NOISE_ELEMENTS);
-        for (size_t at = 0; at < count; at += NOISE_ELEMENTS) {
-            const size_t left = count - at, some = left < NOISE_ELEMENTS ? left : NOISE_ELEMENTS;
-            device_copy_in(p->device, (char *)tensor.data + at * dtype_bytes(dtype), converted,
-                           some * dtype_bytes(dtype));
-        }
-    }
-    free(converted);
+    if (!p->failed)
+        bench_fill_noise(p->device, tensor, count, 1);
     return tensor;
 }
 
@@ -414,57 +411,94 @@ static void cached_sequences(struct parts *p)
     free(segments);
 }
 
-static const struct {
+enum limit {
+    BY_ROWS,
+    BY_CACHE,
+    BY_COMPUTING
+}; // of what: rows or a cache that are moved, or products
+
+static const struct operation {
     const char *name;
     void (*prepare)(struct parts *);
     double (*call)(void *);
-    bool computes;
+    enum limit limit;
 } operations[BENCH_OPERATIONS] = {
-    {"rmsnorm_forward", rows_of_hidden, norm_forward, false},
-    {"rmsnorm_backward", rows_of_hidden, norm_backward, false},
-    {"embedding_forward", rows_of_hidden, embed, false},
-    {"rows_gather", rows_of_hidden, gather, false},
-    {"rope", rows_of_heads, rotate, false},
-    {"kv_write", rows_of_heads, keep, false},
-    {"gated_forward", rows_of_ffn, gate_forward, false},
-    {"gated_backward", rows_of_ffn, gate_backward, false},
-    {"cross_entropy", rows_of_logits, loss, false},
-    {"adamw_compact, 8 bits", states_of_optimizer, optimize, false},
-    {"attention_cached", cached_sequences, attend_to_cache, false},
-    {"attention_forward", one_long_sequence, attend, true},
-    {"attention_backward", one_long_sequence, attend_backward, true},
+    {"rmsnorm_forward", rows_of_hidden, norm_forward, BY_ROWS},
+    {"rmsnorm_backward", rows_of_hidden, norm_backward, BY_ROWS},
+    {"embedding_forward", rows_of_hidden, embed, BY_ROWS},
+    {"rows_gather", rows_of_hidden, gather, BY_ROWS},
+    {"rope", rows_of_heads, rotate, BY_ROWS},
+    {"kv_write", rows_of_heads, keep, BY_ROWS},
+    {"gated_forward", rows_of_ffn, gate_forward, BY_ROWS},
+    {"gated_backward", rows_of_ffn, gate_backward, BY_ROWS},
+    {"cross_entropy", rows_of_logits, loss, BY_ROWS},
+    {"adamw_compact, 8 bits", states_of_optimizer, optimize, BY_ROWS},
+    {"attention_cached", cached_sequences, attend_to_cache, BY_CACHE},
+    {"attention_forward", one_long_sequence, attend, BY_COMPUTING},
+    {"attention_backward", one_long_sequence, attend_backward, BY_COMPUTING},
 };
 
-static int measure(struct parts *p, size_t i, struct bench_operation *out)
+// The same operation on one set of operands after the other.
+struct turns {
+    const struct operation *operation;
+    struct parts sets[SETS_LIMIT];
+    size_t count, next;
+};
+
+static double take_turn(void *context)
 {
-    operations[i].prepare(p);
-    out->name = operations[i].name;
-    out->computes = operations[i].computes;
-    int rc = p->failed ? -1 : 0;
+    struct turns *turns = context;
+    struct parts *set = &turns->sets[turns->next++ % turns->count];
+    return turns->operation->call(set);
+}
+
+// One when it computes, as its operands are read again and again anyway.
+static int prepare_sets(struct turns *turns, const struct parts *common)
+{
+    size_t bytes = 0;
+    do {
+        struct parts *set = &turns->sets[turns->count++];
+        *set = *common;
+        turns->operation->prepare(set);
+        bytes += set->bytes;
+        if (set->failed)
+            return -1;
+    } while (turns->operation->limit != BY_COMPUTING && turns->count < SETS_LIMIT &&
+             bytes < SETS_BYTES);
+    return 0;
+}
+
+static int measure(const struct parts *common, const struct bench_sizes *sizes,
+                   const struct operation *operation, struct bench_operation *out)
+{
+    struct turns *turns = mem_calloc(1, sizeof *turns);
+    struct parts own = *common;
+    turns->operation = operation;
+    own.sizes = *sizes;
+    if (operation->limit == BY_ROWS && sizes->rows > 0)
+        own.sizes.tokens = sizes->rows;
+    out->name = operation->name;
+    out->computes = operation->limit == BY_COMPUTING;
+    int rc = prepare_sets(turns, &own);
     if (rc == 0) {
-        out->amount = operations[i].call(p);
-        rc = bench_best_rate(p->device, (struct bench_work){operations[i].call, p}, &out->rate,
-                             p->err);
+        out->amount = take_turn(turns);
+        rc = bench_best_rate(common->device, (struct bench_work){take_turn, turns}, &out->rate,
+                             common->err);
     }
-    release(p);
-    return rc ? error_prefix(p->err, "%s", out->name) : 0;
+    for (size_t i = 0; i < turns->count; i++)
+        release(&turns->sets[i]);
+    free(turns);
+    return rc ? error_prefix(common->err, "%s", out->name) : 0;
 }
 
 int bench_operations(struct device *device, const struct bench_sizes *sizes,
                      struct bench_operation out[BENCH_OPERATIONS], struct error *err)
 {
     const enum dtype dtype = device->ops->half_activations ? DTYPE_BF16 : DTYPE_F32;
-    struct parts p = {.device = device,
-                      .sizes = *sizes,
-                      .dtype = dtype,
-                      .element = dtype_bytes(dtype),
-                      .noise = malloc(NOISE_ELEMENTS * sizeof(float)),
-                      .err = err};
-    int rc = p.noise ? 0 : error_set(err, "out of memory");
-    for (size_t i = 0; i < NOISE_ELEMENTS && p.noise; i++)
-        p.noise[i] = (float)random_normal(1, 0, i);
+    const struct parts common = {
+        .device = device, .dtype = dtype, .element = dtype_bytes(dtype), .err = err};
+    int rc = 0;
     for (size_t i = 0; rc == 0 && i < BENCH_OPERATIONS; i++)
-        rc = measure(&p, i, &out[i]);
-    free(p.noise);
+        rc = measure(&common, sizes, &operations[i], &out[i]);
     return rc;
 }

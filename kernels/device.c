@@ -159,6 +159,12 @@ int device_sync(struct device *device, struct error *err)
     return device->backend->memory->sync(device, err);
 }
 
+struct device_memory device_memory_usage(struct device *device)
+{
+    const struct memory *memory = device->backend->memory;
+    return memory->usage ? memory->usage(device) : (struct device_memory){0};
+}
+
 bool device_captures(const struct device *device)
 {
     return device->backend->memory->capture != NULL;

@@ -107,6 +107,13 @@ int device_copy_out(struct device *device, void *host, const void *in, size_t by
                     struct error *err);
 int device_sync(struct device *device, struct error *err);
 
+// Bytes of a device with memory of its own, whoever uses them; least_free: since it was created,
+// after one of its allocations. All 0: not known.
+struct device_memory {
+    size_t total, free, least_free;
+};
+struct device_memory device_memory_usage(struct device *device);
+
 // Work that comes again and again with the same arguments is captured once and then enqueued as one
 // (a CUDA graph): what enqueue() tells the device, which may be operations, copies on the device
 // and zeroing. Memory that it names must stay where it is. Not every backend can.

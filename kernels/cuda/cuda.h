@@ -32,6 +32,7 @@ struct cuda_state {
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
     unsigned *arrivals;          // [ARRIVALS], 0 between operations
     struct moment_code *codes;   // [2] of the first and the second moment, on the device
+    size_t least_free;           // bytes, after an allocation
     char problem[PROBLEM_BYTES]; // the first thing that went wrong; "" while nothing did
     struct cudaDeviceProp properties;
 };

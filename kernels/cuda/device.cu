@@ -59,10 +59,23 @@ static int reserve(size_t bytes, void **out, struct error *err)
     return cuda_check(status, "allocating GPU memory", err);
 }
 
+static struct device_memory cuda_usage(struct device *device)
+{
+    struct cuda_state *state = cuda_of(device);
+    struct device_memory memory = {};
+    if (cudaMemGetInfo(&memory.free, &memory.total) != cudaSuccess)
+        return {};
+    if (memory.free < state->least_free)
+        state->least_free = memory.free;
+    memory.least_free = state->least_free;
+    return memory;
+}
+
 static int cuda_alloc(struct device *device, size_t bytes, void **out, struct error *err)
 {
     if (reserve(bytes, out, err))
         return -1;
+    (void)cuda_usage(device); // the least that was free
     cudaStream_t stream = cuda_of(device)->stream;
     return cuda_check(cudaMemsetAsync(*out, 0, bytes, stream), "zeroing GPU memory", err);
 }
@@ -182,6 +195,7 @@ static const struct memory memory_cuda = {
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
     .sync = cuda_sync,
+    .usage = cuda_usage,
     .capture = cuda_capture,
     .replay = cuda_replay,
     .forget = cuda_forget,
@@ -264,6 +278,7 @@ static int cuda_create(struct device *device, const struct device_options *optio
     state->products = options->products;
     device->ops = &kernels_cuda;
     device->threads = 1;
+    state->least_free = SIZE_MAX;
     if (check_hardware(state, err) ||
         cuda_check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking),
                    "cudaStreamCreate", err) ||

@@ -13,6 +13,7 @@ extern "C" {
 // The next call of this function of the runtime fails so; NULL: none does. Faults (700 and above)
 // stay until the error is taken.
 void emulator_fail_next(const char *function, int error);
+void emulator_fail_later(const char *function, int error, unsigned calls); // after so many calls
 // What the properties of the device say, and how much cudaMalloc gives in all.
 void emulator_set_device(int major, int minor, size_t memory_bytes);
 void emulator_set_driver(int version); // 1000 major + 10 minor; 0: there is none

@@ -5,6 +5,7 @@
 #include "tests/cuda_emulator/arrange.h"
 
 #include <map>
+#include <mutex>
 #include <pthread.h>
 #include <stdio.h>
 #include <string>
@@ -45,8 +46,10 @@ static struct cudaDeviceProp device = {.name = "emulator",
                                        .multiProcessorCount = 4,
                                        .l2CacheSize = 1 << 20};
 static cudaError_t last_error;
-static std::string error_text, failing;
+static std::string error_text;
+static char failing[64]; // plain data, which may be arranged before the first constructor has run
 static cudaError_t failing_error;
+static unsigned failing_after; // calls
 static int driver_version = 13000;
 static unsigned graph_launches;
 
@@ -64,16 +67,22 @@ void emulator_set_driver(int version)
 
 void emulator_fail_next(const char *function, cudaError_t error)
 {
-    failing = function ? function : "";
+    emulator_fail_later(function, error, 0);
+}
+
+void emulator_fail_later(const char *function, cudaError_t error, unsigned calls)
+{
+    snprintf(failing, sizeof failing, "%s", function ? function : "");
     failing_error = error;
+    failing_after = calls;
 }
 
 // Errors of a fault stay until the process ends; those of one call do not.
 static cudaError_t injected(const char *function)
 {
-    if (failing != function)
+    if (strcmp(failing, function) != 0 || failing_after-- > 0)
         return last_error;
-    failing = "";
+    failing[0] = '\0';
     if (failing_error >= cudaErrorIllegalAddress)
         emulator_set_error(failing_error, "");
     return failing_error;
@@ -301,8 +310,12 @@ void emulator_check_words(const char *kernel, const void *argument, size_t bytes
 
 // --- streams ---
 
+// Threads of a program take turns, as their work does on a stream.
+static std::recursive_mutex turn;
+
 void emulator_enqueue(cudaStream_t stream, std::function<void()> work)
 {
+    const std::lock_guard<std::recursive_mutex> mine(turn);
     if (stream && stream->capturing)
         stream->kept.push_back(work);
     else

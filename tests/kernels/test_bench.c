@@ -34,7 +34,7 @@ static void every_operation_has_a_rate(void **state)
 {
     struct devices *devices = *state;
     struct error err;
-    static const struct bench_sizes sizes = {64, 32, 4, 2, 8, 48, 99, 3};
+    static const struct bench_sizes sizes = {64, 32, 4, 2, 8, 48, 99, 3, 96};
     struct bench_operation operations[BENCH_OPERATIONS];
     assert_int_equal(bench_operations(devices->cpu[0], &sizes, operations, &err), 0);
     for (size_t i = 0; i < BENCH_OPERATIONS; i++)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shapes by name, as their published config.json files state them (0.5b, 1.5b and 32b the Instruct
-// models', the others the base models'). `tiny` is ours: 4.2 M parameters that two CPU cores train
-// in minutes.
+// models', the others the base models'). Two are ours: `tiny`, 4.2 M parameters that two CPU cores
+// train in minutes, and `micro`, 0.1 M that take no time, for tests.
 #include "worker/model/config_internal.h"
 
 #include "base/strbuf.h"
@@ -17,6 +17,7 @@ static const struct shape {
     enum dtype dtype;
 } shapes[] = {
     {"tiny", ARCHITECTURE_QWEN2, 4, 256, 4, 2, 64, 768, 4096, 4096, 1e4, 1e-6, true, DTYPE_F32},
+    {"micro", ARCHITECTURE_QWEN2, 2, 64, 2, 1, 32, 128, 512, 4096, 1e4, 1e-6, true, DTYPE_F32},
     {"qwen2.5-0.5b", ARCHITECTURE_QWEN2, 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e6, 1e-6, true,
      DTYPE_BF16},
     {"qwen2.5-1.5b", ARCHITECTURE_QWEN2, 28, 1536, 12, 2, 128, 8960, 151936, 32768, 1e6, 1e-6, true,
@@ -40,8 +41,9 @@ static const struct shape {
 };
 
 const char *const model_shape_names[] = {
-    "tiny",        "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "qwen2.5-14b",
-    "qwen2.5-32b", "qwen3-0.6b",   "llama3.2-1b",  "gemma3-1b",  "lfm2-1.2b",  NULL,
+    "tiny",       "micro",       "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b",
+    "qwen2.5-7b", "qwen2.5-14b", "qwen2.5-32b",  "qwen3-0.6b",   "llama3.2-1b",
+    "gemma3-1b",  "lfm2-1.2b",   NULL,
 };
 
 // Repeated beyond the published depth, for whoever asks for more layers.
