@@ -195,6 +195,10 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     if (counts->elsewhere > 0)
         log_info("%zu tasks were done here, %zu meanwhile by other jobs", counts->computed,
                  counts->elsewhere);
+    if (counts->backups > 0)
+        log_info("%zu tasks that slower jobs hold were begun here as well, when there was nothing "
+                 "else to do",
+                 counts->backups);
     run_directory_int(&job->run, "tasks", (int64_t)counts->tasks);
     run_directory_int(&job->run, "tasks_done", (int64_t)(counts->done + counts->aside));
     run_directory_int(&job->run, "tasks_computed",
@@ -293,7 +297,7 @@ static int run_plan(struct generate_job *job, enum cluster_end *end,
     if (rc == 0)
         rc = run_cluster(job, end, progress, err);
     job->restored_pairs += job->sharing.found_pairs;
-    generate_sharing_close(&job->sharing);
+    generate_sharing_close(&job->sharing, rc == 0 && *end == CLUSTER_COMPLETE);
     job->runner.owner_path = NULL;
     return rc;
 }
