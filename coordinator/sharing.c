@@ -43,13 +43,15 @@ static int look(struct sharing *sharing, double now_seconds, struct error *err)
     return sharing->options->look(sharing->options->state, err);
 }
 
-// A job that has enough to do looks now and then all the same: others may have done some of it.
+// A job that has enough to do looks now and then all the same: others may have done some of it. So
+// may one that has left since the last look.
 static bool is_time_to_look(const struct sharing *sharing, double now_seconds)
 {
     const struct coordinator_counts counts = coordinator_counts(sharing->coordinator);
     const double lazily = LAZY_LOOKS * sharing->options->look_seconds;
     return now_seconds >= sharing->next_look_seconds &&
            (coordinator_needs_news(sharing->coordinator) ||
+            claims_last_over_seconds(sharing->options->claims) >= sharing->looked_seconds ||
             (counts.jobs > 1 && now_seconds >= sharing->looked_seconds + lazily));
 }
 
