@@ -7,6 +7,7 @@
 #include "base/time_limit.h"
 #include "coordinator/shell.h"
 #include "jobs/compute.h"
+#include "jobs/generate_quote.h"
 #include "jobs/generate_runner.h"
 #include "jobs/generate_sharing.h"
 #include "jobs/generate_status.h"
@@ -244,6 +245,11 @@ static int open_sharing(struct generate_job *job, struct error *err)
     return group_agree(job->group, rc, err);
 }
 
+static double gpus(const struct generate_job *job)
+{
+    return job->options->gpus > 0 ? job->options->gpus : (double)worker_count(job->group);
+}
+
 static int run_cluster(struct generate_job *job, enum cluster_end *end,
                        struct cluster_progress *progress, struct error *err)
 {
@@ -258,6 +264,8 @@ static int run_cluster(struct generate_job *job, enum cluster_end *end,
     const double *weights = NULL;
     if (coordinates) {
         restore(job);
+        if (job->earlier.counts.tasks == 0)
+            generate_quote_say(&job->generation, job->restored, gpus(job));
         weights = generate_status_plan(&job->status, plan, job->generation.corpus, &job->earlier);
     }
     const struct cluster_job cluster = {
