@@ -329,7 +329,7 @@ static void adamw_of(enum moment_kind moments)
     a.moment2 = noise(kept, PARAMETERS).data;
     a.scale1 = floats(PARAMETERS / MOMENT_BLOCK);
     a.scale2 = floats(PARAMETERS / MOMENT_BLOCK);
-    a.grad = floats(PARAMETERS);
+    a.grad = noise(DTYPE_F32, PARAMETERS);
     a.count = PARAMETERS;
     a.grad_scale = 1;
     a.learning_rate = 1e-3f;
@@ -375,7 +375,7 @@ static void run_argmax(void)
 
 static void run_sum_squares(void)
 {
-    gpu->ops->sum_squares(gpu, (double *)take(8), floats(4 * PARAMETERS), 4 * PARAMETERS);
+    gpu->ops->sum_squares(gpu, (double *)take(8), noise(DTYPE_F32, 4 * PARAMETERS), 4 * PARAMETERS);
 }
 
 static void run_quantize_rows(void)
@@ -573,8 +573,9 @@ static void tile_without_pad_has_conflicts(void **state)
 static int create(void **state)
 {
     struct error err;
-    const struct device_options options = {.backend = "cuda", .isa = NULL, .threads = 0};
+    struct device_options options = {};
     (void)state;
+    options.backend = "cuda";
     if (device_create(&options, &gpu, &err))
         fail_msg("%s", err.text);
     return 0;
