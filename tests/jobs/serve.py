@@ -31,10 +31,13 @@ def memo(*words):
 
 
 class Server:
+    started = []
+
     def __init__(self, model, *words, key=None):
         environment = dict(os.environ, **({"MEMO_SERVE_KEY": key} if key else {}))
         self.process = subprocess.Popen([BINARY, "serve", "--model", model, "--port", "0", "--dtype", "f32", *words],
                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+        Server.started.append(self.process)
         self.url = urllib.parse.urlsplit(self.process.stdout.readline().strip())
         assert self.url.path == "/v1", self.url
 
@@ -292,4 +295,9 @@ def main():
         check_stop("model")
 
 
-main()
+try:
+    main()
+finally:
+    for process in Server.started:
+        if process.poll() is None:
+            process.kill()
