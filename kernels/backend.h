@@ -9,6 +9,7 @@
 struct memory {
     int (*alloc)(struct device *, size_t bytes, void **out, struct error *);
     void (*free)(struct device *, void *block);
+    bool (*free_bytes)(struct device *, size_t *out); // NULL: that of the host
     void (*zero)(struct device *, void *block, size_t bytes);
     void (*discard)(struct device *, void *block, size_t bytes); // NULL: as zero
     void (*copy)(struct device *, void *out, const void *in, size_t bytes);

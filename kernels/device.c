@@ -98,6 +98,12 @@ void device_free(struct device *device, void *block)
         device->backend->memory->free(device, block);
 }
 
+bool device_free_bytes(struct device *device, size_t *out)
+{
+    const struct memory *memory = device->backend->memory;
+    return memory->free_bytes && memory->free_bytes(device, out);
+}
+
 void device_zero(struct device *device, void *block, size_t bytes)
 {
     device->backend->memory->zero(device, block, bytes);

@@ -72,6 +72,8 @@ void *device_stream(const struct device *device);
 // Memory is 64-byte aligned and zeroed.
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);
 void device_free(struct device *device, void *block);
+// What can still be allocated; false: memory is the host's, or the device does not tell.
+bool device_free_bytes(struct device *device, size_t *out);
 void device_zero(struct device *device, void *block, size_t bytes);
 // Like device_zero, for memory that may not be used again soon: where the system takes back pages
 // it gets them.

@@ -171,9 +171,17 @@ static void cuda_forget(struct device *device, void *captured)
     (void)cudaGraphExecDestroy((cudaGraphExec_t)captured);
 }
 
+static bool cuda_free_bytes(struct device *device, size_t *out)
+{
+    size_t total = 0;
+    (void)device;
+    return cudaMemGetInfo(out, &total) == cudaSuccess;
+}
+
 static const struct memory memory_cuda = {
     .alloc = cuda_alloc,
     .free = cuda_free,
+    .free_bytes = cuda_free_bytes,
     .zero = cuda_zero,
     .discard = NULL, // memory of the GPU is never given back in between
     .copy = cuda_copy,
