@@ -175,25 +175,44 @@ static double measure_peak(const struct model *model, const struct group *group,
     return (pairs ? limits.dot_flops : limits.flops) * group_size(group);
 }
 
+// What this rank has, what it holds already included: its share of the host, or its GPU.
+static void find_room(const struct train_plan_request *request, struct train_plan *plan)
+{
+    struct model *model = request->model;
+    const size_t resident = process_resident_bytes();
+    const size_t adapters = model->lora ? model->lora->layout.elements * sizeof(float) : 0;
+    const size_t weights = model->layout.elements * dtype_bytes(model->weights.dtype) + adapters;
+    const struct device_memory memory = device_memory_usage(model->device);
+    plan->host_bytes = free_bytes() / (size_t)group_local_size(request->group);
+    plan->on_gpu = memory.total > 0;
+    if (plan->on_gpu) {
+        plan->available_bytes = memory.free + weights;
+    } else {
+        plan->program_bytes = resident > weights ? resident - weights : 0;
+        plan->available_bytes =
+            plan->host_bytes < SIZE_MAX - resident ? plan->host_bytes + resident : SIZE_MAX;
+    }
+    if (request->limit_bytes > 0)
+        plan->available_bytes = request->limit_bytes;
+}
+
+// Whether there is memory for copies of checkpoints, which are the host's.
+static bool has_room_for_copy(const struct train_plan *plan)
+{
+    if (plan->on_gpu)
+        return plan->host_bytes >= plan->copy_bytes;
+    return plan->available_bytes >= plan->total_bytes &&
+           plan->available_bytes - plan->total_bytes >= plan->copy_bytes;
+}
+
 int train_plan_make(const struct train_plan_request *request, struct trainer_options *options,
                     struct train_plan *out, struct error *err)
 {
     struct model *model = request->model;
     const struct group *group = request->group;
-    const size_t resident = process_resident_bytes();
-    const size_t adapters = model->lora ? model->lora->layout.elements * sizeof(float) : 0;
-    const size_t weights = model->layout.elements * dtype_bytes(model->weights.dtype) + adapters;
-    const size_t share = free_bytes() / (size_t)group_local_size(group);
-    const size_t host = share < SIZE_MAX - resident ? share + resident : SIZE_MAX;
-    const struct device_memory memory = device_memory_usage(model->device);
-    const bool on_device = memory.total > 0;
     *out = (struct train_plan){.answer_bytes = request->answer_bytes,
                                .half_gradients_allowed = !model->lora && !options->exact_sums};
-    if (!on_device)
-        out->program_bytes = resident > weights ? resident - weights : 0;
-    out->available_bytes = request->limit_bytes > 0 ? request->limit_bytes
-                           : on_device              ? memory.free + weights
-                                                    : host;
+    find_room(request, out);
     options->recompute = request->recompute == RECOMPUTE_ON;
     if (request->recompute == RECOMPUTE_AUTO &&
         needed_with(model, group, out, options) > out->available_bytes)
@@ -202,12 +221,9 @@ int train_plan_make(const struct train_plan_request *request, struct trainer_opt
     out->total_bytes = out->program_bytes + out->answer_bytes + trainer_bytes_total(out->bytes);
     out->checkpoint_bytes = state_bytes(model, options);
     out->copy_bytes = out->checkpoint_bytes / (size_t)group_size(group);
-    // Copies of states are in the host's memory.
-    out->behind = on_device ? share >= out->copy_bytes
-                            : out->available_bytes >= out->total_bytes &&
-                                  out->available_bytes - out->total_bytes >= out->copy_bytes;
+    out->behind = has_room_for_copy(out);
     out->copied = out->behind && request->copies;
-    out->total_bytes += out->copied && !on_device ? out->copy_bytes : 0;
+    out->total_bytes += out->copied && !out->on_gpu ? out->copy_bytes : 0;
     out->peak_flops = measure_peak(
         model, group, model->lora ? model->weights.dtype : options->optimizer.form.weights);
     return out->total_bytes > out->available_bytes ? refuse(model, group, out, options, err) : 0;
@@ -268,11 +284,12 @@ void train_plan_log(const struct train_plan *plan, const struct trainer *trainer
 {
     struct strbuf parts = {0};
     train_plan_parts(&plan->bytes, trainer->options.recompute, &parts);
-    log_info("memory per rank: %s, held-out answers %.3f, copy of a checkpoint %.3f, program and "
-             "data %.3f: %.3f GB",
-             parts.bytes, (double)plan->answer_bytes / GB,
-             plan->copied ? (double)plan->copy_bytes / GB : 0.0, (double)plan->program_bytes / GB,
-             (double)plan->total_bytes / GB);
+    log_info(
+        "memory per rank%s: %s, held-out answers %.3f, copy of a checkpoint %.3f%s, program and "
+        "data %.3f: %.3f GB",
+        plan->on_gpu ? " on the GPU" : "", parts.bytes, (double)plan->answer_bytes / GB,
+        plan->copied ? (double)plan->copy_bytes / GB : 0.0, plan->on_gpu ? " on the host" : "",
+        (double)plan->program_bytes / GB, (double)plan->total_bytes / GB);
     strbuf_release(&parts);
     log_disk(plan, kept, directory);
     log_time(plan, trainer);

@@ -11,11 +11,13 @@ enum recompute_choice { RECOMPUTE_AUTO, RECOMPUTE_ON, RECOMPUTE_OFF };
 struct train_plan {
     struct trainer_bytes bytes;
     size_t answer_bytes;     // while held-out questions are answered
-    size_t program_bytes;    // what the process holds already, but for the model's weights
+    size_t program_bytes;    // what the process holds there already, but for the model's weights
     size_t total_bytes;      // of a rank
     size_t available_bytes;  // for it, what it holds already included
     size_t checkpoint_bytes; // of all ranks
     size_t copy_bytes;       // of a rank, for a checkpoint that is written behind the run
+    size_t host_bytes;       // free there, for this rank
+    bool on_gpu; // the trainer lives in a GPU's memory, copies of checkpoints on the host
     bool half_gradients_allowed;
     bool behind;       // there is memory for it
     bool copied;       // and it is part of the total, as the run keeps it

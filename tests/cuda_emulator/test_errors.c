@@ -94,7 +94,9 @@ static void too_little_memory_is_counted(void **state)
     struct device *device = create();
     struct error err;
     void *block, *other;
+    const size_t before = device_memory_usage(device).free;
     assert_int_equal(device_alloc(device, (size_t)20 << 20, &block, &err), 0);
+    assert_int_equal(before - device_memory_usage(device).free, (size_t)20 << 20);
     assert_int_equal(device_alloc(device, (size_t)30 << 20, &other, &err), -1);
     EXPECT(err.text, "cannot allocate 31457280 bytes", "are free", "smaller batch or cache");
     device_free(device, block);

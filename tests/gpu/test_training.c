@@ -49,7 +49,7 @@ static void fill(struct sequence_set *set)
     }
 }
 
-static void train(const char *name, struct state_form form, double *losses)
+static void train(const char *name, struct state_form form, enum dtype grads, double *losses)
 {
     const struct device_options options = {.backend = name, .threads = 1};
     const struct trainer_options how = {
@@ -57,6 +57,7 @@ static void train(const char *name, struct state_form form, double *losses)
         .schedule = {.peak = 2e-3},
         .micro_batch_tokens = 160,
         .optimizer = {.form = form, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
+        .grads = grads,
         .clip_norm = 1};
     struct sequence_set set = {0};
     struct device *device = NULL;
@@ -83,16 +84,16 @@ static void train(const char *name, struct state_form form, double *losses)
     sequence_set_release(&set);
 }
 
-static void expect_agreement(struct state_form form, double tolerance)
+static void expect_agreement(struct state_form form, enum dtype grads, double tolerance)
 {
     double expected[STEPS_LIMIT], got[STEPS_LIMIT], largest = 0;
-    train("cpu", form, expected);
-    train(backend, form, got);
+    train("cpu", form, grads, expected);
+    train(backend, form, grads, got);
     for (size_t s = 0; s < steps; s++)
         largest = fmax(largest, fabs(got[s] / expected[s] - 1));
-    printf("%s weights, %s moments: losses %.4f to %.4f, off by %.2g at most\n",
-           dtype_name(form.weights), moment_kind_name(form.moments), got[0], got[steps - 1],
-           largest);
+    printf("%s weights, %s moments, %s gradients: losses %.4f to %.4f, off by %.2g at most\n",
+           dtype_name(form.weights), moment_kind_name(form.moments), dtype_name(grads), got[0],
+           got[steps - 1], largest);
     if (!(largest <= tolerance))
         fail_msg("losses differ by %.3g, %.3g is allowed", largest, tolerance);
     assert_true(got[steps - 1] < got[0]);
@@ -101,19 +102,25 @@ static void expect_agreement(struct state_form form, double tolerance)
 static void float32_losses_agree(void **state)
 {
     (void)state;
-    expect_agreement((struct state_form){DTYPE_F32, MOMENTS_F32}, 1e-4);
+    expect_agreement((struct state_form){DTYPE_F32, MOMENTS_F32}, DTYPE_F32, 1e-4);
 }
 
 static void bfloat16_losses_agree(void **state)
 {
     (void)state;
-    expect_agreement((struct state_form){DTYPE_BF16, MOMENTS_F32}, 2e-2);
+    expect_agreement((struct state_form){DTYPE_BF16, MOMENTS_F32}, DTYPE_F32, 2e-2);
 }
 
 static void eight_bit_moments_agree(void **state)
 {
     (void)state;
-    expect_agreement((struct state_form){DTYPE_BF16, MOMENTS_8BIT}, 2e-2);
+    expect_agreement((struct state_form){DTYPE_BF16, MOMENTS_8BIT}, DTYPE_F32, 2e-2);
+}
+
+static void bfloat16_gradients_agree(void **state)
+{
+    (void)state;
+    expect_agreement((struct state_form){DTYPE_BF16, MOMENTS_8BIT}, DTYPE_BF16, 2e-2);
 }
 
 int main(void)
@@ -133,6 +140,7 @@ int main(void)
         cmocka_unit_test(float32_losses_agree),
         cmocka_unit_test(bfloat16_losses_agree),
         cmocka_unit_test(eight_bit_moments_agree),
+        cmocka_unit_test(bfloat16_gradients_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,7 @@
 # with the bytes of an undisturbed run, and every step of every attempt has its loss and its samples.
 # usage: train_killed.sh BINARY ROOT [TIMES [SEED]]
 #
-# Even runs sum as float on two ranks; odd ones sum exactly, on another number of ranks and with
+# Even runs sum as float on two ranks, gradients in bfloat16; odd ones sum exactly, on another number of ranks and with
 # another stage of ZeRO after each kill. What is killed: all processes, or one rank, when a step drawn
 # at random is over; or whichever process has written so many bytes, in the middle of a write: tokens,
 # checkpoints, the model.
@@ -23,7 +23,8 @@ steps=120
 train=("$memo" train --base base --data reflections --sample 240 --batch 16 --epochs 8 --lr 1e-3
     --schedule linear --threads 1 --held-out 0) # 15 steps an epoch
 exact=(--reduce exact --dtype bf16 --moments 8bit)
-run 0 "${mpi[@]}" -np 2 "${train[@]}" --out undisturbed-float
+float=(--grad-dtype bf16 --dtype bf16 --moments 8bit)
+run 0 "${mpi[@]}" -np 2 "${train[@]}" "${float[@]}" --out undisturbed-float
 run 0 "${train[@]}" "${exact[@]}" --out undisturbed-exact
 
 # What each step was: its number, its loss to the last bit, and the digest of all samples so far.
@@ -46,6 +47,8 @@ command_for() {
     if [ "$1" = exact ]; then
         ranks=$((1 + RANDOM % 3))
         command+=("${exact[@]}" --zero $((RANDOM % 3)))
+    else
+        command+=("${float[@]}")
     fi
     command=("${mpi[@]}" -np "$ranks" "${command[@]}")
 }

@@ -23,6 +23,7 @@ within() {
 }
 within plain "${train[@]}"
 within small "${train[@]}" --dtype bf16 --moments 8bit
+within half "${train[@]}" --dtype bf16 --moments 8bit --grad-dtype bf16
 within exact "${train[@]}" --reduce exact
 within again "${train[@]}" --checkpoint-activations on
 within adapters "${train[@]}" --lora-r 16
@@ -31,6 +32,11 @@ within answers "${train[@]}" --held-out 8 --eval-steps 1 --eval-answer-tokens 8
 for zero in 1 2; do
     within "zero-$zero" "${mpi[@]}" -np 2 "${train[@]}" --zero "$zero"
 done
+within zero-half "${mpi[@]}" -np 2 "${train[@]}" --zero 2 --grad-dtype bf16
+
+# Where gradients in bfloat16 would gain nothing they are refused.
+refuses 2 "would save nothing" -- "${train[@]}" --grad-dtype bf16 --reduce exact --out never
+refuses 2 "adapters have few gradients" -- "${train[@]}" --grad-dtype bf16 --lora-r 16 --out never
 
 # What does not fit is refused before anything is trained, with a way out.
 refuses 1 "training needs" "more than there are" "would make it fit" -- "${train[@]}" \

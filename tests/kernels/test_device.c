@@ -30,6 +30,13 @@ static void impossible_size_is_an_error(void **state)
     assert_non_null(strstr(err.text, "cannot allocate 18446744073709551615 bytes"));
 }
 
+static void memory_of_the_host_is_not_the_device_s_to_count(void **state)
+{
+    struct devices *devices = *state;
+    assert_int_equal(device_memory_usage(devices->ref).total, 0);
+    assert_int_equal(device_memory_usage(devices->cpu[0]).total, 0);
+}
+
 static void copies_arrive(void **state)
 {
     struct devices *devices = *state;
@@ -107,6 +114,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_are_aligned_and_zero),
         cmocka_unit_test(impossible_size_is_an_error),
+        cmocka_unit_test(memory_of_the_host_is_not_the_device_s_to_count),
         cmocka_unit_test(copies_arrive),
         cmocka_unit_test(wrong_options_are_refused_by_name),
         cmocka_unit_test(description_names_backend_and_threads),

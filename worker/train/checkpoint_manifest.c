@@ -149,13 +149,15 @@ static int read_form(const struct json *root, struct state_form *out, struct err
     return state_form_parse(weights, moments, out, err);
 }
 
-// Also of a missing one, of which nothing is known.
+// Also of a missing one, of which nothing is known. Who says nothing of gradients had them in f32.
 static int read_environment(const struct json *root, struct environment *out, struct error *err)
 {
     for (int f = 0; f < ENVIRONMENT_FIELDS; f++) {
         const char *value = NULL;
         if (json_get_string(root, environment_names[f], &value, err))
             return error_prefix(err, "'environment'");
+        if (!value && f == ENVIRONMENT_GRADIENTS)
+            value = dtype_name(DTYPE_F32);
         out->values[f] = value ? mem_strdup(value) : NULL;
     }
     return 0;
