@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "collectives/group_internal.h"
+#include "collectives/tcp_internal.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -44,10 +45,25 @@ int group_open(struct group **out, struct error *err)
     if (launch.connected) {
         return group_open_launched(&launch, out, err);
     }
-    if (launch_refuse_split(&launch, "use mpirun, or srun --mpi=pmix", err) != 0) {
+    if (launch_refuse_split(&launch,
+                            "use mpirun, or srun --mpi=pmix; memo train and doctor can do without "
+                            "(--rendezvous DIR)",
+                            err) != 0) {
         return -1;
     }
     return group_open_self(out, err);
+}
+
+int group_open_meeting(const char *directory, double seconds, struct group **out, struct error *err)
+{
+    struct launch_place place;
+    if (directory == NULL || !launch_place(&place)) {
+        return group_open(out, err);
+    }
+    if (place.size == 1) {
+        return group_open_self(out, err);
+    }
+    return tcp_meet(directory, place.rank, place.size, place.one_host, seconds, out, err);
 }
 
 void group_close(struct group *group)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A group of ranks that compute together. Transports: self (one rank), shm (fork + shared memory,
-// several ranks without MPI), mpi (host memory), nccl (memory of GPUs, see group_device.h; beside a
-// control group of another transport). Every call below is collective: all ranks of the
-// group make it, in the same order, with the same counts.
+// several ranks without MPI), mpi (host memory), tcp (host memory, without MPI), nccl (memory of
+// GPUs, see group_device.h; beside a control group of another transport). Every call below is
+// collective: all ranks of the group make it, in the same order, with the same counts.
 //
 // Sums are computed in rank order (((r0 + r1) + r2) + ...), so that every rank gets the same bits
 // and a run repeats exactly; NCCL has an order of its own.
@@ -20,6 +20,11 @@ struct group;
 // MPI when this process was started by mpirun or srun, otherwise a group of one. Initialises MPI.
 int group_open(struct group **out, struct error *err);
 int group_open_self(struct group **out, struct error *err);
+// As group_open, but ranks that srun started (also without PMIx: --mpi=none) meet over TCP, by a
+// file of `directory`, which all ranks see; an error on every rank unless all have come within
+// `seconds`. NULL: group_open.
+int group_open_meeting(const char *directory, double seconds, struct group **out,
+                       struct error *err);
 
 // Accepts NULL. Over MPI: waits until every rank closes, then finalises MPI; a group of which a
 // call failed aborts the whole launch instead, after printing the failure (unless it keeps records:

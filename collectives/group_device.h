@@ -22,15 +22,13 @@
 struct group_device_options {
     void *stream; // cudaStream_t on which the device computes; the caller's
     int ordinal;  // of the GPU, as CUDA counts in this process
-    // NULL: the id goes from rank 0 to the others by a broadcast of `control`. Otherwise through a
-    // file of this directory, which all ranks see; see id_file.h.
-    const char *id_directory;
 };
 
 // Collective over `control`, a group in host memory: as many ranks, one GPU each; two ranks with
-// one GPU are refused. Deadline, step and flight records are control's. When a call fails, control
-// is as broken as the new group: the rank that is missing here would be missing there. Control
-// outlives the new group. In a build without NCCL an error.
+// one GPU are refused. NCCL's id goes from rank 0 to the others by a broadcast of control.
+// Deadline, step and flight records are control's. When a call fails, control is as broken as the
+// new group: the rank that is missing here would be missing there. Control outlives the new group.
+// In a build without NCCL an error.
 int group_open_nccl(struct group *control, const struct group_device_options *options,
                     struct group **out, struct error *err);
 

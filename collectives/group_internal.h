@@ -116,6 +116,13 @@ struct launch {
 
 struct launch launch_detect(void);
 
+// Where srun put this process; false when it did not start it.
+struct launch_place {
+    int rank, size;
+    bool one_host; // all ranks are on one
+};
+bool launch_place(struct launch_place *out);
+
 // Fails when a launcher started several processes that could not find each other, which would
 // otherwise run as so many separate jobs over the same files.
 int launch_refuse_split(const struct launch *launch, const char *remedy, struct error *err);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "collectives/id_file.h"
 
-#include "base/clock.h"
 #include "base/hash.h"
 #include "base/mem.h"
 
@@ -9,10 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define HEAD "memo id 1\n"
-#define LOOK_NS 20000000 // 20 ms between looks: one stat each
 
 int id_file_path(const char *directory, char **path, struct error *err)
 {
@@ -53,11 +50,7 @@ int id_file_publish(struct fs *fs, const char *path, const void *bytes, size_t l
     struct strbuf text = {0};
     format(bytes, length, &text);
     const struct fs_part part = {text.bytes, text.length};
-    int rc = fs_write_atomic(fs, path, &part, 1, false, err);
-    if (rc != 0) {
-        error_prefix(err,
-                     "cannot give the other ranks an id (two jobs of one number and attempt?)");
-    }
+    const int rc = fs_write_atomic(fs, path, &part, 1, true, err);
     strbuf_release(&text);
     return rc;
 }
@@ -89,17 +82,8 @@ static int parse(const struct strbuf *text, const char *path, void *bytes, size_
     return good ? 0 : error_set(err, "'%s' does not hold an id of %zu bytes", path, length);
 }
 
-int id_file_await(struct fs *fs, const char *path, void *bytes, size_t length, double seconds,
-                  struct error *err)
+int id_file_read(struct fs *fs, const char *path, void *bytes, size_t length, struct error *err)
 {
-    const double begin = clock_seconds();
-    while (!fs_exists(fs, path)) {
-        if (clock_seconds() - begin > seconds) {
-            return error_set(err, "rank 0 gave no id in '%s' within %.0f s", path, seconds);
-        }
-        struct timespec pause = {.tv_nsec = LOOK_NS};
-        nanosleep(&pause, NULL);
-    }
     struct strbuf text = {0};
     const int rc = fs_read(fs, path, &text, err) || parse(&text, path, bytes, length, err) ? -1 : 0;
     strbuf_release(&text);

@@ -8,7 +8,7 @@
 //
 // Job and attempt are of the launcher, so that a job which is started again, or a second one on the
 // same directory, never takes the id of another. It appears whole or not at all (written beside,
-// synced, renamed without replacing).
+// synced, renamed); who can read the directory can read it.
 #ifndef MEMO_COLLECTIVES_ID_FILE_H
 #define MEMO_COLLECTIVES_ID_FILE_H
 
@@ -19,11 +19,11 @@
 // "SLURM_JOB_ID.SLURM_STEP_ID-SLURM_RESTART_COUNT"; an error where no launcher names the job.
 int id_file_path(const char *directory, char **path, struct error *err);
 
+// Replaces what a process left there that died, or that ran under the same number.
 int id_file_publish(struct fs *fs, const char *path, const void *bytes, size_t length,
                     struct error *err);
-// Waits for it at most so long. A file with other than `length` bytes, or damaged, is an error.
-int id_file_await(struct fs *fs, const char *path, void *bytes, size_t length, double seconds,
-                  struct error *err);
+// A file that is not there, has other than `length` bytes, or is damaged, is an error.
+int id_file_read(struct fs *fs, const char *path, void *bytes, size_t length, struct error *err);
 void id_file_remove(struct fs *fs, const char *path); // by rank 0, once all have it
 
 #endif

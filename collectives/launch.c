@@ -3,11 +3,14 @@
 //   OMPI_COMM_WORLD_SIZE  Open MPI's mpirun
 //   PMIX_RANK             srun --mpi=pmix, prun; the size is SLURM_STEP_NUM_TASKS under Slurm
 //   PMI_RANK, PMI_SIZE    Hydra (MPICH, Intel MPI), srun --mpi=pmi2
-//   SLURM_STEP_NUM_TASKS  srun; alone (--mpi=none) the tasks cannot find each other
+//   SLURM_STEP_NUM_TASKS  srun; alone (--mpi=none) the tasks need group_open_meeting; then
+//                         SLURM_PROCID and SLURM_STEP_NUM_NODES say more
 // A batch script and what it starts directly have none of these.
 #include "collectives/group_internal.h"
 
+#include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 
 static long number_in(const char *variable)
 {
@@ -30,6 +33,20 @@ struct launch launch_detect(void)
         return (struct launch){"SLURM_STEP_NUM_TASKS", false, number_in("SLURM_STEP_NUM_TASKS")};
     }
     return (struct launch){NULL, false, 1};
+}
+
+// mpirun has ranks of its own, whatever srun started the daemons that started them.
+bool launch_place(struct launch_place *out)
+{
+    const char *rank = getenv("SLURM_PROCID");
+    const long size = number_in("SLURM_STEP_NUM_TASKS");
+    const char *nodes = getenv("SLURM_STEP_NUM_NODES");
+    if (getenv("OMPI_COMM_WORLD_SIZE") || rank == NULL || size < 1 || size > INT_MAX) {
+        return false;
+    }
+    *out = (struct launch_place){
+        .rank = atoi(rank), .size = (int)size, .one_host = nodes && strcmp(nodes, "1") == 0};
+    return out->rank >= 0 && out->rank < out->size;
 }
 
 int launch_refuse_split(const struct launch *launch, const char *remedy, struct error *err)

@@ -3,7 +3,6 @@
 // the id, the communicator. Each step is agreed upon over the control group before the next.
 #include "collectives/group_device.h"
 #include "collectives/group_internal.h"
-#include "collectives/id_file.h"
 #include "collectives/nccl_internal.h"
 
 #include "base/mem.h"
@@ -116,34 +115,10 @@ static int compare_identities(struct group *control, const struct gpu_identity *
     return rc;
 }
 
-static int share_id_by_file(struct group *control, struct nccl_state *state, const char *directory,
-                            ncclUniqueId *id, struct error *err)
-{
-    char *path = NULL;
-    int rc = id_file_path(directory, &path, err);
-    if (rc == 0 && control->rank == 0) {
-        rc = nccl_check(&state->nccl, state->nccl.GetUniqueId(id), "ncclGetUniqueId", err) ||
-                     id_file_publish(fs_system(), path, id, sizeof(*id), err)
-                 ? -1
-                 : 0;
-    } else if (rc == 0) {
-        rc = id_file_await(fs_system(), path, id, sizeof(*id), control->deadline_seconds, err);
-    }
-    rc = group_agree(control, rc, err);
-    if (control->rank == 0 && path != NULL) {
-        id_file_remove(fs_system(), path);
-    }
-    free(path);
-    return rc;
-}
-
-static int share_id(struct group *control, struct nccl_state *state, const char *directory,
-                    ncclUniqueId *id, struct error *err)
+static int share_id(struct group *control, struct nccl_state *state, ncclUniqueId *id,
+                    struct error *err)
 {
     memset(id, 0, sizeof(*id));
-    if (directory != NULL) {
-        return share_id_by_file(control, state, directory, id, err);
-    }
     const int rc = control->rank == 0 ? nccl_check(&state->nccl, state->nccl.GetUniqueId(id),
                                                    "ncclGetUniqueId", err)
                                       : 0;
@@ -179,7 +154,7 @@ int group_open_nccl(struct group *control, const struct group_device_options *op
     ncclUniqueId id;
     state->compute = options->stream;
     state->ordinal = options->ordinal;
-    if (prepare(control, state, err) || share_id(control, state, options->id_directory, &id, err)) {
+    if (prepare(control, state, err) || share_id(control, state, &id, err)) {
         nccl_state_release(state);
         return error_prefix(err, "GPUs of %d ranks", control->size);
     }

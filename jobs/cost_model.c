@@ -13,7 +13,7 @@
 #define CROSS_BATCH 20.0
 #define WEIGHT_BYTES 2.0 // bf16; so are keys and values
 #define STREAM_BYTES 4.0 // the residual stream, of which every layer's input is kept
-#define SUM_BYTES 4.0    // of a gradient that ZeRO-2 keeps
+#define SUM_BYTES 4.0    // of a gradient that ZeRO-2 adds up
 #define REMAINDER_BYTES 2.0
 
 const struct cost_hardware cost_hardware_rows[] = {
@@ -205,12 +205,13 @@ int cost_generate(const struct cost_text *text, const struct cost_assumptions *a
     return 0;
 }
 
-// Of a parameter: weights and gradients on every rank, remainders and moments divided by ZeRO-1,
-// gradients too by ZeRO-2.
+// Of a parameter: weights and gradients on every rank, remainders and moments divided by ZeRO-1;
+// with ZeRO-2 a GPU has the sums of its own gradients besides, in float32, and gives nothing back.
 static double bytes_per_parameter(const struct cost_training_options *options)
 {
     const double states = REMAINDER_BYTES + options->moment_bytes;
-    return WEIGHT_BYTES + (options->zero >= 2 ? SUM_BYTES / options->gpus : options->grad_bytes) +
+    return WEIGHT_BYTES + options->grad_bytes +
+           (options->zero >= 2 ? SUM_BYTES / options->gpus : 0) +
            (options->zero >= 1 ? states / options->gpus : states);
 }
 

@@ -21,10 +21,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define MEETING_SECONDS 60.0 // for ranks that are started together
+
 extern char **environ;
 
 struct doctor_options {
     const char *directory;
+    const char *rendezvous;
     bool json;
     bool launched;
 };
@@ -33,6 +36,8 @@ static const struct option doctor_option_table[] = {
     {"dir", OPTION_STRING, offsetof(struct doctor_options, directory), "DIR", ".", 0, 0, NULL,
      "where the outputs of runs will lie; checked with a few small files, which are removed",
      false},
+    {"rendezvous", OPTION_STRING, offsetof(struct doctor_options, rendezvous), "DIR", NULL, 0, 0,
+     NULL, "ranks that srun started meet by a file there, as with memo train --rendezvous", false},
     {"json", OPTION_FLAG, offsetof(struct doctor_options, json), NULL, NULL, 0, 0, NULL,
      "one JSON object per line: check, level (ok, warn, fail), found, fix", false},
     {"launched", OPTION_FLAG, offsetof(struct doctor_options, launched), NULL, NULL, 0, 0, NULL,
@@ -259,7 +264,7 @@ static int run_doctor(const void *parsed, const struct option_list *positional, 
     const ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
     if (length > 0)
         program[length] = '\0';
-    if (group_open(&doctor.group, err))
+    if (group_open_meeting(options->rendezvous, MEETING_SECONDS, &doctor.group, err))
         return EXIT_FAILED;
     int code = EXIT_DONE;
     if (options->launched) {

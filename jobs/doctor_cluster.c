@@ -67,7 +67,10 @@ static void try_launch(struct doctor *doctor, struct doctor_result *out)
 
 static void check_mpi(struct doctor *doctor, struct doctor_result *out)
 {
-    if (is_launched()) {
+    if (strcmp(group_transport(doctor->group), "tcp") == 0) {
+        doctor_say(out, DOCTOR_OK, "%d ranks, %d on this host, over TCP without MPI",
+                   group_size(doctor->group), group_local_size(doctor->group));
+    } else if (is_launched()) {
         describe_launch(doctor, out);
     } else if (doctor_finds("mpirun")) {
         try_launch(doctor, out);
@@ -155,7 +158,8 @@ static void check_slurm_mpi(struct doctor *doctor, struct doctor_result *out)
         doctor_say(out, DOCTOR_OK, "no Slurm here");
     } else if (!doctor_run(argv, ASK_SECONDS, text, sizeof(text)) || !strstr(text, "pmix")) {
         doctor_say(out, DOCTOR_WARN, "srun has no PMIx");
-        doctor_fix(out, "start ranks with mpirun inside the allocation, as slurm/ does");
+        doctor_fix(out, "start ranks with mpirun inside the allocation, as slurm/ does, or without "
+                        "MPI: srun --mpi=none memo train --rendezvous DIR");
     } else {
         doctor_say(out, DOCTOR_OK, "srun --mpi=pmix is there");
     }

@@ -80,7 +80,7 @@ static void print_training(const struct quote *quote)
         t->memory_bytes / 1e9, (int)options->zero, options->moments, options->grad_dtype,
         t->activation_bytes / 1e9,
         needed > quote->hardware.memory_bytes
-            ? ": DOES NOT FIT; more --gpus, --zero 2, --moments 8bit or --grad-dtype bf16 need less"
+            ? ": DOES NOT FIT; more --gpus, --zero 1, --moments 8bit or --grad-dtype bf16 need less"
             : "");
     print_hours("training", t->gpu_hours, options->gpus,
                 options->example ? CASE_TRAINING_HOURS : 0);

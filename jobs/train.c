@@ -276,7 +276,9 @@ static int run_train(const void *parsed, const struct option_list *positional, s
     if (check_options(job.options, err))
         return EXIT_USAGE;
     job.limit = time_limit_after(clock_seconds(), job.options->time_left);
-    if (compute_choose_gpu(job.options->backend, err) || group_open(&job.group, err))
+    if (compute_choose_gpu(job.options->backend, err) ||
+        group_open_meeting(job.options->rendezvous, job.options->collective_seconds, &job.group,
+                           err))
         return EXIT_FAILED;
     group_set_deadline(job.group, job.options->collective_seconds);
     train_checkpoints_open(&job);
@@ -295,6 +297,7 @@ const struct verb verb_train = {
     .examples =
         "  memo train --base models/base --data reflections/ --out models/memory\n"
         "  mpirun -np 8 memo train --base models/base --data reflections/ --out models/memory\n"
+        "  srun --mpi=none memo train --rendezvous models --base models/base ... (no MPI, no PMIx)\n"
         "  memo train --base models/start --data corpus.h5 --objective text --out models/base\n"
         "  memo train --base models/base --data reflections/ --out models/memory --lora-r 16\n"
         "The same command continues from the last checkpoint, on any number of ranks. TERM, INT and\n"

@@ -106,5 +106,9 @@ const struct option train_option_table[] = {
      "of each rank (0: the host's processors shared among its ranks)", false},
     {"collective-seconds", OPTION_NUMBER, OPTION_AT(collective_seconds), "X", "1800", 0.1, 1e6,
      NULL, "that a rank waits for the others before the job fails and says who is missing", false},
+    {"rendezvous", OPTION_STRING, OPTION_AT(rendezvous), "DIR", NULL, 0, 0, NULL,
+     "ranks that srun started meet over TCP, by a file in this directory, which all of them see: "
+     "without MPI or PMIx (srun --mpi=none)",
+     false},
     {0},
 };

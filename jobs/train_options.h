@@ -49,6 +49,7 @@ struct train_options {
     const char *backend;
     int64_t threads;
     double collective_seconds;
+    const char *rendezvous; // NULL: MPI, or one process
 };
 
 extern const struct option train_option_table[]; // ends with an option without a name

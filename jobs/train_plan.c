@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "collectives/group_device.h"
 #include "kernels/bench.h"
 #include "worker/model/lora.h"
 
@@ -73,10 +74,24 @@ static void apply_micro_batch(struct trainer_options *options, struct train_plan
     options->micro_batch_tokens = (options->micro_batch_tokens + 3) / 4;
 }
 
-static void apply_zero(struct trainer_options *options, struct train_plan *plan)
+// Memory of gradients is given back where it is the host's only (device_gives_back).
+static bool on_gpus(const struct trainer_options *options)
+{
+    return options->device_group && group_is_on_device(options->device_group);
+}
+
+static void apply_zero_1(struct trainer_options *options, struct train_plan *plan)
 {
     (void)plan;
-    options->zero = ZERO_2;
+    if (on_gpus(options))
+        options->zero = ZERO_1;
+}
+
+static void apply_zero_2(struct trainer_options *options, struct train_plan *plan)
+{
+    (void)plan;
+    if (!on_gpus(options))
+        options->zero = ZERO_2;
 }
 
 static void apply_halves(struct trainer_options *options, struct train_plan *plan)
@@ -100,7 +115,8 @@ static const struct remedy {
     {"--eval-answers 0", apply_no_answers},
     {"--checkpoint-activations on", apply_recompute},
     {"a quarter of --micro-batch-tokens", apply_micro_batch},
-    {"--zero 2", apply_zero},
+    {"--zero 1", apply_zero_1},
+    {"--zero 2", apply_zero_2},
     {"--moments 8bit", apply_halves},
     {"--grad-dtype bf16", apply_half_gradients},
 };

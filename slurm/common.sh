@@ -6,7 +6,8 @@
 # stand, without expansion; what the environment sets goes before it.
 #
 #     MEMO            the binary (memo)
-#     MEMO_LAUNCH     mpirun (default) or srun, which uses PMIx
+#     MEMO_LAUNCH     mpirun (default) or srun
+#     MEMO_MPI        srun's --mpi (pmix); none: the ranks of `memo train` meet by --rendezvous DIR
 #     MEMO_LAUNCH_ARGS  further words for it (default: --map-by slot --bind-to none)
 #     MEMO_MAX_RESTARTS a job that was requeued so often is not requeued again (1000)
 #     MEMO_MAX_CRASHES  nor one that crashed so often (3)
@@ -52,7 +53,7 @@ memo_settings() {
     fi
     [ -z "$file" ] || [ -r "$file" ] || memo_fail "MEMO_CONFIG names '$file', which cannot be read"
     [ -z "$file" ] || memo_read_config "$file"
-    : "${MEMO:=memo}" "${MEMO_LAUNCH:=mpirun}" "${MEMO_MAX_RESTARTS:=1000}" "${MEMO_MAX_CRASHES:=3}"
+    : "${MEMO:=memo}" "${MEMO_LAUNCH:=mpirun}" "${MEMO_MPI:=pmix}" "${MEMO_MAX_RESTARTS:=1000}" "${MEMO_MAX_CRASHES:=3}"
     command -v "$MEMO" >/dev/null || memo_fail "'$MEMO' is not a program: set MEMO to the memo binary"
 }
 
@@ -100,7 +101,7 @@ memo_launcher() {
         ;;
     srun)
         read -r -a arguments <<<"${MEMO_LAUNCH_ARGS:-}"
-        printf '%s\n' srun --mpi=pmix --kill-on-bad-exit=1 ${arguments[@]+"${arguments[@]}"}
+        printf '%s\n' srun "--mpi=$MEMO_MPI" --kill-on-bad-exit=1 ${arguments[@]+"${arguments[@]}"}
         ;;
     *) memo_fail "MEMO_LAUNCH is '$MEMO_LAUNCH', neither mpirun nor srun" ;;
     esac

@@ -3,13 +3,11 @@
 #include "collectives/id_file.h"
 #include "tests/base/temporary_directory.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
@@ -42,49 +40,21 @@ static void published_id_arrives(void **state)
     struct error err = {{0}};
     unsigned char got[BYTES] = {0};
     assert_int_equal(id_file_publish(fs_system(), path, id, BYTES, &err), 0);
-    assert_int_equal(id_file_await(fs_system(), path, got, BYTES, 1, &err), 0);
+    assert_int_equal(id_file_read(fs_system(), path, got, BYTES, &err), 0);
     assert_memory_equal(got, id, BYTES);
     id_file_remove(fs_system(), path);
     assert_false(fs_exists(fs_system(), path));
 }
 
-static void *publish_late(void *argument)
-{
-    struct timespec nap = {.tv_nsec = 200000000};
-    nanosleep(&nap, NULL);
-    (void)id_file_publish(fs_system(), path, id, BYTES, argument);
-    return NULL;
-}
-
-static void awaiting_waits(void **state)
-{
-    (void)state;
-    struct error err = {{0}}, other = {{0}};
-    unsigned char got[BYTES] = {0};
-    pthread_t thread;
-    assert_int_equal(pthread_create(&thread, NULL, publish_late, &other), 0);
-    const int rc = id_file_await(fs_system(), path, got, BYTES, 20, &err);
-    pthread_join(thread, NULL);
-    assert_int_equal(rc, 0);
-    assert_memory_equal(got, id, BYTES);
-}
-
-static void awaiting_ends_at_its_time(void **state)
+static void id_that_an_earlier_process_left_is_replaced(void **state)
 {
     (void)state;
     struct error err = {{0}};
-    unsigned char got[BYTES];
-    assert_int_equal(id_file_await(fs_system(), path, got, BYTES, 0.1, &err), -1);
-    assert_non_null(strstr(err.text, "rank 0 gave no id in '"));
-}
-
-static void second_job_of_one_attempt_is_refused(void **state)
-{
-    (void)state;
-    struct error err = {{0}};
+    unsigned char old[BYTES] = {1}, got[BYTES] = {0};
+    assert_int_equal(id_file_publish(fs_system(), path, old, BYTES, &err), 0);
     assert_int_equal(id_file_publish(fs_system(), path, id, BYTES, &err), 0);
-    assert_int_equal(id_file_publish(fs_system(), path, id, BYTES, &err), -1);
-    assert_non_null(strstr(err.text, "two jobs of one number and attempt?"));
+    assert_int_equal(id_file_read(fs_system(), path, got, BYTES, &err), 0);
+    assert_memory_equal(got, id, BYTES);
 }
 
 // Every byte changed, every length cut.
@@ -99,14 +69,14 @@ static void damaged_id_is_never_taken(void **state)
     for (size_t i = 0; i < text.length; i += 7) {
         text.bytes[i] ^= 1;
         assert_int_equal(fs_write_text(fs_system(), path, text.bytes, text.length, &err), 0);
-        assert_int_equal(id_file_await(fs_system(), path, got, BYTES, 1, &err), -1);
+        assert_int_equal(id_file_read(fs_system(), path, got, BYTES, &err), -1);
         text.bytes[i] ^= 1;
         assert_int_equal(fs_write_text(fs_system(), path, text.bytes, i, &err), 0);
-        assert_int_equal(id_file_await(fs_system(), path, got, BYTES, 1, &err), -1);
+        assert_int_equal(id_file_read(fs_system(), path, got, BYTES, &err), -1);
     }
     assert_int_equal(fs_write_text(fs_system(), path, text.bytes, text.length, &err), 0);
-    assert_int_equal(id_file_await(fs_system(), path, got, BYTES - 1, 1, &err), -1);
-    assert_int_equal(id_file_await(fs_system(), path, got, BYTES, 1, &err), 0);
+    assert_int_equal(id_file_read(fs_system(), path, got, BYTES - 1, &err), -1);
+    assert_int_equal(id_file_read(fs_system(), path, got, BYTES, &err), 0);
     strbuf_release(&text);
 }
 
@@ -147,9 +117,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_DIRECTORY(published_id_arrives),
-        IN_DIRECTORY(awaiting_waits),
-        IN_DIRECTORY(awaiting_ends_at_its_time),
-        IN_DIRECTORY(second_job_of_one_attempt_is_refused),
+        IN_DIRECTORY(id_that_an_earlier_process_left_is_replaced),
         IN_DIRECTORY(damaged_id_is_never_taken),
         IN_DIRECTORY(full_disk_is_an_error_and_leaves_no_id),
         cmocka_unit_test(path_names_job_step_and_attempt),

@@ -29,12 +29,11 @@ struct job {
     int ranks;
     // `gpus` is NULL when opening them failed, with the reason in err.
     int (*body)(struct group *gpus, struct group *control, struct error *err);
-    const char *fault;        // of fake_nccl
-    double deadline;          // 0: that of groups
-    const char *records;      // directory of flight records
-    const char *id_directory; // NULL: the id goes by broadcast
-    int same_gpu;             // ranks r and r + 1 see the same; 0: all have their own
-    const char *version[2];   // of NCCL, of rank 0 and of the others; NULL: good
+    const char *fault;      // of fake_nccl
+    double deadline;        // 0: that of groups
+    const char *records;    // directory of flight records
+    int same_gpu;           // ranks r and r + 1 see the same; 0: all have their own
+    const char *version[2]; // of NCCL, of rank 0 and of the others; NULL: good
 };
 
 struct result {
@@ -71,8 +70,7 @@ static int run_rank(struct group *control, void *context, struct error *err)
         return -1;
     }
     cudaStreamCreateWithPriority(&compute, cudaStreamNonBlocking, 0);
-    const struct group_device_options options = {.stream = compute,
-                                                 .id_directory = job->id_directory};
+    const struct group_device_options options = {.stream = compute};
     int rc = group_open_nccl(control, &options, &gpus, err);
     if (rc == 0) {
         rc = job->body(gpus, control, err);
@@ -288,22 +286,6 @@ static void old_marks_still_order_what_they_stood_for(void **state)
     run_well(&(struct job){.ranks = 2, .body = overrun_marks});
 }
 
-// --- the id ---
-
-static void id_goes_through_a_file(void **state)
-{
-    struct error err = {{0}};
-    struct fs_names names;
-    setenv("SLURM_JOB_ID", "17", 1);
-    run_well(&(struct job){.ranks = 3, .body = run_checks, .id_directory = *state});
-    unsetenv("SLURM_JOB_ID");
-    assert_int_equal(fs_list(fs_system(), *state, &names, &err), 0);
-    assert_int_equal(names.count, 0); // it is gone once all have it
-    fs_names_release(&names);
-    run_badly(&(struct job){.ranks = 2, .body = run_checks, .id_directory = *state},
-              "SLURM_JOB_ID is not set");
-}
-
 // --- what goes wrong ---
 
 static void rank_that_does_not_connect_ends_the_job_at_the_deadline(void **state)
@@ -490,7 +472,6 @@ int main(int argc, char **argv)
         IN_DIRECTORY(batches_are_made_together_and_recorded_as_done),
         cmocka_unit_test(call_waits_for_its_mark_alone_or_for_all_that_is_enqueued),
         cmocka_unit_test(old_marks_still_order_what_they_stood_for),
-        IN_DIRECTORY(id_goes_through_a_file),
         cmocka_unit_test(rank_that_does_not_connect_ends_the_job_at_the_deadline),
         IN_DIRECTORY(error_while_connecting_is_told),
         IN_DIRECTORY(call_that_never_starts_ends_at_the_deadline),

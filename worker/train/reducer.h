@@ -14,7 +14,8 @@
 // Plain sums of float32 are made once, of the last round. Exact sums are of integers: each round's
 // gradients, which must not depend on how micro-batches are spread over ranks, are multiplied by
 // 2^44 and rounded, and integers have one sum in any order. With `partial` (ZeRO-2) a round's
-// gradients leave this rank at once, and only the sums of its own units stay, in float32.
+// gradients leave this rank at once, and only the sums of its own units stay, in float32; their
+// room is given back where the device can (device_gives_back).
 //
 // Gradients may be held and sent in bfloat16 (gradients.h); those of vectors are then summed in
 // float32 when a step's last round ends, and exact sums are refused: they take 64 bits an element.
