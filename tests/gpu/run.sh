@@ -62,8 +62,8 @@ check_machine() {
 }
 
 targets=(memo test_gpu_training test_model_golden test_model_step test_engine test_quantize)
-operations=(adamw adamw_compact attention attention_cached cross_entropy dropout embedding fp8 gated linear reduce
-            rmsnorm rope rope_kv_write rows sample short_conv attention_tiles)
+operations=(adamw adamw_compact attention attention_cached cross_entropy dropout embedding fp8 gated linear linear_batch
+            linear_bf16 reduce rmsnorm rope rope_kv_write rows sample short_conv attention_tiles)
 
 prepare() {
     local log=$out/build.log names=("${targets[@]}")
@@ -173,14 +173,11 @@ check() {
     check_sanitizer
 }
 
-# Equal bits whatever else is in the batch: cuBLASLt, which chooses by the number of rows, does not promise it.
+# Equal bits whatever else is in the batch, which a GPU promises with --batch-invariant.
 check_bits() {
-    if [ "$backend" = cuda ]; then
-        skip_step "bits of any batch" "not promised on a GPU; greedy answers are compared with the golden models' logits"
-        return
-    fi
-    run_step "decoding step by step" "$build/tests/worker/test_model_step"
-    run_step "engine" "$build/tests/worker/test_engine"
+    local promised=(env MEMO_TEST_PRODUCTS=invariant MEMO_TEST_DTYPE=bf16)
+    run_step "decoding step by step" "${promised[@]}" "$build/tests/worker/test_model_step"
+    run_step "engine" "${promised[@]}" "$build/tests/worker/test_engine"
 }
 
 # One rank, and over shared memory as many as the machine has GPUs.
@@ -229,7 +226,7 @@ generate() {
             --answer-tokens 5
         return
     fi
-    run_bench "kernels qwen2.5-7b" kernels --shape qwen2.5-7b --prompt 4096 --batch 16
+    run_bench "kernels qwen2.5-7b" kernels --shape qwen2.5-7b --prompt 4096 --batch 16,1,2,4,8,32,64
     run_bench "decoding qwen2.5-32b" model --shape qwen2.5-32b --dtype bf16 --prompt 1500 --batch 1,16,64 --seconds 5
     run_bench "decoding qwen2.5-32b in fp8" model --shape qwen2.5-32b --dtype fp8 --prompt 1500 --batch 1,16,64 --seconds 5
     run_bench "documents qwen2.5-32b" engine --shape qwen2.5-32b --dtype bf16 --documents 4 --requests 32 \
