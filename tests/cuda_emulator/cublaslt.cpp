@@ -3,7 +3,8 @@
 // (cublasLtMatmul in the cuBLAS documentation, cublasLt.h): types that do not go together, codes of
 // eight bits that are not row by row, not aligned to 16 bytes or on another GPU than Hopper, scales
 // without a pointer when the heuristic is asked, an algorithm that was chosen for better aligned
-// memory than it gets. Sums are chains of float32 that begin with the bias.
+// memory than it gets. Sums are chains of float32; as the library it may cut the depth in two when
+// there are many columns, so that a column's bits depend on how many there are.
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/cuda.h"
 
@@ -15,7 +16,7 @@ extern "C" {
 #include <string.h>
 
 enum { FAST = 1, MIDDLING, ANY, ALGORITHMS }; // as the heuristic orders them
-enum { WORKSPACE_NEEDED = 1 << 20 };
+enum { WORKSPACE_NEEDED = 1 << 20, SPLIT_COLUMNS = 20 };
 
 struct blas_handle {
     int unused;
@@ -313,12 +314,19 @@ static float sum_of(const product &p, size_t row, size_t column)
     const size_t depth = p.o.a_transposed ? p.a.rows : p.a.columns;
     const bool bias = p.o.epilogue == CUBLASLT_EPILOGUE_BIAS;
     const float begin = bias ? element(p.o.bias, (cudaDataType_t)p.o.bias_type, row) : 0;
-    float sum = is_codes(&p.o) ? 0 : begin;
-    for (size_t k = 0; k < depth; k++)
+    const size_t cut = p.d.columns >= SPLIT_COLUMNS ? depth / 2 : depth;
+    float sum = is_codes(&p.o) ? 0 : begin, first = 0;
+    for (size_t k = 0; k < depth; k++) {
+        if (k == cut) {
+            first = sum;
+            sum = 0;
+        }
         sum += element(p.b_data, p.b.type,
                        p.o.b_transposed ? k * p.b.stride + column : column * p.b.stride + k) *
                element(p.a_data, p.a.type,
                        p.o.a_transposed ? row * p.a.stride + k : k * p.a.stride + row);
+    }
+    sum += first;
     if (!is_codes(&p.o))
         return sum;
     return sum * (((const float *)p.o.a_scales)[row] * ((const float *)p.o.b_scales)[column]) +

@@ -148,5 +148,5 @@ extern "C" bool keeps_product_bits(const struct device *device)
 {
     char text[128];
     device_describe(device, text, sizeof text);
-    return strstr(text, "cuda") == NULL || strstr(text, "emulator") != NULL;
+    return strstr(text, "cuda") == NULL;
 }

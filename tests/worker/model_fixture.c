@@ -13,6 +13,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct model_config fixture_config(void)
 {
@@ -85,12 +86,21 @@ struct device *fixture_device(void)
 {
     struct error err;
     struct device *device = NULL;
-    const char *backend = getenv("MEMO_TEST_BACKEND");
-    struct device_options options = {
-        .backend = backend ? backend : "ref", .isa = getenv("MEMO_TEST_ISA"), .threads = 2};
+    const char *backend = getenv("MEMO_TEST_BACKEND"), *products = getenv("MEMO_TEST_PRODUCTS");
+    const bool invariant = products && strcmp(products, "invariant") == 0;
+    struct device_options options = {.backend = backend ? backend : "ref",
+                                     .isa = getenv("MEMO_TEST_ISA"),
+                                     .threads = 2,
+                                     .products = invariant ? PRODUCTS_INVARIANT : PRODUCTS_FASTEST};
     if (device_create(&options, &device, &err))
         fail_msg("%s", err.text);
     return device;
+}
+
+enum dtype fixture_dtype(void)
+{
+    const char *name = getenv("MEMO_TEST_DTYPE");
+    return name && strcmp(name, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
 }
 
 struct model *fixture_model(struct device *device, const struct model_config *config,

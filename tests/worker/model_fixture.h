@@ -17,8 +17,12 @@ struct model_config fixture_config_gemma3(void);
 // Three layers, convolution, attention, convolution.
 struct model_config fixture_config_lfm2(void);
 
-// $MEMO_TEST_BACKEND with $MEMO_TEST_ISA, or the reference backend.
+// $MEMO_TEST_BACKEND with $MEMO_TEST_ISA, or the reference backend; with
+// MEMO_TEST_PRODUCTS=invariant one that promises equal bits in every batch.
 struct device *fixture_device(void);
+
+// Float32, or what MEMO_TEST_DTYPE=bf16 says: of the weights of tests about equal bits.
+enum dtype fixture_dtype(void);
 
 // Every tensor random, norms around 1, biases too; deviation as wide as the tests need gradients to
 // be.

@@ -23,12 +23,17 @@ struct rig {
     size_t capacity;
 };
 
-static void setup(struct rig *rig)
+static void setup_typed(struct rig *rig, enum dtype dtype)
 {
     struct model_config config = fixture_config();
     rig->device = fixture_device();
-    rig->model = fixture_model(rig->device, &config, DTYPE_F32, 3);
+    rig->model = fixture_model(rig->device, &config, dtype, 3);
     rig->capacity = CAPACITY;
+}
+
+static void setup(struct rig *rig)
+{
+    setup_typed(rig, fixture_dtype());
 }
 
 // Wide enough for every vector register and long enough for every block of a fast backend.
@@ -42,7 +47,7 @@ static void setup_wide(struct rig *rig)
     config.ffn = 200;
     config.max_positions = WIDE_CAPACITY;
     rig->device = fixture_device();
-    rig->model = fixture_model(rig->device, &config, DTYPE_F32, 3);
+    rig->model = fixture_model(rig->device, &config, fixture_dtype(), 3);
     rig->capacity = WIDE_CAPACITY;
 }
 
@@ -190,7 +195,7 @@ static void answer_is_the_greedy_continuation(void **state)
     struct workspace *workspace;
     struct fixture_batch batch;
     static const int lengths[] = {20, -1};
-    setup(&rig);
+    setup_typed(&rig, DTYPE_F32);
     fixture_batch_fill(&batch, lengths, VOCABULARY, 9);
     struct engine *engine = create(&rig, 2, 8);
     engine_submit(engine,

@@ -59,12 +59,12 @@ static void feed(struct rig *rig, int32_t slot, size_t first, size_t count)
              });
 }
 
-static void setup(struct rig *rig, struct model_config config)
+static void setup_typed(struct rig *rig, struct model_config config, enum dtype dtype)
 {
     static const int lengths[] = {LENGTH, -1};
     struct error err;
     *rig = (struct rig){.device = fixture_device(), .vocabulary = (size_t)config.vocabulary};
-    rig->model = fixture_model(rig->device, &config, DTYPE_F32, 21);
+    rig->model = fixture_model(rig->device, &config, dtype, 21);
     fixture_batch_fill(&rig->batch, lengths, config.vocabulary, 4);
     if (kv_cache_create(rig->model, &cache_size, &rig->cache, &err))
         fail_msg("%s", err.text);
@@ -72,6 +72,11 @@ static void setup(struct rig *rig, struct model_config config)
     rig->got = mem_calloc(MAX_TOKENS * rig->vocabulary, sizeof(float));
     feed(rig, 0, 0, LENGTH);
     memcpy(rig->expected, rig->got, LENGTH * rig->vocabulary * sizeof(float));
+}
+
+static void setup(struct rig *rig, struct model_config config)
+{
+    setup_typed(rig, config, fixture_dtype());
 }
 
 static void teardown(struct rig *rig)
@@ -131,7 +136,7 @@ static void generation_agrees_with_training(void **state)
         struct rig rig;
         struct workspace *workspace;
         struct error err;
-        setup(&rig, mixers[m]());
+        setup_typed(&rig, mixers[m](), DTYPE_F32);
         assert_int_equal(workspace_create(rig.model, LENGTH, false, &workspace, &err), 0);
         assert_int_equal(model_logits(rig.model, workspace, &rig.batch.batch, rig.got, &err), 0);
         for (size_t i = 0; i < LENGTH * rig.vocabulary; i++)
