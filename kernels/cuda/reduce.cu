@@ -127,7 +127,7 @@ static __global__ void sum_squares_kernel(double *partials, struct tensor x, siz
 {
     enum { COUNT = lane<A>::COUNT };
     CUDA_SHARED(double, slots, WARPS);
-    const size_t step = (size_t)SQUARES_BLOCKS * THREADS * COUNT;
+    const size_t step = (size_t)gridDim.x * THREADS * COUNT;
     struct lane<A> pieces[DEPTH];
     float values[COUNT];
     double sum = 0;
@@ -151,11 +151,11 @@ static __global__ void sum_squares_kernel(double *partials, struct tensor x, siz
         partials[blockIdx.x] = sum;
 }
 
-static __global__ void sum_partials_kernel(double *out, const double *partials)
+static __global__ void sum_partials_kernel(double *out, const double *partials, unsigned count)
 {
     CUDA_SHARED(double, slots, WARPS);
     double sum = 0;
-    for (int i = threadIdx.x; i < SQUARES_BLOCKS; i += THREADS)
+    for (unsigned i = threadIdx.x; i < count; i += THREADS)
         sum += partials[i];
     sum = block_sum_double(sum, slots);
     if (threadIdx.x == 0)
@@ -166,8 +166,11 @@ void cuda_sum_squares(struct device *device, double *out, struct tensor x, size_
 {
     cudaStream_t stream = cuda_of(device)->stream;
     double *partials = (double *)cuda_of(device)->scratch;
-    CUDA_LAUNCH_ACCESS(access_of(&x, 1, count), sum_squares_kernel, SQUARES_BLOCKS, THREADS, 0,
-                       stream, partials, x, count);
-    CUDA_LAUNCH(sum_partials_kernel, 1, THREADS, 0, stream, out, (const double *)partials);
+    const unsigned wanted = blocks_of(count, THREADS * DEPTH), most = SQUARES_BLOCKS;
+    const unsigned blocks = wanted < most ? wanted : most;
+    if (blocks > 0)
+        CUDA_LAUNCH_ACCESS(access_of(&x, 1, count), sum_squares_kernel, blocks, THREADS, 0, stream,
+                           partials, x, count);
+    CUDA_LAUNCH(sum_partials_kernel, 1, THREADS, 0, stream, out, (const double *)partials, blocks);
     cuda_launched(device, "sum_squares");
 }

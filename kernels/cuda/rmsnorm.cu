@@ -9,7 +9,7 @@
 // under way.
 #include "kernels/cuda/cuda.h"
 
-enum { BLOCK = 256, HALF_WARP = 16, NORM_PARTS = 264 };
+enum { BLOCK = 256, HALF_WARP = 16, NORM_PARTS = 264, ANY_NARROW = 1024 };
 
 static __device__ __forceinline__ size_t norm_row(size_t row, size_t width, size_t heads,
                                                   size_t stride)
@@ -83,17 +83,17 @@ static __global__ void __launch_bounds__(BLOCK) rmsnorm_forward_kernel(struct rm
         a.rstd[row] = r;
 }
 
-// Any type and width, a row read twice.
-static __global__ void rmsnorm_forward_any_kernel(struct rmsnorm_forward a)
+// Any type and width, a row read twice by a block of THREADS.
+template <int THREADS> static __global__ void rmsnorm_forward_any_kernel(struct rmsnorm_forward a)
 {
     CUDA_SHARED(float, slots, BLOCK / WARP);
     const size_t row = blockIdx.x, at = norm_row(row, a.width, a.heads, a.stride);
     float squares = 0;
-    for (size_t i = threadIdx.x; i < a.width; i += BLOCK)
+    for (size_t i = threadIdx.x; i < a.width; i += THREADS)
         squares += load(a.x, at + i) * load(a.x, at + i);
-    squares = block_sum<BLOCK>(squares, slots);
+    squares = block_sum<THREADS>(squares, slots);
     const float r = 1.0f / sqrtf(squares / (float)a.width + a.epsilon);
-    for (size_t i = threadIdx.x; i < a.width; i += BLOCK) {
+    for (size_t i = threadIdx.x; i < a.width; i += THREADS) {
         const float out = load(a.x, at + i) * r * (load(a.weight, i) + a.weight_offset);
         store(a.out, at + i, out + (a.residual.data ? load(a.residual, at + i) : 0));
     }
@@ -159,8 +159,12 @@ void cuda_rmsnorm_forward(struct device *device, const struct rmsnorm_forward *a
         forward_as<ACCESS_F32>(device, a);
         break;
     default:
-        CUDA_LAUNCH(rmsnorm_forward_any_kernel, (unsigned)a->rows, BLOCK, 0,
-                    cuda_of(device)->stream, *a);
+        if (a->width <= ANY_NARROW)
+            CUDA_LAUNCH(rmsnorm_forward_any_kernel<WARP>, (unsigned)a->rows, WARP, 0,
+                        cuda_of(device)->stream, *a);
+        else
+            CUDA_LAUNCH(rmsnorm_forward_any_kernel<BLOCK>, (unsigned)a->rows, BLOCK, 0,
+                        cuda_of(device)->stream, *a);
     }
     cuda_launched(device, "rmsnorm_forward");
 }
@@ -259,16 +263,16 @@ static __global__ void __launch_bounds__(BLOCK)
     write_sums<THREADS, COUNT, N>(sums, scratch, a.width);
 }
 
-static __global__ void rmsnorm_backward_any_kernel(struct rmsnorm_backward a)
+template <int THREADS> static __global__ void rmsnorm_backward_any_kernel(struct rmsnorm_backward a)
 {
     CUDA_SHARED(float, slots, BLOCK / WARP);
     const size_t row = blockIdx.x, at = norm_row(row, a.width, a.heads, a.stride);
     float dot = 0;
-    for (size_t i = threadIdx.x; i < a.width; i += BLOCK)
+    for (size_t i = threadIdx.x; i < a.width; i += THREADS)
         dot += load(a.grad_out, at + i) * (load(a.weight, i) + a.weight_offset) * load(a.x, at + i);
-    dot = block_sum<BLOCK>(dot, slots);
+    dot = block_sum<THREADS>(dot, slots);
     const float r = a.rstd[row], back = r * r * r / (float)a.width * dot;
-    for (size_t i = threadIdx.x; i < a.width; i += BLOCK) {
+    for (size_t i = threadIdx.x; i < a.width; i += THREADS) {
         const float own = r * load(a.grad_out, at + i) * (load(a.weight, i) + a.weight_offset);
         store(a.grad_x, at + i,
               (a.overwrite ? 0 : load(a.grad_x, at + i)) + (own - load(a.x, at + i) * back));
@@ -299,7 +303,10 @@ static void backward_any(struct device *device, const struct rmsnorm_backward *a
     CUDA_LAUNCH(rmsnorm_backward_weight_kernel, dim3(blocks_of(a->width, BLOCK), parts), BLOCK, 0,
                 stream, *a, (float *)cuda_of(device)->scratch);
     reduce_parts(device, a->grad_weight, parts, a->width);
-    CUDA_LAUNCH(rmsnorm_backward_any_kernel, (unsigned)a->rows, BLOCK, 0, stream, *a);
+    if (a->width <= ANY_NARROW)
+        CUDA_LAUNCH(rmsnorm_backward_any_kernel<WARP>, (unsigned)a->rows, WARP, 0, stream, *a);
+    else
+        CUDA_LAUNCH(rmsnorm_backward_any_kernel<BLOCK>, (unsigned)a->rows, BLOCK, 0, stream, *a);
 }
 
 template <enum access A>

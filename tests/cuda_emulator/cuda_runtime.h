@@ -137,15 +137,22 @@ void emulator_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_by
 void __syncthreads(void);
 void __syncwarp(unsigned mask = 0xffffffffu);
 
-// Every lane of the mask gives 32 bytes at most and sees what the others gave.
+// Every lane of the mask gives 32 bytes at most and sees what the others gave: each writes its slot
+// of the warp, meets the others, and reads theirs.
+enum { EMULATOR_EXCHANGE_BYTES = 32 };
+unsigned char (*emulator_slots(void))[EMULATOR_EXCHANGE_BYTES];
+void emulator_meet(unsigned mask, const char *what);
 const void *emulator_exchange(unsigned mask, const void *value, size_t bytes, const char *what);
 const void *emulator_lane(const void *exchanged, unsigned lane);
 
 template <typename T> T __shfl_sync(unsigned mask, T value, int lane)
 {
-    const void *all = emulator_exchange(mask, &value, sizeof value, "__shfl_sync");
+    static_assert(sizeof(T) <= EMULATOR_EXCHANGE_BYTES, "more than a slot");
+    unsigned char(*slots)[EMULATOR_EXCHANGE_BYTES] = emulator_slots();
     T out;
-    memcpy(&out, emulator_lane(all, (unsigned)lane % EMULATOR_WARP), sizeof out);
+    memcpy(slots[emulator_current->number % EMULATOR_WARP], &value, sizeof value);
+    emulator_meet(mask, "__shfl_sync");
+    memcpy(&out, slots[(unsigned)lane % EMULATOR_WARP], sizeof out);
     return out;
 }
 
@@ -183,6 +190,7 @@ struct emulator_touch {
 
 struct emulator_element {
     struct emulator_touch write, read;
+    unsigned block;       // of the launch, from 1; touches in another one count no more
     bool atomic;          // the last write was
     bool read_by_several; // of different threads since the last barrier of the block
 };
@@ -191,6 +199,7 @@ struct emulator_shared {
     void *data;
     struct emulator_element *elements;
     size_t count, element_bytes;
+    unsigned block; // of the launch, whose data it has
 };
 
 // The block's array of that name, the same for all its threads.

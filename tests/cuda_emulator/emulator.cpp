@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda_runtime.h"
 
-#include <map>
+#include <algorithm>
+#include <functional>
 #include <stdarg.h>
 #include <stdio.h>
-#include <string>
 #include <sys/mman.h>
 #include <vector>
 
@@ -28,7 +28,13 @@ static void fiber_arrive(void *, const void **, size_t *)
 }
 #endif
 
-enum { STACK_BYTES = 256 << 10, EXCHANGE_BYTES = 32, WARPS_LIMIT = EMULATOR_THREADS_LIMIT / 32 };
+enum {
+    STACK_BYTES = 256 << 10,
+    STACK_COLOURS = 61,
+    STACK_COLOUR_BYTES = 832,
+    EXCHANGE_BYTES = EMULATOR_EXCHANGE_BYTES,
+    WARPS_LIMIT = EMULATOR_THREADS_LIMIT / 32
+};
 
 // Switches stacks: saves the registers that a call must preserve (System V ABI) on the present one,
 // leaves its pointer in *from and goes on where `to` was left. A hundred times faster than
@@ -75,17 +81,24 @@ struct fiber {
 };
 
 struct warp {
+    bool met; // a lane has come to a warp operation since it was looked at
     // Two buffers: a lane may reach the next exchange while others still read this one.
     alignas(16) unsigned char exchanged[2][EMULATOR_WARP][EXCHANGE_BYTES];
-    unsigned generation;
+};
+
+struct shared_array {
+    const char *name;
+    struct emulator_shared shared;
 };
 
 struct emulated_block {
     struct fiber *fibers;
     unsigned count;
     unsigned barriers;
+    unsigned waiting, ended; // at a barrier of the block; for good
     struct warp warps[WARPS_LIMIT];
-    std::map<std::string, struct emulator_shared> shared;
+    unsigned number; // of the launch, from 1
+    std::vector<struct shared_array *> shared;
 };
 
 struct emulated_thread *emulator_current;
@@ -94,6 +107,10 @@ dim3 emulator_block_index;
 const struct emulator_observer *emulator_observed;
 
 static std::vector<struct fiber> fibers;
+static std::vector<unsigned> ready; // fibers that can go on, in the order in which they do
+static size_t ready_at;             // the one that runs
+static std::vector<unsigned> met;   // warps with lanes that have come to a warp operation
+static bool from_scheduler;         // whoever goes on now was switched to by it
 static struct emulated_block block;
 static void *scheduler_top;
 static void *scheduler_fake;
@@ -129,12 +146,43 @@ static struct fiber *current_fiber(void)
     return &fibers[emulator_current->number];
 }
 
+static void note_wait(struct fiber *fiber, enum wait wait)
+{
+    const unsigned warp = fiber->thread.number / EMULATOR_WARP;
+    fiber->wait = wait;
+    block.waiting += wait == WAIT_BLOCK;
+    block.ended += wait == WAIT_END;
+    if (wait == WAIT_WARP && !block.warps[warp].met) {
+        block.warps[warp].met = true;
+        met.push_back(warp);
+    }
+}
+
+static void arrive(void *fake)
+{
+    const void *stack;
+    size_t bytes;
+    fiber_arrive(fake, &stack, &bytes);
+    if (from_scheduler) {
+        scheduler_stack = stack;
+        scheduler_stack_bytes = bytes;
+    }
+}
+
+// To the next fiber that can go on, or back to the scheduler.
 static void leave(struct fiber *fiber, enum wait wait)
 {
-    fiber->wait = wait;
-    fiber_leave(&fiber->fake, scheduler_stack, scheduler_stack_bytes);
-    emulator_switch(&fiber->top, scheduler_top);
-    fiber_arrive(fiber->fake, &scheduler_stack, &scheduler_stack_bytes);
+    struct fiber *next = NULL;
+    note_wait(fiber, wait);
+    if (!failed && ready_at + 1 < ready.size())
+        next = &block.fibers[ready[++ready_at]];
+    if (next)
+        emulator_current = &next->thread;
+    from_scheduler = false;
+    fiber_leave(&fiber->fake, next ? next->stack : scheduler_stack,
+                next ? (size_t)STACK_BYTES : scheduler_stack_bytes);
+    emulator_switch(&fiber->top, next ? next->top : scheduler_top);
+    arrive(fiber->fake);
 }
 
 void emulator_fail(const char *format, ...)
@@ -155,7 +203,7 @@ void emulator_fail(const char *format, ...)
 
 static void fiber_main(void)
 {
-    fiber_arrive(NULL, &scheduler_stack, &scheduler_stack_bytes);
+    arrive(NULL);
     launched_body(launched_arguments);
     for (;;)
         leave(current_fiber(), WAIT_END);
@@ -178,69 +226,86 @@ static void fiber_prepare(struct fiber *fiber, unsigned number)
     fiber->fake = NULL;
     fiber->warp_barriers = 0;
     // As if fiber_main had been called from nowhere: saved registers, its address, no return.
-    void **top = (void **)((char *)fiber->stack + STACK_BYTES) - 2;
+    // Stacks begin at different distances from a page, or they would all want the same lines of the
+    // cache.
+    const size_t distance = number % STACK_COLOURS * STACK_COLOUR_BYTES;
+    void **top = (void **)((char *)fiber->stack + STACK_BYTES - distance) - 2;
     top[0] = (void *)fiber_main;
     top[1] = NULL;
     fiber->top = top - SAVED_REGISTERS;
     memset(fiber->top, 0, SAVED_REGISTERS * sizeof(void *));
 }
 
-static void fiber_resume(struct fiber *fiber)
+// Lets all that are ready go on once, each switching to the next.
+static void run_ready(void)
 {
+    struct fiber *fiber = &block.fibers[ready[0]];
+    ready_at = 0;
     emulator_current = &fiber->thread;
+    from_scheduler = true;
     fiber_leave(&scheduler_fake, fiber->stack, STACK_BYTES);
     emulator_switch(&scheduler_top, fiber->top);
     fiber_arrive(scheduler_fake, NULL, NULL);
+    ready.clear();
+}
+
+static void make_ready(struct fiber *fiber)
+{
+    fiber->wait = WAIT_NONE;
+    ready.push_back(fiber->thread.number);
 }
 
 // --- meeting points ---
 
 static void release_block(void)
 {
-    unsigned waiting = 0, ended = 0;
-    for (unsigned i = 0; i < block.count; i++) {
-        waiting += block.fibers[i].wait == WAIT_BLOCK;
-        ended += block.fibers[i].wait == WAIT_END;
-    }
-    if (waiting == 0 || waiting + ended < block.count)
-        return;
-    if (ended > 0) {
+    if (block.ended > 0) {
         snprintf(failure, sizeof failure,
                  "%s, block (%u, %u, %u): %u threads wait at __syncthreads, %u have returned",
-                 emulator_launched.kernel, blockIdx.x, blockIdx.y, blockIdx.z, waiting, ended);
+                 emulator_launched.kernel, blockIdx.x, blockIdx.y, blockIdx.z, block.waiting,
+                 block.ended);
         failed = true;
         return;
     }
     block.barriers++;
+    block.waiting = 0;
     for (unsigned i = 0; i < block.count; i++)
-        block.fibers[i].wait = WAIT_NONE;
+        make_ready(&block.fibers[i]);
+}
+
+static bool same_operation(const struct fiber *a, const struct fiber *b)
+{
+    return b->wait == WAIT_WARP && a->mask == b->mask &&
+           (a->what == b->what || strcmp(a->what, b->what) == 0);
 }
 
 // A warp operation happens once all lanes of the mask have come to the same one.
-static bool release_warp(unsigned warp)
+static void release_warp(unsigned warp)
 {
     struct fiber *lanes = &block.fibers[warp * EMULATOR_WARP];
     const unsigned left = block.count - warp * EMULATOR_WARP;
     const unsigned count = left < EMULATOR_WARP ? left : (unsigned)EMULATOR_WARP;
-    bool released = false;
+    block.warps[warp].met = false;
     for (unsigned i = 0; i < count; i++) {
         if (lanes[i].wait != WAIT_WARP)
             continue;
         const unsigned mask = lanes[i].mask;
         bool all = true;
         for (unsigned j = 0; j < count && all; j++)
-            all = !(mask >> j & 1) || (lanes[j].wait == WAIT_WARP && lanes[j].mask == mask &&
-                                       strcmp(lanes[j].what, lanes[i].what) == 0);
-        if (!all)
-            continue;
-        for (unsigned j = 0; j < count; j++)
+            all = !(mask >> j & 1) || same_operation(&lanes[i], &lanes[j]);
+        for (unsigned j = 0; j < count && all; j++)
             if (mask >> j & 1) {
-                lanes[j].wait = WAIT_NONE;
                 lanes[j].warp_barriers++;
+                make_ready(&lanes[j]);
             }
-        released = true;
     }
-    return released;
+}
+
+static void release_warps(void)
+{
+    for (unsigned warp : met)
+        release_warp(warp);
+    met.clear();
 }
 
 void __syncthreads(void)
@@ -263,17 +328,26 @@ void __syncwarp(unsigned mask)
     meet_warp(mask, "__syncwarp");
 }
 
+unsigned char (*emulator_slots(void))[EXCHANGE_BYTES]
+{
+    const struct fiber *fiber = current_fiber();
+    struct warp *warp = &block.warps[fiber->thread.number / EMULATOR_WARP];
+    return warp->exchanged[fiber->warp_barriers % 2];
+}
+
+void emulator_meet(unsigned mask, const char *what)
+{
+    meet_warp(mask, what);
+}
+
 const void *emulator_exchange(unsigned mask, const void *value, size_t bytes, const char *what)
 {
-    struct fiber *fiber = current_fiber();
-    const unsigned lane = fiber->thread.number % EMULATOR_WARP;
-    struct warp *warp = &block.warps[fiber->thread.number / EMULATOR_WARP];
+    unsigned char(*slots)[EXCHANGE_BYTES] = emulator_slots();
     if (bytes > EXCHANGE_BYTES)
         emulator_fail("%s of %zu bytes", what, bytes);
-    unsigned char(*buffer)[EXCHANGE_BYTES] = warp->exchanged[fiber->warp_barriers % 2];
-    memcpy(buffer[lane], value, bytes);
+    memcpy(slots[emulator_current->number % EMULATOR_WARP], value, bytes);
     meet_warp(mask, what);
-    return buffer;
+    return slots;
 }
 
 const void *emulator_lane(const void *exchanged, unsigned lane)
@@ -295,29 +369,50 @@ unsigned __ballot_sync(unsigned mask, int predicate)
 
 // --- shared memory ---
 
+static struct shared_array *find_array(const char *name)
+{
+    for (struct shared_array *array : block.shared)
+        if (array->name == name)
+            return array;
+    for (struct shared_array *array : block.shared)
+        if (strcmp(array->name, name) == 0)
+            return array;
+    return NULL;
+}
+
+// Kept from block to block: what an element was in another one counts no more.
+static struct shared_array *new_array(const char *name, size_t count, size_t element_bytes)
+{
+    struct shared_array *array = new shared_array();
+    array->name = name;
+    array->shared = {malloc(count * element_bytes + 1),
+                     (struct emulator_element *)calloc(count + 1, sizeof(struct emulator_element)),
+                     count, element_bytes, 0};
+    block.shared.push_back(array);
+    return array;
+}
+
 struct emulator_shared *emulator_shared_array(const char *name, size_t count, size_t element_bytes)
 {
-    struct emulator_shared *shared = &block.shared[name];
-    if (!shared->data) {
-        *shared = (struct emulator_shared){.data = malloc(count * element_bytes + 1),
-                                           .elements = (struct emulator_element *)calloc(
-                                               count + 1, sizeof(struct emulator_element)),
-                                           .count = count,
-                                           .element_bytes = element_bytes};
-        memset(shared->data, 0xff, count * element_bytes); // NaN
-        for (size_t i = 0; i < count; i++)
-            shared->elements[i].write.thread = shared->elements[i].read.thread = -1;
-    }
+    struct shared_array *array = find_array(name);
+    if (!array)
+        array = new_array(name, count, element_bytes);
+    struct emulator_shared *shared = &array->shared;
     if (shared->count != count || shared->element_bytes != element_bytes)
         emulator_fail("shared array '%s' of %zu elements has two shapes", name, count);
+    if (shared->block != block.number) {
+        shared->block = block.number;
+        memset(shared->data, 0xff, count * element_bytes); // NaN
+    }
     return shared;
 }
 
 static void free_shared(void)
 {
-    for (auto &entry : block.shared) {
-        free(entry.second.data);
-        free(entry.second.elements);
+    for (struct shared_array *array : block.shared) {
+        free(array->shared.data);
+        free(array->shared.elements);
+        delete array;
     }
     block.shared.clear();
 }
@@ -343,7 +438,13 @@ static struct emulator_element *find_element(struct emulator_shared *shared, ptr
 {
     if (i < 0 || (size_t)i >= shared->count)
         emulator_fail("element %td of a shared array of %zu", i, shared->count);
-    return &shared->elements[i];
+    struct emulator_element *element = &shared->elements[i];
+    if (element->block != block.number) {
+        *element = {};
+        element->write.thread = element->read.thread = -1;
+        element->block = block.number;
+    }
+    return element;
 }
 
 static void observe_shared(const void *at, const struct emulator_shared *shared, ptrdiff_t i,
@@ -410,34 +511,22 @@ void emulator_shared_atomic(struct emulator_shared *shared, ptrdiff_t i)
 
 // --- launches ---
 
-static unsigned pick(unsigned round)
+static void order_ready(void)
 {
     switch (thread_order) {
     case EMULATOR_ASCENDING:
-        return round;
+        if (!std::is_sorted(ready.begin(), ready.end()))
+            std::sort(ready.begin(), ready.end());
+        return;
     case EMULATOR_DESCENDING:
-        return block.count - 1 - round;
+        std::sort(ready.begin(), ready.end(), std::greater<unsigned>());
+        return;
     case EMULATOR_RANDOM:
-        break;
+        for (size_t i = ready.size(); i > 1; i--)
+            std::swap(ready[i - 1], ready[(size_t)((random_next() >> 32) * i >> 32)]);
     }
-    return (unsigned)(random_next() % block.count);
 }
 
-// Lets each thread that can go on do so once; false when none could.
-static bool run_round(void)
-{
-    bool ran = false;
-    for (unsigned round = 0; round < block.count && !failed; round++) {
-        struct fiber *fiber = &block.fibers[pick(round)];
-        if (fiber->wait != WAIT_NONE)
-            continue;
-        fiber_resume(fiber);
-        ran = true;
-    }
-    return ran;
-}
-
-// Random picks may miss who can still run.
 static bool anyone(enum wait wait)
 {
     for (unsigned i = 0; i < block.count; i++)
@@ -446,32 +535,40 @@ static bool anyone(enum wait wait)
     return false;
 }
 
+static void prepare_block(void)
+{
+    block.number++;
+    block.barriers = block.waiting = block.ended = 0;
+    ready.clear();
+    met.clear();
+    for (unsigned i = 0; i < WARPS_LIMIT; i++)
+        block.warps[i].met = false;
+    for (unsigned i = 0; i < block.count; i++) {
+        fiber_prepare(&block.fibers[i], i);
+        ready.push_back(i);
+    }
+}
+
 static void run_block(void)
 {
-    for (unsigned i = 0; i < block.count; i++)
-        fiber_prepare(&block.fibers[i], i);
-    block.barriers = 0;
+    prepare_block();
     while (!failed) {
-        if (run_round() || anyone(WAIT_NONE))
-            continue;
-        bool released = false;
-        for (unsigned warp = 0; warp * EMULATOR_WARP < block.count; warp++)
-            released |= release_warp(warp);
-        if (released)
-            continue;
-        if (anyone(WAIT_WARP)) {
+        if (!ready.empty()) {
+            order_ready();
+            run_ready();
+            release_warps();
+        } else if (anyone(WAIT_WARP)) {
             snprintf(failure, sizeof failure,
                      "%s, block (%u, %u, %u): threads wait at a warp operation that others of "
                      "their mask never reach",
                      emulator_launched.kernel, blockIdx.x, blockIdx.y, blockIdx.z);
             failed = true;
-        } else if (anyone(WAIT_BLOCK)) {
+        } else if (block.waiting > 0) {
             release_block();
         } else {
             break;
         }
     }
-    free_shared();
 }
 
 // MEMO_EMULATOR_ORDER, unless the test chose.
@@ -521,6 +618,7 @@ void emulator_run(const char *kernel, dim3 grid, dim3 size, size_t shared_bytes,
                 if (emulator_observed)
                     emulator_observed->end_block();
             }
+    free_shared();
     if (emulator_observed)
         emulator_observed->end_launch();
     emulator_close_memory();
