@@ -21,10 +21,11 @@
 // 52 KB of shared memory, three blocks a multiprocessor (146 registers; 64 rows: two, 210), each
 // with two blocks of 16 KB under way: 96 KB (64), where bandwidth times latency asks for 26.
 // Bytes: 4 d for every cached position of a tile and key head, which is the floor; partial results
-// are another 16 d (H / H_kv) / 256 a position, 4% at 5 heads a key head, mostly in the L2 cache.
+// are another 8 d (H / H_kv) / 256 a position, 4% at 5 heads a key head, mostly in the L2 cache.
 // An estimate, not measured: the bandwidth limits decoding. A multiprocessor's share of 4.3 TB/s is
 // 18.6 bytes a cycle, 880 cycles for 32 positions of 16 KB; a warp of a 16-row tile issues about
-// 190 instructions for them (32 + 8 products), and three blocks are there to take turns.
+// 360 instructions for them (32 + 8 products), and three blocks are there to take turns. A block
+// that walks has 32 loads of fragments for 64 products: 60% of the limit of attention.cu.
 // Queries are fragments in registers up to width 128, and in shared memory beyond.
 // Other types and odd widths: attention_rows.h.
 #include "kernels/cuda/attention_pieces.h"
