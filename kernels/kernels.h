@@ -164,8 +164,8 @@ struct sequences {
 
 // Causal grouped-query attention inside each sequence:
 // out[t,h] = sum_u softmax_u(scale q[t,h] . k[u,g]) v[u,g], u <= t, t - u < window,
-// g = h / (H / H_kv). Rows of q, k, v are `stride` elements apart (they may be parts of one
-// buffer).
+// g = h / (H / H_kv), scale > 0. Rows of q, k, v are `stride` elements apart (they may be parts of
+// one buffer).
 struct attention_forward {
     struct tensor out;  // [T, H, d] =
     float *log_sum_exp; // [T, H] = for backward; NULL: not kept
@@ -247,9 +247,10 @@ struct attention_plan {
 };
 
 // Token t sees positions 0..positions[t] of its sequence (also those just written), within window.
-// Each block gives every token a partial result (largest score, sum of weights, sum of weighted
-// values); these are merged in the order of positions (Dao et al. 2023), so that the plan decides
-// who reads a block with whom and never changes the arithmetic. With a bfloat16 cache queries and
+// Blocks, or pieces of several that begin at fixed positions, give every token a partial result
+// (largest score, sum of weights, sum of weighted values); these are merged in the order of
+// positions (Dao et al. 2023), so that the plan decides who reads a block with whom and never
+// changes the arithmetic. With a bfloat16 cache queries and
 // weights may be rounded to bfloat16 before they are multiplied.
 struct attention_cached {
     struct tensor out; // [T, H, d] =

@@ -18,18 +18,18 @@
 // warp's rows sees are left out by it, and only those that some row sees in part are masked. bf16
 // products, float32 sums.
 // Launch: (tiles of the largest group x pieces) x key heads x groups; 128 threads; at width 128
-// 52 KB of shared memory, three blocks a multiprocessor (152 registers; 64 rows: two, 218), each
+// 52 KB of shared memory, three blocks a multiprocessor (146 registers; 64 rows: two, 210), each
 // with two blocks of 16 KB under way: 96 KB (64), where bandwidth times latency asks for 26.
 // Bytes: 4 d for every cached position of a tile and key head, which is the floor; partial results
-// are another 16 d (H / H_kv) / 256 a position, 4% at 5 heads a key head, mostly in the L2 cache.
+// are another 8 d (H / H_kv) / 256 a position, 4% at 5 heads a key head, mostly in the L2 cache.
 // An estimate, not measured: the bandwidth limits decoding. A multiprocessor's share of 4.3 TB/s is
 // 18.6 bytes a cycle, 880 cycles for 32 positions of 16 KB; a warp of a 16-row tile issues about
-// 190 instructions for them (32 + 8 products), and three blocks are there to take turns.
+// 360 instructions for them (32 + 8 products), and three blocks are there to take turns. A block
+// that walks has 32 loads of fragments for 64 products: 60% of the limit of attention.cu.
 // Queries are fragments in registers up to width 128, and in shared memory beyond.
 // Other types and odd widths: attention_rows.h.
+#include "kernels/cuda/attention_pieces.h"
 #include "kernels/cuda/attention_rows.h"
-#include "kernels/cuda/attention_tiles.h"
-#include "kernels/cuda/attention_walk.h"
 
 enum {
     B = KV_BLOCK_TOKENS,
@@ -78,8 +78,8 @@ static __device__ __forceinline__ void load_block(const struct attention_cached 
                                                   shared_pointer<bf16> to, const struct walk *walk,
                                                   size_t group)
 {
-    const size_t t = (size_t)a->plan.order[walk->segment.first];
-    const size_t row = block_row(a, t, (size_t)walk->block, group), d = a->head_width;
+    const size_t d = a->head_width;
+    const size_t row = ((size_t)walk->table[walk->block] * a->kv_heads + group) * B * d;
     const bf16 *k = (const bf16 *)a->k_cache.data + row, *v = (const bf16 *)a->v_cache.data + row;
     tile_load<D, B, THREADS>(to, k, 0, B, d, d);
     tile_load<D, B, THREADS>(to + tile<D, B>::ELEMENTS, v, 0, B, d, d);
@@ -203,24 +203,6 @@ static __device__ __forceinline__ void hide_positions(float scores[B / 8][4],
 }
 
 // --- merging ---
-
-// How much what was merged up to *largest keeps, and what is added gets; *largest grows.
-struct merge {
-    float kept, added;
-};
-
-static __device__ __forceinline__ struct merge merge_next(float *largest, float added)
-{
-    const float next = fmaxf(*largest, added);
-    const struct merge out = {shrink_of(*largest, next), shrink_of(added, next)};
-    *largest = next;
-    return out;
-}
-
-static __device__ __forceinline__ float merged(struct merge m, float total, float added)
-{
-    return fmaf(added, m.added, total * m.kept);
-}
 
 // Merges a piece into the totals of the lane's rows. Each thread has its own.
 template <int COLUMNS>
@@ -375,7 +357,7 @@ static __global__ void __launch_bounds__(THREADS, row_tile<D, ROWS>::RESIDENT)
     struct walk ahead = walk_begin(&reading), now = ahead;
     bool more = true;
     for (int s = 0; s < STAGES - 1; s++) {
-        more = more && walk_next(&a.plan, &reading, &ahead);
+        more = more && walk_next(&a, &reading, &ahead);
         if (more)
             load_block<D>(&a, memory + s * T::STAGE_ELEMENTS, &ahead, group);
         async_commit();
@@ -397,10 +379,10 @@ static __global__ void __launch_bounds__(THREADS, row_tile<D, ROWS>::RESIDENT)
     for (int i = 0; !p.values && i < T::COLUMNS / 2; i++)
         totals[i * THREADS + threadIdx.x] = 0;
     int piece = reading.first_piece;
-    for (int stage = 0, free_stage = STAGES - 1; walk_next(&a.plan, &reading, &now);) {
+    for (int stage = 0, free_stage = STAGES - 1; walk_next(&a, &reading, &now);) {
         async_wait<STAGES - 2>();
         __syncthreads(); // this turn's block is there, and the last one's has been read
-        more = more && walk_next(&a.plan, &reading, &ahead);
+        more = more && walk_next(&a, &reading, &ahead);
         if (more)
             load_block<D>(&a, memory + free_stage * T::STAGE_ELEMENTS, &ahead, group);
         async_commit();

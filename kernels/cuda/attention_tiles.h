@@ -39,7 +39,8 @@ static __device__ __forceinline__ void tile_gather(shared_pointer<bf16> tile, si
 #pragma unroll
     for (int i = 0; i < ROWS; i += c.STEP) {
         const bf16 *from = row(c.row + i);
-        async_copy8(to + i * (D + TILE_PAD), from + c.column, from && (size_t)c.column < width);
+        async_copy8(to + i * (D + TILE_PAD), from ? from + c.column : from,
+                    from && (size_t)c.column < width);
     }
 }
 

@@ -82,6 +82,32 @@ namespace without_waiting_for_readers
 #undef __syncthreads
 } // namespace without_waiting_for_readers
 
+// What was merged and what is added change places.
+namespace merging_the_wrong_way
+{
+#define merged(m, total, added) merged(m, added, total)
+#define cuda_attention_cached planted_attention_cached
+#include "kernels/cuda/attention_cached.cu"
+#undef cuda_attention_cached
+#undef merged
+} // namespace merging_the_wrong_way
+
+// Blocks of keys are read before they are there, and overwritten while they are read.
+#define __syncthreads() ((void)0)
+namespace cached_without_barriers
+{
+#define cuda_attention_cached planted_attention_cached
+#include "kernels/cuda/attention_cached.cu"
+#undef cuda_attention_cached
+} // namespace cached_without_barriers
+namespace backward_without_barriers
+{
+#define cuda_attention_backward planted_attention_backward
+#include "kernels/cuda/attention_backward.cu"
+#undef cuda_attention_backward
+} // namespace backward_without_barriers
+#undef __syncthreads
+
 static void missing_barrier_is_a_race(void **state)
 {
     struct devices *devices = (struct devices *)*state;
@@ -156,6 +182,85 @@ static void swapped_fragment_differs_from_ref(void **state)
     for (int t = 0; t < 4; t++)
         devices_free(tensors[t].data);
     devices_free(offsets);
+}
+
+// One sequence of 300 positions in blocks 0 to 9, beyond the first piece of 256. Its rows begin at
+// multiples of 16 bytes, as tiles need.
+struct cached_call {
+    struct attention_cached call;
+    struct test_memory memory;
+    void *aligned[16];
+    size_t count;
+};
+
+static struct tensor normal_bf16(struct cached_call *c, size_t count)
+{
+    const struct tensor out = {devices_memory(count * 2), DTYPE_BF16};
+    for (size_t i = 0; i < count; i++)
+        ((uint16_t *)out.data)[i] = bf16_from_f32((float)random_normal(9, count, i));
+    c->aligned[c->count++] = out.data;
+    return out;
+}
+
+static void cached_call_release(struct cached_call *c)
+{
+    memory_release(&c->memory);
+    while (c->count > 0)
+        devices_free(c->aligned[--c->count]);
+}
+
+static void cached_call_init(struct cached_call *c)
+{
+    enum { BLOCKS = 10, WIDTH = 8, CACHE = BLOCKS * KV_BLOCK_TOKENS * WIDTH };
+    const struct attention_group group = {0, 1, 0, 1};
+    const struct attention_segment segment = {0, 1, 0, BLOCKS};
+    int32_t *table = memory_ints(&c->memory, BLOCKS, 1);
+    int32_t *position = memory_ints(&c->memory, 1, 1);
+    for (int32_t i = 0; i < BLOCKS; i++)
+        table[i] = i;
+    position[0] = 299;
+    c->call = {normal_bf16(c, WIDTH),
+               normal_bf16(c, WIDTH),
+               WIDTH,
+               normal_bf16(c, CACHE),
+               normal_bf16(c, CACHE),
+               {table, BLOCKS},
+               memory_ints(&c->memory, 1, 1),
+               position,
+               {memory_ints(&c->memory, 1, 1),
+                (struct attention_group *)memory_of(&c->memory, &group, 1, sizeof group),
+                (struct attention_segment *)memory_of(&c->memory, &segment, 1, sizeof segment), 1,
+                1},
+               1,
+               1,
+               1,
+               WIDTH,
+               0.3f,
+               0};
+}
+
+static void wrong_merge_differs_from_ref(void **state)
+{
+    enum { WIDTH = 8 };
+    struct devices *devices = (struct devices *)*state;
+    struct cached_call c = {};
+    struct error err;
+    float planted[WIDTH], right[WIDTH], expected[WIDTH];
+    float largest = 0, noise = 0;
+    cached_call_init(&c);
+    merging_the_wrong_way::planted_attention_cached(devices->cpu[1], &c.call);
+    assert_int_equal(device_sync(devices->cpu[1], &err), 0);
+    convert_to_f32(planted, c.call.out.data, DTYPE_BF16, WIDTH);
+    devices->cpu[1]->ops->attention_cached(devices->cpu[1], &c.call);
+    convert_to_f32(right, c.call.out.data, DTYPE_BF16, WIDTH);
+    devices->ref->ops->attention_cached(devices->ref, &c.call);
+    convert_to_f32(expected, c.call.out.data, DTYPE_BF16, WIDTH);
+    for (size_t i = 0; i < WIDTH; i++) {
+        largest = fmaxf(largest, fabsf(planted[i] - expected[i]));
+        noise = fmaxf(noise, fabsf(right[i] - expected[i]));
+    }
+    assert_true(noise < 2e-3f && largest > 1e-2f);
+    cached_call_release(&c);
 }
 
 // A product of small numbers, ROWS x WIDTH, whose depth has two parts.
@@ -248,6 +353,39 @@ static void chunks_that_are_still_read_are_kept(void **state)
     product_release(&p);
 }
 
+static void missing_barriers_in_attention_are_races(void **state)
+{
+    enum { WIDTH = 8, TOKENS = 130 };
+    struct devices *devices = (struct devices *)*state;
+    struct cached_call c = {};
+    cached_call_init(&c);
+    cached_without_barriers::planted_attention_cached(devices->cpu[1], &c.call);
+    expect_fault(devices->cpu[1], "of shared memory");
+    int32_t *offsets = memory_ints(&c.memory, 2, 1);
+    offsets[1] = TOKENS;
+    const struct tensor rows = normal_bf16(&c, TOKENS * WIDTH);
+    const struct attention_backward backward = {normal_bf16(&c, TOKENS * WIDTH),
+                                                normal_bf16(&c, TOKENS * WIDTH),
+                                                normal_bf16(&c, TOKENS * WIDTH),
+                                                rows,
+                                                rows,
+                                                memory_floats(&c.memory, TOKENS),
+                                                rows,
+                                                rows,
+                                                rows,
+                                                WIDTH,
+                                                {offsets, 1, TOKENS},
+                                                TOKENS,
+                                                1,
+                                                1,
+                                                WIDTH,
+                                                0.3f,
+                                                0};
+    backward_without_barriers::planted_attention_backward(devices->cpu[1], &backward);
+    expect_fault(devices->cpu[1], "of shared memory");
+    cached_call_release(&c);
+}
+
 static void too_many_kernel(void)
 {
     CUDA_SHARED(float, slots, 4);
@@ -333,6 +471,8 @@ int main(void)
         cmocka_unit_test(missing_barrier_is_a_race),
         cmocka_unit_test(forgotten_tail_differs_from_ref),
         cmocka_unit_test(swapped_fragment_differs_from_ref),
+        cmocka_unit_test(wrong_merge_differs_from_ref),
+        cmocka_unit_test(missing_barriers_in_attention_are_races),
         cmocka_unit_test(swapped_words_differ),
         cmocka_unit_test(chunks_that_have_not_come_are_missed),
         cmocka_unit_test(chunks_that_are_still_read_are_kept),
