@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "collectives/flight.h"
 #include "jobs/attempts.h"
@@ -195,9 +196,13 @@ static void show_open_round(const char *state, size_t round, bool *running)
     static const char *const outputs[] = {"corpus.h5", "reflections", "model", "vector.safetensors",
                                           "merged"};
     for (size_t i = 0; i < sizeof(outputs) / sizeof(outputs[0]); i++) {
-        struct error ignored;
+        struct error err;
         char *path = mem_printf("%s/rounds/%04zu/%s", state, round, outputs[i]);
-        (void)show(path, false, true, (int)strlen(state) + 31, running, &ignored);
+        char *run = run_path(path);
+        if (fs_exists(fs_system(), run) &&
+            show(path, false, true, (int)strlen(state) + 31, running, &err))
+            log_warn("%s", err.text);
+        free(run);
         free(path);
     }
 }

@@ -108,9 +108,10 @@ done
 stopped stopped-generate USR2 75 reflections/attempt-0001
 same_memory stopped-generate
 says "round 2 was begun earlier and is continued"
-stopped stopped-train TERM 75 model/run/metrics.jsonl
+stopped stopped-train TERM 75 model/run/summary.json
 run 0 "$memo" status stopped-train
 grep -q '^round 2 is begun and not finished; ' stdout || fail "an open round is not told: $(cat stdout)"
+grep -Eq '^train .*rounds/0002/model  *stopped' stdout || fail "the stage that stopped is not told: $(cat stdout stderr)"
 same_memory stopped-train
 says "generate was done before"
 
