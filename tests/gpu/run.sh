@@ -77,15 +77,16 @@ sizes_h200() {
     document_words=(--shape qwen2.5-32b --documents 4 --requests 32 --document-tokens 1500 --answer-tokens 64)
     # twice: 8,600 tokens at 65 GFLOP 1.9 s, 76 steps of 33 ms 2.5 s
     document_seconds=25
-    # Parameters x 4 bytes to the host and back in halves (4 GB/s), a step of 32,768 tokens to warm up and at least two
-    # more: 6 x parameters x tokens / 300 TFLOP/s each.
+    # Weights begin as float32, of which the host makes a digest (2 GB/s) and which it cuts in two, in pieces of 256 KB
+    # that go there and back (1.3 GB/s): 1.2 s per GB. Then a step of 32,768 tokens to warm up and as many as --seconds
+    # take, two at least, each 6 x parameters x tokens / 300 TFLOP/s.
     train_steps=(
-        # 6 GB: 3 s; 1 s a step
-        "qwen2.5-1.5b|30|--shape qwen2.5-1.5b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 16384 --seconds 8"
-        # 31 GB: 16 s; 5 s a step
-        "qwen2.5-7b|60|--shape qwen2.5-7b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
-        # 59 GB: 30 s; 10 s a step
-        "qwen2.5-14b|100|--shape qwen2.5-14b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
+        # 6 GB: 8 s; 1 s a step
+        "qwen2.5-1.5b|35|--shape qwen2.5-1.5b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 16384 --seconds 8"
+        # 31 GB: 37 s; 5 s a step
+        "qwen2.5-7b|70|--shape qwen2.5-7b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
+        # 59 GB: 71 s; 10 s a step
+        "qwen2.5-14b|120|--shape qwen2.5-14b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
     )
     peer_words=() peer_seconds=120
 }
@@ -132,6 +133,20 @@ check_machine() {
     [ "$backend" = cuda ] && ! is_build || return 0
     command -v nvcc >/dev/null || [ -n "${CUDACXX:-}" ] || [ -x /usr/local/cuda/bin/nvcc ] ||
         { say "run.sh: no nvcc here: install CUDA 13, or name its compiler in CUDACXX"; exit 1; }
+}
+
+# cuBLASLt is loaded when it is needed, and a toolkit that was unpacked by hand is in no list of the loader's. torch
+# brings its own.
+loader_path=${LD_LIBRARY_PATH:-}
+find_libraries() {
+    local compiler each
+    [ "$backend" = cuda ] || return 0
+    compiler=$(command -v "${CUDACXX:-nvcc}" || echo /usr/local/cuda/bin/nvcc)
+    compiler=$(readlink -f "$compiler")
+    for each in "${compiler%/bin/*}/lib64" /usr/local/cuda/lib64; do
+        [ -d "$each" ] && LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$each"
+    done
+    export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}"
 }
 
 gpu_query() { # fields, more options...
@@ -391,6 +406,7 @@ check_nccl() {
 check_sanitizer() {
     local name tool=compute-sanitizer
     command -v "$tool" >/dev/null || tool=/usr/local/cuda/bin/$tool
+    command -v "$tool" >/dev/null || tool=/usr/local/cuda/compute-sanitizer/compute-sanitizer
     if [ "$backend" != cuda ] || ! command -v "$tool" >/dev/null; then
         skip_step "compute-sanitizer" "no compute-sanitizer for backend $backend"
         return
@@ -404,7 +420,7 @@ check_sanitizer() {
 peers() {
     local name
     for name in train generate; do
-        run_step "torch $name" "$peer_seconds" memo python3 "$here/peers.py" "$name" --device "$backend" "${peer_words[@]}"
+        run_step "torch $name" "$peer_seconds" memo env LD_LIBRARY_PATH="$loader_path" python3 "$here/peers.py" "$name" --device "$backend" "${peer_words[@]}"
     done
 }
 
@@ -435,6 +451,7 @@ check_machine
 earlier=$out/earlier.jsonl again=0
 cp "$results" "$earlier" || exit 1
 trap stop TERM INT
+find_libraries
 describe_machine
 say "$stage on $backend, results in $out"
 for pass in first again; do
