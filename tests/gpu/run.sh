@@ -67,8 +67,8 @@ failed=0 left=0 child='' watcher=''
 # A step may take three times its figure before it is ended.
 
 sizes_h200() {
-    kernel_words=(--shape qwen2.5-7b --prompt 4096 --rows 65536 --batch 64)
-    # 13 kernels of 0.7 s, what they take filled (13 GB at most, 0.1 s), limits 2.5 s
+    kernel_words=(--shape qwen2.5-7b --prompt 4096 --rows 32768 --batch 64)
+    # 13 kernels of 0.7 s, what they take filled (6 GB at most, 0.1 s), limits 2.5 s
     kernel_seconds=25 kernel_name=qwen2.5-7b
     decode_words=(--shape qwen2.5-32b --prompt 1500 --batch 1,16,64 --seconds 3)
     # 66 GB of weights copied on the device 0.1 s, 4 lines of limits (2.5 s) and 3 s; prefill 0.3 s a step
