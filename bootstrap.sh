@@ -89,7 +89,8 @@ run_tests() {
         fail "test takes --all or nothing, not '$1'"
     fi
     say "tests${selection[*]:+, without those labelled 'long'}"
-    ctest --test-dir "$build_directory" --output-on-failure "${selection[@]}"
+    # Two places for each processor: see memo_schedule_tests in cmake/rooms.cmake.
+    ctest --test-dir "$build_directory" --output-on-failure --parallel $((2 * $(nproc))) "${selection[@]}"
 }
 
 install=yes

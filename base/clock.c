@@ -17,6 +17,12 @@ double clock_seconds(void)
     return (double)clock_ns() * 1e-9;
 }
 
+struct timespec clock_deadline(int wait_ms)
+{
+    const int64_t ns = clock_ns() + (int64_t)wait_ms * 1000000;
+    return (struct timespec){ns / 1000000000, ns % 1000000000};
+}
+
 void clock_format_utc(char out[24])
 {
     time_t now = time(NULL);

@@ -4,9 +4,11 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
-double clock_seconds(void); // monotonic; differences only
-int64_t clock_ns(void);     // monotonic
+double clock_seconds(void);                  // monotonic; differences only
+int64_t clock_ns(void);                      // monotonic
+struct timespec clock_deadline(int wait_ms); // from now, for waits by CLOCK_MONOTONIC
 
 // "2026-11-23T09:05:00Z", the wall clock in UTC.
 void clock_format_utc(char out[24]);

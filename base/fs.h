@@ -17,6 +17,7 @@ struct fs_info {
     uint64_t size_bytes;
     int64_t modified_ns; // by the clock of the machine that serves the file
     bool is_directory;
+    bool is_special; // a pipe, socket or device: reading may wait for ever
 };
 
 // Every operation returns 0 or a negative errno. Paths are relative to the working directory or

@@ -188,6 +188,7 @@ static int system_stat(void *state, const char *path, struct fs_info *out)
     out->size_bytes = (uint64_t)info.st_size;
     out->modified_ns = (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
     out->is_directory = S_ISDIR(info.st_mode);
+    out->is_special = !S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode);
     return 0;
 }
 

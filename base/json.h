@@ -94,6 +94,7 @@ void json_number(struct json_writer *w,
 void json_bool(struct json_writer *w, bool value);
 void json_null(struct json_writer *w);
 void json_raw(struct json_writer *w, const char *json,
-              size_t length); // a value that is JSON already
+              size_t length);                                     // a value that is JSON already
+void json_value(struct json_writer *w, const struct json *value); // one that was read
 
 #endif

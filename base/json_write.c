@@ -192,3 +192,39 @@ void json_raw(struct json_writer *w, const char *json, size_t length)
     begin_item(w);
     strbuf_add(w->out, json, length);
 }
+
+static void write_members(struct json_writer *w, const struct json *value)
+{
+    for (size_t i = 0; i < value->length; i++) {
+        if (value->type == JSON_OBJECT)
+            json_key_bytes(w, value->keys[i], value->key_lengths[i]);
+        json_value(w, &value->items[i]);
+    }
+}
+
+void json_value(struct json_writer *w, const struct json *value)
+{
+    switch (value->type) {
+    case JSON_NULL:
+        json_null(w);
+        return;
+    case JSON_BOOL:
+        json_bool(w, value->boolean);
+        return;
+    case JSON_NUMBER:
+        value->is_integer ? json_int(w, value->integer) : json_number(w, value->number);
+        return;
+    case JSON_STRING:
+        json_string(w, value->string, value->length);
+        return;
+    case JSON_ARRAY:
+        json_begin_array(w);
+        write_members(w, value);
+        json_end_array(w);
+        return;
+    case JSON_OBJECT:
+        json_begin_object(w);
+        write_members(w, value);
+        json_end_object(w);
+    }
+}

@@ -30,6 +30,23 @@ function(memo_test name)
                          SKIP_RETURN_CODE 77)
 endfunction()
 
+# memo_schedule_tests(): deferred to the end of a directory of tests. ctest runs with two places for each
+# processor (bootstrap.sh): a test that computes takes two, one that mostly waits has PROCESSORS 1. The
+# limits of time are guesses of the lengths, so that long tests start first.
+function(memo_schedule_tests)
+    get_property(names DIRECTORY PROPERTY TESTS)
+    foreach(name IN LISTS names)
+        get_property(places TEST ${name} PROPERTY PROCESSORS)
+        get_property(timeout TEST ${name} PROPERTY TIMEOUT)
+        if(NOT places)
+            set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+        endif()
+        if(timeout)
+            set_tests_properties(${name} PROPERTIES COST ${timeout})
+        endif()
+    endforeach()
+endfunction()
+
 # MEMO_MPIRUN: how tests start ranks, as a list that a number of ranks and a command complete. Root
 # is allowed only where the tests run as root; small machines have fewer cores than ranks.
 if(NOT MEMO_MINIMAL)

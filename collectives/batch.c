@@ -18,11 +18,14 @@ int group_mark(struct group *group, uint64_t *mark, struct error *err)
     return group->ops->mark ? group->ops->mark(group, mark, err) : 0;
 }
 
-void group_after(struct group *group, uint64_t mark)
+int group_after(struct group *group, uint64_t mark, struct error *err)
 {
-    if (group->ops->after) {
-        group->ops->after(group, mark);
-    }
+    return group->ops->after ? group->ops->after(group, mark, err) : 0;
+}
+
+void *group_stream(const struct group *group)
+{
+    return group->ops->stream ? group->ops->stream(group) : NULL;
 }
 
 static int refuse_broken(const struct group *group, struct error *err)

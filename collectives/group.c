@@ -195,6 +195,11 @@ int group_all_reduce_i64(struct group *group, int64_t *data, size_t count, struc
     return all_reduce(group, "all-reduce i64", data, count, &group_i64, err);
 }
 
+int group_all_reduce_bf16(struct group *group, uint16_t *data, size_t count, struct error *err)
+{
+    return all_reduce(group, "all-reduce bf16", data, count, &group_bf16, err);
+}
+
 static int reduce_scatter(struct group *group, const char *call, void *out, const void *in,
                           size_t count, const struct group_element *element, struct error *err)
 {
@@ -215,6 +220,12 @@ int group_reduce_scatter_i64(struct group *group, int64_t *out, const int64_t *i
                              struct error *err)
 {
     return reduce_scatter(group, "reduce-scatter i64", out, in, count, &group_i64, err);
+}
+
+int group_reduce_scatter_bf16(struct group *group, uint16_t *out, const uint16_t *in, size_t count,
+                              struct error *err)
+{
+    return reduce_scatter(group, "reduce-scatter bf16", out, in, count, &group_bf16, err);
 }
 
 int group_all_gather(struct group *group, void *out, const void *in, size_t bytes,

@@ -68,6 +68,9 @@ void group_note_termination(void);
 int group_all_reduce_f32(struct group *group, float *data, size_t count, struct error *err);
 int group_all_reduce_f64(struct group *group, double *data, size_t count, struct error *err);
 int group_all_reduce_i64(struct group *group, int64_t *data, size_t count, struct error *err);
+// Of bfloat16: added in float32 in rank order, and rounded once, to nearest, ties to even (NCCL
+// rounds as it likes).
+int group_all_reduce_bf16(struct group *group, uint16_t *data, size_t count, struct error *err);
 
 // Equal parts: in is [size * count], out [count] = this rank's part of the sum. out may be this
 // rank's part of in, but must not overlap another one's.
@@ -75,6 +78,8 @@ int group_reduce_scatter_f32(struct group *group, float *out, const float *in, s
                              struct error *err);
 int group_reduce_scatter_i64(struct group *group, int64_t *out, const int64_t *in, size_t count,
                              struct error *err);
+int group_reduce_scatter_bf16(struct group *group, uint16_t *out, const uint16_t *in, size_t count,
+                              struct error *err);
 // in is [bytes], out [size * bytes] in rank order. in may be this rank's place in out.
 int group_all_gather(struct group *group, void *out, const void *in, size_t bytes,
                      struct error *err);

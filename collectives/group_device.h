@@ -8,7 +8,9 @@
 //     enqueue kernels that write a bucket
 //     group_mark(group, &mark)
 //     tells the other thread            ───▶   group_after(group, mark)
-//     enqueues more                            group_all_reduce_f32(group, bucket ...)
+//     enqueues more                            enqueues kernels on group_stream(group)
+//                                              group_all_reduce_f32(group, bucket ...)
+//                                              enqueues kernels on group_stream(group)
 //
 // Without group_after a call waits for all that is enqueued when it is made. On groups in host
 // memory marks and batches do nothing.
@@ -40,8 +42,11 @@ bool group_is_on_device(const struct group *group);
 // by being old: then a call waits for more than it must.
 #define GROUP_MARKS 64
 int group_mark(struct group *group, uint64_t *mark, struct error *err);
-// The next call, or batch, waits for the mark alone.
-void group_after(struct group *group, uint64_t mark);
+// What comes on group_stream from now on, and so the next call or batch, waits for the mark alone.
+int group_after(struct group *group, uint64_t mark, struct error *err);
+// The cudaStream_t in which the group makes its calls, the group's own: kernels there run before
+// the calls that are made later, and after those that returned. NULL in host memory.
+void *group_stream(const struct group *group);
 
 // Calls between begin and end are made together: over NCCL in one launch, done when end returns; in
 // host memory one after the other. At most GROUP_BATCH_CALLS; all ranks make the same ones.

@@ -24,12 +24,15 @@ static inline size_t group_part_begin(size_t count, int parts, int part)
 // One element type of a sum.
 struct group_element {
     size_t bytes;
-    void (*add)(void *sum, const void *term, size_t count); // sum[i] = sum[i] + term[i]
+    // sum[i] = ((term 0[i] + term 1[i]) + term 2[i]) + ..., where the term of rank r begins
+    // r * stride bytes behind terms. sum may be one of the terms.
+    void (*sum)(void *sum, const void *terms, size_t stride, int ranks, size_t count);
 };
 
 extern const struct group_element group_f32;
 extern const struct group_element group_f64;
-extern const struct group_element group_i64; // wraps around
+extern const struct group_element group_i64;  // wraps around
+extern const struct group_element group_bf16; // added in float32
 
 struct group_ops {
     const char *transport;
@@ -44,7 +47,8 @@ struct group_ops {
     void (*close)(struct group *group); // releases state, not the group itself
     // Of groups on a device, see group_device.h; otherwise NULL.
     int (*mark)(struct group *group, uint64_t *mark, struct error *err);
-    void (*after)(struct group *group, uint64_t mark);
+    int (*after)(struct group *group, uint64_t mark, struct error *err);
+    void *(*stream)(const struct group *group);
     int (*batch_begin)(struct group *group, struct error *err);
     int (*batch_end)(struct group *group, struct error *err);
 };

@@ -72,21 +72,14 @@ static void sum_send_parts(const struct mpi_sum *sum, size_t k)
     }
 }
 
-// Adds our part in rank order into its place, which already holds our own term: the sum of the
-// lower ranks is collected in the scratch of rank 0 and joined with it by one addition.
-static void sum_add(const struct mpi_sum *sum, size_t k, unsigned char *own)
+// Adds our part in rank order; our own term joins the received ones in the scratch.
+static void sum_add(const struct mpi_sum *sum, size_t k, unsigned char *out)
 {
     struct group *group = sum->group;
-    size_t count = sum_part(sum, k, group->rank).count;
-    for (int r = 1; r < group->rank; r++) {
-        sum->element->add(sum_received(sum, k, 0), sum_received(sum, k, r), count);
-    }
-    if (group->rank > 0) {
-        sum->element->add(own, sum_received(sum, k, 0), count);
-    }
-    for (int r = group->rank + 1; r < group->size; r++) {
-        sum->element->add(own, sum_received(sum, k, r), count);
-    }
+    struct mpi_part own = sum_part(sum, k, group->rank);
+    size_t bytes = own.count * sum->element->bytes;
+    memcpy(sum_received(sum, k, group->rank), sum->in + own.begin * sum->element->bytes, bytes);
+    sum->element->sum(out, sum_received(sum, k, 0), bytes, group->size, own.count);
 }
 
 // Step 2: sums go to everybody, in place.
@@ -158,10 +151,7 @@ int mpi_reduce_scatter(struct group *group, void *out, const void *in, size_t co
         if (mpi_wait_all(group, mpi_requests(group, k, 0), 2 * group->size, err) != 0) {
             return -1;
         }
-        struct mpi_part own = sum_part(&sum, k, group->rank);
-        unsigned char *target = sum.out + k * block * element->bytes;
-        memmove(target, sum.in + own.begin * element->bytes, own.count * element->bytes);
-        sum_add(&sum, k, target);
+        sum_add(&sum, k, sum.out + k * block * element->bytes);
     }
     return 0;
 }

@@ -7,8 +7,9 @@
 #include <stdio.h>
 
 #define LIBRARY "libnccl.so.2"
-// Communicators that do not block came with 2.14; in 2.18 they could be aborted at any point.
-#define OLDEST_VERSION NCCL_VERSION(2, 18, 0)
+// Communicators that do not block came with 2.14; since 2.19.1 another thread may abort them.
+#define OLDEST_VERSION NCCL_VERSION(2, 19, 1)
+#define OLDEST_TEXT "2.19.1"
 
 void nccl_format_version(int version, char out[32])
 {
@@ -17,7 +18,7 @@ void nccl_format_version(int version, char out[32])
 
 static int check_version(struct nccl *nccl, struct error *err)
 {
-    char found[32], needed[32];
+    char found[32];
     if (nccl_check(nccl, nccl->GetVersion(&nccl->version), "ncclGetVersion", err) != 0) {
         return -1;
     }
@@ -25,11 +26,10 @@ static int check_version(struct nccl *nccl, struct error *err)
         return 0;
     }
     nccl_format_version(nccl->version, found);
-    nccl_format_version(OLDEST_VERSION, needed);
     return error_set(err,
-                     "%s is NCCL %s, at least %s is needed: name the directory of a newer one in "
-                     "LD_LIBRARY_PATH",
-                     LIBRARY, nccl->version < 10000 ? "before 2.9" : found, needed);
+                     "%s is NCCL %s, at least " OLDEST_TEXT
+                     " is needed: name the directory of a newer one in LD_LIBRARY_PATH",
+                     LIBRARY, nccl->version < 10000 ? "before 2.9" : found);
 }
 
 int nccl_load(struct nccl *nccl, struct error *err)
@@ -56,17 +56,17 @@ int nccl_load(struct nccl *nccl, struct error *err)
     };
     void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
-        return error_set(
-            err,
-            "cannot load %s: %s; install NCCL 2.18 or newer for your CUDA, or name its "
-            "directory in LD_LIBRARY_PATH; one GPU needs none of it",
-            LIBRARY, dlerror());
+        return error_set(err,
+                         "cannot load %s: %s; install NCCL " OLDEST_TEXT
+                         " or newer for your CUDA, or name its "
+                         "directory in LD_LIBRARY_PATH; one GPU needs none of it",
+                         LIBRARY, dlerror());
     }
     for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
         *(void **)functions[i].function = dlsym(library, functions[i].name);
         if (*(void **)functions[i].function == NULL) {
-            return error_set(err, "%s has no '%s': NCCL 2.18 or newer is needed", LIBRARY,
-                             functions[i].name);
+            return error_set(err, "%s has no '%s': NCCL " OLDEST_TEXT " or newer is needed",
+                             LIBRARY, functions[i].name);
         }
     }
     return check_version(nccl, err);

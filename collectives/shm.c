@@ -159,10 +159,8 @@ static int reduce_block(struct group *group, unsigned char *data, size_t count,
     }
     size_t begin = group_part_begin(count, group->size, group->rank);
     size_t end = group_part_begin(count, group->size, group->rank + 1);
-    for (int r = 1; r < group->size; r++) {
-        element->add(slot(group, 0) + begin * element->bytes,
-                     slot(group, r) + begin * element->bytes, end - begin);
-    }
+    unsigned char *part = slot(group, 0) + begin * element->bytes;
+    element->sum(part, part, SHM_SLOT_BYTES, group->size, end - begin);
     if (barrier_pass(group, err) != 0) {
         return -1;
     }
@@ -201,11 +199,9 @@ static int shm_reduce_scatter(struct group *group, void *out, const void *in, si
         if (turn_meet(group, bytes, err) != 0) {
             return -1;
         }
-        unsigned char *sum = (unsigned char *)out + done * element->bytes;
-        memcpy(sum, slot(group, 0) + (size_t)group->rank * bytes, bytes);
-        for (int r = 1; r < group->size; r++) {
-            element->add(sum, slot(group, r) + (size_t)group->rank * bytes, bytes / element->bytes);
-        }
+        element->sum((unsigned char *)out + done * element->bytes,
+                     slot(group, 0) + (size_t)group->rank * bytes, SHM_SLOT_BYTES, group->size,
+                     bytes / element->bytes);
         state->turn++;
     }
     return 0;

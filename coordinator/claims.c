@@ -20,6 +20,7 @@
 #define OWNER_MARK_AT 21
 #define OWNER_HEADER 23
 #define ON_TIME_BEATS 2 // a beat later than so many periods after the last one is not on time
+#define OPEN_TRIES 3
 #define NOBODY UINT32_MAX
 #define SELF (UINT32_MAX - 1)
 
@@ -241,6 +242,21 @@ int claims_step(struct claims *claims, double now_seconds, struct error *err)
     return claims->over ? 0 : look_after_owners(claims, now_seconds, err);
 }
 
+// Who removes the files of a finished job may take a directory away that was just made.
+static int make_files(struct claims *claims, struct error *err)
+{
+    struct fs *fs = claims->options.fs;
+    for (int tries = 0; tries < OPEN_TRIES; tries++) {
+        if (fs_make_directories(fs, claims->owners_directory, err) == 0 &&
+            fs_make_directories(fs, claims->blocks_directory, err) == 0 &&
+            make_own_file(claims, err) == 0)
+            return 0;
+        if (fs_exists(fs, claims->owners_directory) && fs_exists(fs, claims->blocks_directory))
+            break;
+    }
+    return -1;
+}
+
 int claims_open(const struct claims_options *options, double now_seconds, struct claims **out,
                 struct error *err)
 {
@@ -256,9 +272,7 @@ int claims_open(const struct claims_options *options, double now_seconds, struct
     claims->blocks = mem_calloc((size_t)options->blocks + 1, sizeof(*claims->blocks));
     for (uint32_t b = 0; b < options->blocks; b++)
         claims->blocks[b].owner = NOBODY;
-    if (fs_make_directories(options->fs, claims->owners_directory, err) ||
-        fs_make_directories(options->fs, claims->blocks_directory, err) ||
-        make_own_file(claims, err) || claims_step(claims, now_seconds, err)) {
+    if (make_files(claims, err) || claims_step(claims, now_seconds, err)) {
         claims_close(claims);
         return error_prefix(err, "claims on tasks");
     }
@@ -285,6 +299,60 @@ int claims_leave(struct claims *claims, struct error *err)
         return 0;
     claims->over = true;
     return mark_over(claims->options.fs, claims->own_path, err);
+}
+
+// What is gone already was removed by another job at the same time.
+static int remove_files_in(struct claims *claims, const char *directory, struct error *err)
+{
+    struct fs *fs = claims->options.fs;
+    struct fs_names names = {0};
+    int rc = 0;
+    if (!fs_exists(fs, directory))
+        return 0;
+    if (fs_list(fs, directory, &names, err))
+        return fs_exists(fs, directory) ? -1 : 0;
+    for (size_t i = 0; i < names.count && rc == 0; i++) {
+        char *path = fs_join(directory, names.names[i]);
+        const int removed = fs->ops->remove(fs->state, path);
+        rc = removed == -ENOENT ? 0 : check(removed, "remove", path, err);
+        free(path);
+    }
+    fs_names_release(&names);
+    return rc;
+}
+
+static int remove_owners(struct claims *claims, struct error *err)
+{
+    struct fs *fs = claims->options.fs;
+    int rc = 0;
+    for (size_t i = 0; i <= claims->owner_count && rc == 0; i++) {
+        char *path = claims_owner_path(claims->options.directory, i < claims->owner_count
+                                                                      ? claims->owners[i].name
+                                                                      : claims->options.owner);
+        const int removed = fs->ops->remove(fs->state, path);
+        rc = removed == -ENOENT ? 0 : check(removed, "remove", path, err);
+        free(path);
+    }
+    return rc;
+}
+
+int claims_remove(struct claims *claims, struct error *err)
+{
+    struct fs *fs = claims->options.fs;
+    assert(claims->over);
+    if (!fs_exists(fs, claims->owners_directory))
+        return 0;
+    if (look_after_owners(claims, claims->beaten_seconds, err))
+        return -1;
+    if (claims_owners(claims) > 0)
+        return 0;
+    if (remove_files_in(claims, claims->blocks_directory, err) || remove_owners(claims, err))
+        return -1;
+    // Not empty: a job has begun meanwhile, and will do this at its end.
+    (void)fs->ops->remove(fs->state, claims->blocks_directory);
+    (void)fs->ops->remove(fs->state, claims->owners_directory);
+    (void)fs->ops->remove(fs->state, claims->options.directory);
+    return 0;
 }
 
 bool claims_are_over(const struct claims *claims)

@@ -14,8 +14,16 @@
 //             when it leaves, or by somebody who found it dead, synced, and never set back.
 //   Takeover  a block of an owner that is over is claimed as generation G + 1, again without
 //             replacing. What a claim's owner is over for, it is over for all of its blocks.
+//   Backup    the right to compute a task a second time, while its block's owner lives, is claimed
+//   as
+//             a block is: under the number of blocks + task. It changes nothing for the owner, and
+//             nothing depends on it: of two results readers take one, whole. It keeps a task from
+//             being computed by more than two jobs.
 //   Fence     whoever commits for an owner looks first whether it is over, and then commits
 //             nothing. Whoever took over looks at what is committed after the takeover, not before.
+//   Removal   when everything is done, nothing is claimed any more; who leaves and then finds that
+//             no owner counts removes all files. A job that begins meanwhile makes its own file in
+//             a directory that it makes again, looks, and finds everything done.
 //
 // An owner is found dead when all of this holds:
 //   - its file is older than stale_seconds, both times being the file server's: that of the owner's
@@ -52,7 +60,7 @@ struct claims_options {
     const char *directory; // made when it is missing
     const char *owner;     // letters, digits and '-'
     const char *process;   // one line for is_gone
-    uint32_t blocks;
+    uint32_t blocks;       // that can be claimed, backups among them
     double beat_seconds;
     double stale_seconds;
     bool (*is_gone)(const char *process); // true only when it is certain; NULL: never
@@ -67,6 +75,9 @@ void claims_close(struct claims *claims); // memory only; accepts NULL
 
 // Gives everything back: this owner is over, others need not wait for its death.
 int claims_leave(struct claims *claims, struct error *err);
+
+// After leaving, and only when all is done: removes what is on disk, unless another owner counts.
+int claims_remove(struct claims *claims, struct error *err);
 
 // Beats and looks after the other owners when that is due; does nothing in between. Call it every
 // second or so. now_seconds is any clock of this process that never goes back.

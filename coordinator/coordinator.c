@@ -172,25 +172,41 @@ static void task_failed(struct coordinator *c, const struct coordinator_event *e
 {
     const uint32_t lease = task_find_lease(c, event->task, event->worker);
     worker_reported(c, event->worker);
-    if (lease != NO_LEASE && event->fatal)
+    if (lease != NO_LEASE && event->fatal && c->tasks[event->task].backup == BACKUP_NONE)
         c->tasks[event->task].attempts = c->options.max_attempts - 1;
     if (lease != NO_LEASE)
         lease_fail(c, lease, event->reason);
     // otherwise the lease had expired: that attempt is counted already
 }
 
+static void open_task(struct coordinator *c, uint32_t number)
+{
+    struct task *task = &c->tasks[number];
+    blocks_task_ready(&c->blocks, task->block, false);
+    task->state = TASK_PENDING;
+    task->queued = c->queued++;
+    index_heap_set(&c->pending, number);
+}
+
 static void open_block(struct coordinator *c, uint32_t number)
 {
     const struct block block = c->blocks.items[number];
     for (uint32_t t = block.first; t < block.first + block.count; t++) {
-        if (c->tasks[t].state != TASK_CLOSED)
-            continue;
-        blocks_task_ready(&c->blocks, number, false);
-        c->tasks[t].state = TASK_PENDING;
-        c->tasks[t].queued = c->queued++;
-        index_heap_set(&c->pending, t);
+        c->tasks[t].backup = BACKUP_NONE;
+        if (c->tasks[t].state == TASK_CLOSED)
+            open_task(c, t);
     }
     blocks_set_state(&c->blocks, number, BLOCK_OURS);
+}
+
+// It may have become final, or this job's, since it was asked for.
+static void win_backup(struct coordinator *c, uint32_t number)
+{
+    struct task *task = &c->tasks[number];
+    if (task->state != TASK_CLOSED || task->backup == BACKUP_FAILED)
+        return;
+    task->backup = BACKUP_OURS;
+    open_task(c, number);
 }
 
 static void handle_worker_event(struct coordinator *c, const struct coordinator_event *event)
@@ -237,6 +253,11 @@ static void handle_event(struct coordinator *c, const struct coordinator_event *
     case EVENT_CLAIM_REFUSED:
         blocks_set_state(&c->blocks, event->block, BLOCK_REFUSED);
         break;
+    case EVENT_BACKUP_WON:
+        win_backup(c, event->task);
+        break;
+    case EVENT_BACKUP_REFUSED:
+        break;
     case EVENT_JOBS:
         c->counts.jobs = event->jobs;
         break;
@@ -270,6 +291,8 @@ bool coordinator_ended(const struct coordinator *c)
 
 bool coordinator_needs_news(const struct coordinator *c)
 {
+    if (c->counts.jobs > 1 && c->blocks.count > 0 && c->pending.count == 0)
+        return !coordinator_complete(c); // others may do what this job has leased, too
     return c->blocks.foreign_tasks > 0 && (c->counts.jobs > 1 || c->blocks.refused > 0) &&
            (c->counts.waiting > 0 || c->pending.count == 0);
 }
@@ -328,6 +351,10 @@ static void lease_task(struct coordinator *c, uint32_t number, int worker_number
     task_update_late(c, number);
     worker->held++;
     worker->turn = ++c->turn;
+    if (task->backup == BACKUP_NONE)
+        c->own_lease_seconds = c->now_seconds;
+    else
+        c->counts.backups++;
     worker_update_room(c, worker_number);
     *out = (struct coordinator_action){.kind = ACTION_LEASE,
                                        .worker = worker_number,
@@ -372,7 +399,42 @@ static void reopen_blocks(struct coordinator *c)
         room_queue_first(c->room) == NO_WORKER || c->now_seconds < c->next_claim_seconds)
         return;
     c->next_claim_seconds = c->now_seconds + c->options.claim_retry_seconds;
+    c->next_backup = (uint32_t)c->options.tasks;
     blocks_reopen(&c->blocks);
+}
+
+// Whether another job could well have begun and ended the task since this one ran out of its own.
+static bool is_overdue(const struct coordinator *c, const struct task *task)
+{
+    const double usual = durations_usual(c->durations, task->priority);
+    const double wait =
+        isfinite(usual) ? fmax(usual, c->options.late_seconds) : c->options.late_seconds;
+    return c->now_seconds - c->own_lease_seconds >= wait;
+}
+
+static bool can_be_backed_up(const struct coordinator *c, const struct task *task)
+{
+    return task->state == TASK_CLOSED && task->backup != BACKUP_FAILED &&
+           c->blocks.items[task->block].state == BLOCK_REFUSED && is_overdue(c, task);
+}
+
+// Passes over every task once in claim_retry_seconds, at most.
+static bool next_backup(struct coordinator *c, struct coordinator_action *out)
+{
+    const size_t open = c->counts.tasks - c->counts.done - c->counts.aside;
+    const int number = room_queue_first(c->room);
+    if (c->options.late_seconds <= 0 || c->pending.count > 0 || c->blocks.refused == 0 ||
+        c->blocks.claimable_tasks > 0 || c->counts.leased * c->counts.jobs >= open ||
+        number == NO_WORKER || c->workers[number].silent)
+        return false;
+    while (c->next_backup > 0) {
+        const uint32_t task = --c->next_backup;
+        if (can_be_backed_up(c, &c->tasks[task])) {
+            *out = (struct coordinator_action){.kind = ACTION_BACKUP, .task = task};
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool next_second_lease(struct coordinator *c, struct coordinator_action *out)
@@ -418,7 +480,8 @@ bool coordinator_next_action(struct coordinator *c, struct coordinator_action *o
     if (c->stopping || coordinator_complete(c))
         return next_stop(c, out);
     reopen_blocks(c);
-    return next_lease(c, out) || next_claim(c, out) || next_second_lease(c, out);
+    return next_lease(c, out) || next_claim(c, out) || next_second_lease(c, out) ||
+           next_backup(c, out);
 }
 
 struct coordinator_counts coordinator_counts(const struct coordinator *c)

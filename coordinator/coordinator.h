@@ -41,6 +41,13 @@
 // asks for the next block when it has run out of pending tasks; while others hold what is left it
 // asks again every claim_retry_seconds, and is told of what they have done. So that the first of
 // several jobs does not take everything, none holds more than its share of the open tasks.
+//
+// The end of a run does not wait for its slowest job either. One that has had nothing of its own to
+// lease for as long as a task usually takes (and at least late_seconds) computes tasks of other
+// jobs' blocks a second time, the last ones first, for owners begin with the first ones: a backup.
+// It asks for each, so that no third job does the same one, and never has more than its share of
+// what is open. The owner learns of the result as of any other, and its worker drops the task. A
+// backup that fails costs no attempt and is not tried again: the owner judges its tasks.
 #ifndef MEMO_COORDINATOR_COORDINATOR_H
 #define MEMO_COORDINATOR_COORDINATOR_H
 
@@ -68,6 +75,8 @@ enum coordinator_event_kind {
     EVENT_FOUND,               // task, set_aside: another job has committed its row
     EVENT_CLAIM_WON,           // block: it is this job's
     EVENT_CLAIM_REFUSED,       // block: it is another job's
+    EVENT_BACKUP_WON,          // task: this job may compute it beside its block's owner
+    EVENT_BACKUP_REFUSED,      // task: another job does
     EVENT_JOBS,                // jobs: so many share the tasks, this one among them
     EVENT_STOP_REQUESTED,
     EVENT_TICK, // nothing but the time
@@ -91,6 +100,7 @@ enum coordinator_action_kind {
     ACTION_SET_ASIDE,   // commit a row that says so, then report EVENT_SET_ASIDE_COMMITTED
     ACTION_DROP,        // tell worker that task needs no result any more
     ACTION_CLAIM,       // try to claim block, then report EVENT_CLAIM_WON or EVENT_CLAIM_REFUSED
+    ACTION_BACKUP,      // try to claim the task's backup, then report EVENT_BACKUP_WON or _REFUSED
     ACTION_STOP_WORKER, // tell worker to commit what it has and leave
 };
 
@@ -118,6 +128,7 @@ struct coordinator_counts {
     size_t computed;  // results of this job's workers
     size_t elsewhere; // tasks that another job finished
     size_t jobs;      // that share the tasks
+    size_t backups;   // leases of other jobs' tasks
 };
 
 struct coordinator;

@@ -3,6 +3,8 @@
 
 #include "base/log.h"
 
+#define LAZY_LOOKS 10.0 // times look_seconds
+
 void sharing_init(struct sharing *sharing, const struct sharing_options *options,
                   struct coordinator *coordinator, double looked_seconds)
 {
@@ -41,9 +43,21 @@ static int look(struct sharing *sharing, double now_seconds, struct error *err)
     return sharing->options->look(sharing->options->state, err);
 }
 
+// A job that has enough to do looks now and then all the same: others may have done some of it. So
+// may one that has left since the last look.
+static bool is_time_to_look(const struct sharing *sharing, double now_seconds)
+{
+    const struct coordinator_counts counts = coordinator_counts(sharing->coordinator);
+    const double lazily = LAZY_LOOKS * sharing->options->look_seconds;
+    return now_seconds >= sharing->next_look_seconds &&
+           (coordinator_needs_news(sharing->coordinator) ||
+            claims_last_over_seconds(sharing->options->claims) >= sharing->looked_seconds ||
+            (counts.jobs > 1 && now_seconds >= sharing->looked_seconds + lazily));
+}
+
 static int look_for_news(struct sharing *sharing, double now_seconds, struct error *err)
 {
-    if (now_seconds < sharing->next_look_seconds || !coordinator_needs_news(sharing->coordinator))
+    if (!is_time_to_look(sharing, now_seconds))
         return 0;
     sharing->next_look_seconds = now_seconds + sharing->options->look_seconds;
     if (look(sharing, now_seconds, err))
@@ -110,4 +124,16 @@ int sharing_claim(struct sharing *sharing, uint32_t block, double now_seconds, s
                                               .now_seconds = now_seconds,
                                               .block = block});
     return 0;
+}
+
+// A claim that cannot be made is as good as refused: nobody waits for it, and beats tell why.
+void sharing_back_up(struct sharing *sharing, uint32_t task, double now_seconds)
+{
+    const struct sharing_options *options = sharing->options;
+    struct error ignored;
+    const int claim = claims_take(options->claims, (uint32_t)options->block_count + task, &ignored);
+    tell(sharing,
+         &(struct coordinator_event){.kind = claim > 0 ? EVENT_BACKUP_WON : EVENT_BACKUP_REFUSED,
+                                     .now_seconds = now_seconds,
+                                     .task = task});
 }

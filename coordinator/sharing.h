@@ -15,7 +15,8 @@ struct sharing_block {
 struct sharing_options {
     const struct sharing_block *blocks; // in the order in which they are given to the coordinator
     size_t block_count;
-    struct claims *claims; // of these blocks; the caller's
+    struct claims
+        *claims; // of these blocks and then, one each, of the tasks' backups; the caller's
     size_t tasks;
     double patience_seconds; // while the files of the claims cannot be written
     double look_seconds;     // between two looks for what others have done
@@ -51,5 +52,8 @@ int sharing_step(struct sharing *sharing, double now_seconds, struct error *err)
 // Carries out ACTION_CLAIM. Of a block that was another job's, what that job committed to its end
 // is looked for before anything of it is leased.
 int sharing_claim(struct sharing *sharing, uint32_t block, double now_seconds, struct error *err);
+
+// Carries out ACTION_BACKUP.
+void sharing_back_up(struct sharing *sharing, uint32_t task, double now_seconds);
 
 #endif

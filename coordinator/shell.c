@@ -243,6 +243,9 @@ static int act(struct shell *shell, const struct coordinator_action *action, str
         return post_drop(shell, action, err);
     case ACTION_CLAIM:
         return sharing_claim(&shell->sharing, action->block, elapsed(shell), err);
+    case ACTION_BACKUP:
+        sharing_back_up(&shell->sharing, action->task, elapsed(shell));
+        return 0;
     case ACTION_STOP_WORKER:
         return flush_leases(shell, action->worker, err) ||
                        post(shell, action->worker, &(struct message){.kind = MESSAGE_STOP}, err)

@@ -232,7 +232,10 @@ void lease_give_back(struct coordinator *c, uint32_t number)
 void lease_fail(struct coordinator *c, uint32_t number, const char *reason)
 {
     struct task *task = &c->tasks[c->leases.items[number].task];
-    task->attempts++;
+    if (task->backup == BACKUP_NONE)
+        task->attempts++;
+    else
+        task->backup = BACKUP_FAILED;
     c->counts.retries++;
     free(task->reason);
     task->reason = mem_printf("%.*s", MAX_REASON_BYTES, reason);

@@ -25,6 +25,13 @@ enum task_state {
     TASK_ASIDE,
 };
 
+// Of a task in another job's block. It ends when the block becomes this job's.
+enum task_backup {
+    BACKUP_NONE,
+    BACKUP_OURS,   // PENDING or LEASED, or CLOSED again when a worker left
+    BACKUP_FAILED, // not tried again
+};
+
 // A doubly linked list of task numbers; every task is in at most one.
 struct task_list {
     uint32_t first;
@@ -35,6 +42,7 @@ struct task {
     enum task_state state;
     bool announced; // the set-aside action was handed out
     bool late;      // in the list of late tasks
+    enum task_backup backup;
     int attempts;
     uint32_t priority;
     uint32_t prerequisites;   // that are not final
@@ -87,6 +95,8 @@ struct coordinator {
     size_t drop_capacity;
     struct blocks blocks;
     double next_claim_seconds; // refused blocks are asked for again
+    uint32_t next_backup;      // tasks below this one are still to be asked for
+    double own_lease_seconds;  // when a task of this job's blocks was last leased
     struct room_queue *room;
     uint64_t turn;         // leases given
     size_t silent_workers; // present ones

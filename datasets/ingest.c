@@ -98,6 +98,7 @@ void ingest_destroy(struct ingest *ingest)
     free(ingest->known);
     free(ingest->documents);
     free(ingest->report.skipped.items);
+    free(ingest->report.bad.items);
     free(ingest->report.changed.items);
     free(ingest->report.vanished.items);
     arena_release(&ingest->arena);
@@ -122,6 +123,23 @@ struct statement {
     bool markdown;
 };
 
+// Names of files are bytes; those of documents are text.
+static const char *escaped(struct arena *arena, const char *path)
+{
+    struct strbuf text = {0};
+    size_t length = strlen(path);
+    for (size_t valid; (valid = utf8_valid_prefix(path, length)) < length;) {
+        strbuf_add(&text, path, valid);
+        strbuf_addf(&text, "\\x%02x", (unsigned)(unsigned char)path[valid]);
+        path += valid + 1;
+        length -= valid + 1;
+    }
+    strbuf_add(&text, path, length);
+    const char *source = arena_strndup(arena, text.length > 0 ? text.bytes : "", text.length);
+    strbuf_release(&text);
+    return source;
+}
+
 static void add_document(struct ingest *ingest, const struct statement *stated, char *text,
                          size_t length)
 {
@@ -142,13 +160,13 @@ static void add_document(struct ingest *ingest, const struct statement *stated, 
     }
     memmove(text, text + span.begin, length);
     text = mem_realloc(text, length + 1);
-    const char *source = arena_strndup(arena, stated->source, strlen(stated->source));
+    const char *source = escaped(arena, stated->source);
     const char *date = stated->date ? stated->date : "";
     ingest->documents = mem_grow(ingest->documents, &ingest->document_capacity,
                                  ingest->document_count + 1, sizeof *ingest->documents);
     ingest->documents[ingest->document_count++] = (struct ingest_document){
         .id = stated->id ? arena_strndup(arena, stated->id, strlen(stated->id)) : source,
-        .title = title,
+        .title = escaped(arena, title),
         .source = source,
         .date = arena_strndup(arena, date, strlen(date)),
         .text = text,
@@ -294,13 +312,28 @@ static size_t count_nuls(const char *bytes, size_t length)
     return count;
 }
 
+static bool is_utf16(const struct strbuf *bytes)
+{
+    return bytes->length >= 2 &&
+           (memcmp(bytes->bytes, "\xff\xfe", 2) == 0 || memcmp(bytes->bytes, "\xfe\xff", 2) == 0);
+}
+
+static int bad_file(struct ingest *ingest, const struct error *err)
+{
+    if (!ingest->options.skips_bad_files) {
+        return -1;
+    }
+    ingest_names_add(ingest, &ingest->report.bad, err->text);
+    return 0;
+}
+
 // declared: the user or the ending says that this is text, so that anything else is an error.
 static int add_file(struct ingest *ingest, const char *path, bool declared, struct error *err)
 {
     struct strbuf bytes = {0};
     if (fs_read(ingest->fs, path, &bytes, err)) {
         strbuf_release(&bytes);
-        return -1;
+        return bad_file(ingest, err);
     }
     size_t valid = utf8_valid_prefix(bytes.bytes, bytes.length);
     size_t nuls = count_nuls(bytes.bytes, bytes.length);
@@ -308,11 +341,16 @@ static int add_file(struct ingest *ingest, const char *path, bool declared, stru
     if ((valid < bytes.length || nuls > 0) && !declared) {
         ingest_names_add(ingest, &ingest->report.skipped, path);
     } else if (valid == bytes.length && nuls * FEW_NULS > bytes.length) {
-        rc = error_set(err, "'%s' is not UTF-8: %zu of its %zu bytes are NUL; convert it first",
-                       path, nuls, bytes.length);
+        error_set(err, "'%s' is not UTF-8: %zu of its %zu bytes are NUL; convert it first", path,
+                  nuls, bytes.length);
+        rc = bad_file(ingest, err);
+    } else if (valid < bytes.length && is_utf16(&bytes)) {
+        error_set(err, "'%s' is UTF-16, not UTF-8: convert it first (iconv -f UTF-16 -t UTF-8)",
+                  path);
+        rc = bad_file(ingest, err);
     } else if (valid < bytes.length) {
-        rc =
-            error_set(err, "'%s' is not UTF-8: invalid at byte %zu; convert it first", path, valid);
+        error_set(err, "'%s' is not UTF-8: invalid at byte %zu; convert it first", path, valid);
+        rc = bad_file(ingest, err);
     } else {
         ingest->report.files++;
         ingest->bytes_read += bytes.length;
@@ -359,12 +397,13 @@ static int add_found_file(struct ingest *ingest, const char *path, uint64_t size
 static int add_directory(struct ingest *ingest, const char *path, int depth, struct error *err)
 {
     if (depth > MAX_DEPTH) {
-        return error_set(err, "'%s' is more than %d directories deep; is it a loop of links?", path,
-                         MAX_DEPTH);
+        error_set(err, "'%s' is more than %d directories deep; is it a loop of links?", path,
+                  MAX_DEPTH);
+        return bad_file(ingest, err);
     }
     struct fs_names names = {0};
     if (fs_list(ingest->fs, path, &names, err)) {
-        return -1;
+        return bad_file(ingest, err);
     }
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < names.count; i++) {
@@ -375,9 +414,12 @@ static int add_directory(struct ingest *ingest, const char *path, int depth, str
         struct fs_info info = {0};
         int status = ingest->fs->ops->stat(ingest->fs->state, child, &info);
         if (status < 0) {
-            rc = error_set_errno(err, -status, "cannot read '%s'", child);
+            error_set_errno(err, -status, "cannot read '%s'", child);
+            rc = bad_file(ingest, err);
         } else if (info.is_directory) {
             rc = add_directory(ingest, child, depth + 1, err);
+        } else if (info.is_special) {
+            ingest_names_add(ingest, &ingest->report.skipped, child);
         } else {
             rc = add_found_file(ingest, child, info.size_bytes, err);
         }

@@ -27,6 +27,7 @@ struct ingest_options {
     const char *date_key;
     const char *title_key;
     double near_duplicate_threshold; // above 1: only exact duplicates are found
+    bool skips_bad_files;            // those that cannot be read or are no text; an error otherwise
     struct groups_options groups;
 };
 struct ingest_options ingest_options_default(void);
@@ -49,6 +50,7 @@ struct ingest_report {
     size_t empty;
     size_t known;
     struct ingest_names skipped;  // files of directories that are not text
+    struct ingest_names bad;      // "'PATH' is ...", with skips_bad_files
     struct ingest_names changed;  // sources known with another text
     struct ingest_names vanished; // known sources that are gone, as is their text
 };
@@ -62,9 +64,11 @@ void ingest_destroy(struct ingest *ingest);
 
 // A file, or a directory with all below it in the order of names; names that begin with a point are
 // passed over. A file named here is read whatever its ending, one ending in .jsonl as JSON Lines;
-// what is wrong with it is an error, as it is for .txt, .md, .jsonl and whatever matches a glob. A
-// few NULs are text like all else.
-// Any other file of a directory is read when it is UTF-8 without NULs and skipped otherwise. After
+// what is wrong with it is an error, as it is for .txt, .md, .jsonl and whatever matches a glob;
+// with skips_bad_files one that cannot be read or is no text is left out and reported. A few NULs
+// are text like all else. Of a name that is not UTF-8 the source has \xNN for each wrong byte.
+// Any other file of a directory is read when it is UTF-8 without NULs and skipped otherwise, as are
+// pipes, sockets and devices. After
 // an error the ingest can only be destroyed.
 int ingest_add_path(struct ingest *ingest, const char *path, struct error *err);
 

@@ -27,7 +27,9 @@ static const struct option bench_option_table[] = {
      "model shape, as in memo init (default tiny; model, train: qwen2.5-0.5b); weights are random",
      false},
     {"batch", OPTION_STRING, OPTION_AT(batch), "N[,N...]", NULL, 0, 0, NULL,
-     "requests at once (default 64); model: sequences at once (1,4,8,16)", false},
+     "requests at once (default 64); model: sequences at once (1,4,8,16); kernels: those of cached "
+     "attention (16), and the rows of the layers' products (1,2,4,8,16,32,64)",
+     false},
     {"prompt", OPTION_INT, OPTION_AT(prompt), "N", "512", 1, 1 << 20, NULL,
      "model: tokens of a prompt; kernels: of a sequence", false},
     {"rows", OPTION_INT, OPTION_AT(rows), "N", "0", 0, 1 << 24, NULL,
@@ -53,6 +55,8 @@ static const struct option bench_option_table[] = {
      "training: what ranks divide, as in memo train", false},
     {"moments", OPTION_CHOICE, OPTION_AT(moments), "TYPE", "f32", 0, 0, "f32|bf16|8bit",
      "training: of the optimizer, as in memo train", false},
+    {"grad-dtype", OPTION_CHOICE, OPTION_AT(grad_dtype), "TYPE", "f32", 0, 0, "f32|bf16",
+     "training: of gradients, as in memo train", false},
     {"checkpoint-activations", OPTION_FLAG, OPTION_AT(recompute), NULL, NULL, 0, 0, NULL,
      "training: keep layers' inputs only, as in memo train", false},
     {"documents", OPTION_INT, OPTION_AT(documents), "N", "4", 1, 1 << 16, NULL,
@@ -71,6 +75,8 @@ static const struct option bench_option_table[] = {
      "default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "(0: as many as there are processors)", false},
+    {"batch-invariant", OPTION_FLAG, OPTION_AT(batch_invariant), NULL, NULL, 0, 0, NULL,
+     "model, engine: as in memo generate", false},
     {"json", OPTION_FLAG, OPTION_AT(json), NULL, NULL, 0, 0, NULL, "one JSON object per line",
      false},
     {0},
@@ -306,8 +312,10 @@ static int parse_batches(const char *text, struct bench *bench, struct error *er
 
 static int open_device(struct bench *bench, struct error *err)
 {
-    const struct device_options device = {.backend = bench->options->backend,
-                                          .threads = (int)bench->options->threads};
+    const struct device_options device = {
+        .backend = bench->options->backend,
+        .threads = (int)bench->options->threads,
+        .products = bench->options->batch_invariant ? PRODUCTS_INVARIANT : PRODUCTS_FASTEST};
     return device_create(&device, &bench->device, err);
 }
 

@@ -21,10 +21,12 @@ struct bench_options {
     int64_t layers, step_tokens, micro_batch_tokens, ranks, zero;
     int64_t documents, requests, document_tokens, own_tokens, answer_tokens;
     const char *moments;
+    const char *grad_dtype;
     bool recompute;
     double seconds;
     const char *backend;
     int64_t threads;
+    bool batch_invariant;
     bool json;
 };
 

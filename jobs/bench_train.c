@@ -154,6 +154,7 @@ static struct trainer_options trainer_options_of(const struct training *training
         .optimizer =
             {.form = form, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01},
         .zero = (enum zero_stage)options->zero,
+        .grads = strcmp(options->grad_dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32,
         .recompute = options->recompute,
         .clip_norm = 1};
 }
@@ -182,6 +183,25 @@ static int time_steps(struct trainer *trainer, double limit, struct reached *out
     return 0;
 }
 
+// What the trainer is about to take, said before it does.
+static void report_memory(const struct bench *bench, const struct trainer_bytes *bytes)
+{
+    const struct {
+        const char *what;
+        size_t bytes;
+    } parts[] = {{"  weights", bytes->weights},
+                 {"  remainders of weights", bytes->remainder},
+                 {"  moments", bytes->moments},
+                 {"  gradients", bytes->gradients},
+                 {"  activations", bytes->activations},
+                 {"  workspace", bytes->workspace},
+                 {"  before and after the steps", bytes->conversion}};
+    bench_report(bench, "memory of a rank", (double)trainer_bytes_total(*bytes) / 1e6, "MB", 0,
+                 NULL);
+    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
+        bench_report(bench, parts[i].what, (double)parts[i].bytes / 1e6, "MB", 0, NULL);
+}
+
 static int train_on(struct trial *trial, struct group *group, struct device *device,
                     struct error *err)
 {
@@ -193,6 +213,10 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
     struct trainer *trainer = NULL;
     int rc = model_create(device, &training->config, DTYPE_F32, &model, err);
     if (rc == 0) {
+        const struct trainer_bytes bytes =
+            trainer_bytes_needed(model, group_rank(group), group_size(group), &how);
+        if (group_rank(group) == 0)
+            report_memory(training->bench, &bytes);
         bench_fill_weights(model);
         trial->reached.planned_bytes = (double)trainer_bytes_total(
             trainer_bytes_needed(model, group_rank(group), group_size(group), &how));

@@ -11,7 +11,9 @@
 #define ENTITY_BATCH 40.0
 #define LOOKUP_PAIRS 8.0 // that hold a name
 #define CROSS_BATCH 20.0
-#define WEIGHT_BYTES 2.0 // bf16; so are gradients, keys and values
+#define WEIGHT_BYTES 2.0 // bf16; so are keys and values
+#define STREAM_BYTES 4.0 // the residual stream, of which every layer's input is kept
+#define SUM_BYTES 4.0    // of a gradient that ZeRO-2 keeps
 #define REMAINDER_BYTES 2.0
 
 const struct cost_hardware cost_hardware_rows[] = {
@@ -79,7 +81,7 @@ void cost_model_shape(const struct model_config *config, struct cost_model *out)
                                .kv_bytes = WEIGHT_BYTES * 2 * attention_layers *
                                            (double)config->kv_heads * (double)config->head_width,
                                .activation_bytes =
-                                   WEIGHT_BYTES * (double)config->layers * (double)config->hidden};
+                                   STREAM_BYTES * (double)config->layers * (double)config->hidden};
     layout_release(&layout);
 }
 
@@ -208,8 +210,7 @@ int cost_generate(const struct cost_text *text, const struct cost_assumptions *a
 static double bytes_per_parameter(const struct cost_training_options *options)
 {
     const double states = REMAINDER_BYTES + options->moment_bytes;
-    const double gradients = WEIGHT_BYTES;
-    return WEIGHT_BYTES + (options->zero >= 2 ? gradients / options->gpus : gradients) +
+    return WEIGHT_BYTES + (options->zero >= 2 ? SUM_BYTES / options->gpus : options->grad_bytes) +
            (options->zero >= 1 ? states / options->gpus : states);
 }
 

@@ -117,6 +117,7 @@ struct cost_training_options {
     double gpus;
     int zero;            // 0, 1 or 2
     double moment_bytes; // of a parameter: 8, 4 or 2
+    double grad_bytes;   // 4 or 2
     double micro_tokens; // of a micro-batch
     double checkpoints;  // kept
 };

@@ -7,6 +7,7 @@
 #include "base/time_limit.h"
 #include "coordinator/shell.h"
 #include "jobs/compute.h"
+#include "jobs/generate_quote.h"
 #include "jobs/generate_runner.h"
 #include "jobs/generate_sharing.h"
 #include "jobs/generate_status.h"
@@ -195,6 +196,10 @@ static int finish(struct generate_job *job, const struct cluster_progress *progr
     if (counts->elsewhere > 0)
         log_info("%zu tasks were done here, %zu meanwhile by other jobs", counts->computed,
                  counts->elsewhere);
+    if (counts->backups > 0)
+        log_info("%zu tasks that slower jobs hold were begun here as well, when there was nothing "
+                 "else to do",
+                 counts->backups);
     run_directory_int(&job->run, "tasks", (int64_t)counts->tasks);
     run_directory_int(&job->run, "tasks_done", (int64_t)(counts->done + counts->aside));
     run_directory_int(&job->run, "tasks_computed",
@@ -240,6 +245,11 @@ static int open_sharing(struct generate_job *job, struct error *err)
     return group_agree(job->group, rc, err);
 }
 
+static double gpus(const struct generate_job *job)
+{
+    return job->options->gpus > 0 ? job->options->gpus : (double)worker_count(job->group);
+}
+
 static int run_cluster(struct generate_job *job, enum cluster_end *end,
                        struct cluster_progress *progress, struct error *err)
 {
@@ -254,6 +264,8 @@ static int run_cluster(struct generate_job *job, enum cluster_end *end,
     const double *weights = NULL;
     if (coordinates) {
         restore(job);
+        if (job->earlier.counts.tasks == 0)
+            generate_quote_say(&job->generation, job->restored, gpus(job));
         weights = generate_status_plan(&job->status, plan, job->generation.corpus, &job->earlier);
     }
     const struct cluster_job cluster = {
@@ -293,7 +305,7 @@ static int run_plan(struct generate_job *job, enum cluster_end *end,
     if (rc == 0)
         rc = run_cluster(job, end, progress, err);
     job->restored_pairs += job->sharing.found_pairs;
-    generate_sharing_close(&job->sharing);
+    generate_sharing_close(&job->sharing, rc == 0 && *end == CLUSTER_COMPLETE);
     job->runner.owner_path = NULL;
     return rc;
 }

@@ -63,6 +63,11 @@ const struct option generate_option_table[] = {
      "engine: default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "engine: of one worker (0: the processors of a host, shared among its ranks)", false},
+    {"batch-invariant", OPTION_FLAG, OPTION_AT(batch_invariant), NULL, NULL, 0, 0, NULL,
+     "engine: an answer is the same whatever is asked beside it, also with --backend cuda, where long "
+     "prompts then take two to three times as long (bf16 and fp8; f32 is far slower); the cpu's "
+     "always are",
+     false},
     {"supervise", OPTION_CHOICE, OPTION_AT(supervise), "WHEN", "auto", 0, 0, "auto|on|off",
      "engine: in a process of its own, which is started again when it dies; a document that kills "
      "three is set aside (auto: on)",

@@ -91,14 +91,15 @@ static int open_claims(struct generate_sharing *sharing, struct error *err)
     char process[CLAIMS_PROCESS_BYTES];
     claims_process_describe(process);
     const double stale_seconds = sharing->options->claim_seconds;
-    const struct claims_options options = {.fs = sharing->fs,
-                                           .directory = sharing->directory,
-                                           .owner = owner_name(sharing),
-                                           .process = process,
-                                           .blocks = (uint32_t)sharing->block_count,
-                                           .beat_seconds = stale_seconds / BEATS_TO_STALE,
-                                           .stale_seconds = stale_seconds,
-                                           .is_gone = claims_process_is_gone};
+    const struct claims_options options = {
+        .fs = sharing->fs,
+        .directory = sharing->directory,
+        .owner = owner_name(sharing),
+        .process = process,
+        .blocks = (uint32_t)(sharing->block_count + sharing->plan->count),
+        .beat_seconds = stale_seconds / BEATS_TO_STALE,
+        .stale_seconds = stale_seconds,
+        .is_gone = claims_process_is_gone};
     return claims_open(&options, 0, &sharing->claims, err) || look(sharing, err) ? -1 : 0;
 }
 
@@ -136,7 +137,18 @@ int generate_sharing_open(struct generate_sharing *sharing, struct error *err)
     return 0;
 }
 
-void generate_sharing_close(struct generate_sharing *sharing)
+// What stays behind costs a little space and means nothing.
+static void remove_claims(const struct generate_sharing *sharing)
+{
+    struct error err;
+    if (claims_remove(sharing->claims, &err))
+        log_warn("%s: '%s' may be deleted", err.text, sharing->directory);
+    char *parent = fs_join(sharing->options->out, "claims");
+    (void)sharing->fs->ops->remove(sharing->fs->state, parent); // empty, or of other plans too
+    free(parent);
+}
+
+void generate_sharing_close(struct generate_sharing *sharing, bool complete)
 {
     struct error err;
     if (sharing->claims && claims_are_over(sharing->claims))
@@ -146,6 +158,8 @@ void generate_sharing_close(struct generate_sharing *sharing)
     else if (sharing->claims && claims_leave(sharing->claims, &err))
         log_warn("%s: other jobs will wait for its tasks for %.0f s", err.text,
                  sharing->options->claim_seconds);
+    if (sharing->claims && complete)
+        remove_claims(sharing);
     claims_close(sharing->claims);
     free(sharing->blocks);
     free(sharing->directory);

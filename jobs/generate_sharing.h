@@ -30,7 +30,8 @@ struct generate_sharing {
 // committed by now; the other ranks learn owner_path.
 int generate_sharing_open(struct generate_sharing *sharing, struct error *err);
 
-// Gives back what is claimed, after the workers have ended.
-void generate_sharing_close(struct generate_sharing *sharing);
+// Gives back what is claimed, after the workers have ended. complete: all is done, so that the last
+// of several jobs removes the claims from disk.
+void generate_sharing_close(struct generate_sharing *sharing, bool complete);
 
 #endif

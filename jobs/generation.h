@@ -31,6 +31,7 @@ struct generate_options {
     const char *dtype;
     const char *backend;
     int64_t threads;
+    bool batch_invariant;
     int64_t slots;
     int64_t context_tokens;
     int64_t cache_tokens;

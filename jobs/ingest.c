@@ -10,6 +10,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #define MAX_LISTED 10 // names of one kind in the log; all of them stand in corpus.h5
 
@@ -22,6 +23,7 @@ struct ingest_job_options {
     struct option_list known;
     const char *id_key, *text_key, *date_key, *title_key;
     double near_duplicates;
+    const char *bad_files;
     const char *report;
 };
 
@@ -52,9 +54,11 @@ static const struct option ingest_option_table[] = {
      "set aside a document whose words overlap an earlier one's by this share; above 1: only exact "
      "duplicates",
      false},
+    {"bad-files", OPTION_CHOICE, OPTION_AT(bad_files), "WHAT", "fail", 0, 0, "fail|skip",
+     "a file that cannot be read or is not UTF-8 ends the job, or is left out and listed", false},
     {"report", OPTION_STRING, OPTION_AT(report), "FILE", NULL, 0, 0, NULL,
      "write as JSON what was found: counts, and the sources that changed or vanished since the known "
-     "corpora, or were skipped",
+     "corpora, were skipped or are bad",
      false},
     {0},
 };
@@ -99,6 +103,7 @@ static int resolve(const struct ingest_job_options *options, struct counting *co
     out->date_key = options->date_key;
     out->title_key = options->title_key;
     out->near_duplicate_threshold = options->near_duplicates;
+    out->skips_bad_files = strcmp(options->bad_files, "skip") == 0;
     if (!options->tokenizer)
         return 0;
     if (tokenizer_load(options->tokenizer, &counting->tokenizer, err))
@@ -119,6 +124,10 @@ static void list_names(const char *what, const struct ingest_names *names)
 static void say_what_was_found(const struct ingest_report *report, struct run_directory *run)
 {
     list_names("skipped, not text", &report->skipped);
+    for (size_t i = 0; i < report->bad.count && i < MAX_LISTED; i++)
+        log_warn("left out: %s", report->bad.items[i]);
+    if (report->bad.count > 0)
+        log_warn("%zu files are left out, which are no text or cannot be read", report->bad.count);
     list_names("changed since the known corpus", &report->changed);
     list_names("vanished since the known corpus", &report->vanished);
     log_info(
@@ -170,6 +179,7 @@ static int write_report(const struct ingest_report *report, const char *path, st
     report_names(&w, "changed", &report->changed);
     report_names(&w, "vanished", &report->vanished);
     report_names(&w, "skipped", &report->skipped);
+    report_names(&w, "bad", &report->bad);
     json_end_object(&w);
     strbuf_addc(&text, '\n');
     const int rc = fs_write_text(fs_system(), path, text.bytes, text.length, err);
@@ -225,6 +235,7 @@ const struct verb verb_ingest = {
     .summary = "read text files into a corpus of documents and chunks",
     .positional = "PATH...",
     .examples = "  memo ingest books/ notes.md --out corpus.h5\n"
+                "  memo ingest texts/ --out corpus.h5 --bad-files skip\n"
                 "  memo ingest news.jsonl --text-key body --out today.h5 --known yesterday.h5\n",
     .options = ingest_option_table,
     .options_bytes = sizeof(struct ingest_job_options),

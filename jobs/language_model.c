@@ -122,7 +122,9 @@ static int open_engine(const struct generate_options *options, const char *direc
     const struct lm_engine_options engine = {
         .model = directory,
         .chat_template = options->chat_template,
-        .device = {.backend = options->backend, .threads = threads},
+        .device = {.backend = options->backend,
+                   .threads = threads,
+                   .products = options->batch_invariant ? PRODUCTS_INVARIANT : PRODUCTS_FASTEST},
         .dtype = strcmp(options->dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16,
         .fp8 = strcmp(options->dtype, "fp8") == 0,
         .slots = (size_t)options->slots,

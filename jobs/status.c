@@ -10,6 +10,7 @@
 #include "jobs/attempts.h"
 #include "jobs/curves.h"
 #include "jobs/run_directory.h"
+#include "jobs/update_nights.h"
 #include "jobs/verbs.h"
 
 #include <inttypes.h>
@@ -188,6 +189,29 @@ static int show(const char *output, bool as_json, bool in_list, int name_width, 
     return rc;
 }
 
+// The stages of a round that is not finished, as far as they were begun.
+static void show_open_round(const char *state, size_t round, bool *running)
+{
+    static const char *const outputs[] = {"corpus.h5", "reflections", "model", "vector.safetensors",
+                                          "merged"};
+    for (size_t i = 0; i < sizeof(outputs) / sizeof(outputs[0]); i++) {
+        struct error ignored;
+        char *path = mem_printf("%s/rounds/%04zu/%s", state, round, outputs[i]);
+        (void)show(path, false, true, (int)strlen(state) + 31, running, &ignored);
+        free(path);
+    }
+}
+
+static int show_update(const char *state, bool as_json, bool *running, struct error *err)
+{
+    size_t open;
+    if (update_nights_print(state, as_json, &open, err))
+        return -1;
+    if (open > 0 && !as_json)
+        show_open_round(state, open, running);
+    return 0;
+}
+
 static int read_curves(const char *output, struct curves *out, struct error *err)
 {
     struct strbuf text = {0};
@@ -261,6 +285,9 @@ static int show_all(const struct status_options *options, const struct option_li
 {
     const int name_width = width_of_names(outputs);
     int code = EXIT_DONE;
+    if (outputs->count == 1 && update_nights_are_in(outputs->items[0]))
+        return show_update(outputs->items[0], options->json, running, err) ? EXIT_FAILED
+                                                                           : EXIT_DONE;
     if (!options->json)
         printf("%-9s %-*s  %-8s  %8s  %10s  %9s  %9s\n", "stage", name_width, "output", "state",
                "pairs", "tokens", "time", "tokens/s");
@@ -315,6 +342,7 @@ const struct verb verb_status = {
     .examples = "  memo status corpus.h5 reflections/ models/memory\n"
                 "  memo status --watch 10 reflections/\n"
                 "  memo status --json models/*\n"
+                "  memo status memory/     (of memo update: the last nights)\n"
                 "  memo status --plot --svg loss.svg models/memory\n",
     .options = status_option_table,
     .options_bytes = sizeof(struct status_options),

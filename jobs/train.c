@@ -53,6 +53,7 @@ static int open_trainer(struct train_job *job, struct error *err)
     how.zero = (enum zero_stage)options->zero;
     how.device_group = job->gpus;
     how.exact_sums = strcmp(options->reduce, "exact") == 0;
+    how.grads = strcmp(options->grad_dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
     if (schedule_parse_kind(options->schedule, &how.schedule.kind, err) ||
         state_form_parse(job->model->lora ? "f32" : options->dtype, options->moments,
                          &how.optimizer.form, err) ||
@@ -252,6 +253,13 @@ static int check_options(const struct train_options *options, struct error *err)
     struct corpus_part part;
     if (corpus_part_parse(options->part, &part, err))
         return -1;
+    const bool half_grads = strcmp(options->grad_dtype, "bf16") == 0;
+    if (half_grads && strcmp(options->reduce, "exact") == 0)
+        return error_set(err, "--reduce exact sums 64 bits an element, and gradients in bfloat16 "
+                              "would save nothing: leave out --grad-dtype bf16, or --reduce exact");
+    if (half_grads && options->lora_r > 0)
+        return error_set(err, "adapters have few gradients, in float32: leave out --grad-dtype "
+                              "bf16 with --lora-r");
     if (options->best && options->held_out == 0)
         return error_set(err, "--best needs something to measure by: give --held-out");
     if (options->held_out > 0 && strcmp(options->best_by, "loss") != 0 &&

@@ -28,6 +28,7 @@ struct train_options {
     double lora_alpha, lora_dropout;
     const char *lora_targets;
     const char *moments;
+    const char *grad_dtype;
     int64_t zero;
     const char *reduce;
     int64_t seed;

@@ -85,6 +85,13 @@ static void apply_halves(struct trainer_options *options, struct train_plan *pla
     options->optimizer.form.moments = MOMENTS_8BIT;
 }
 
+// Not where it would be refused.
+static void apply_half_gradients(struct trainer_options *options, struct train_plan *plan)
+{
+    if (plan->half_gradients_allowed)
+        options->grads = DTYPE_BF16;
+}
+
 // What costs least comes first.
 static const struct remedy {
     const char *option;
@@ -95,6 +102,7 @@ static const struct remedy {
     {"a quarter of --micro-batch-tokens", apply_micro_batch},
     {"--zero 2", apply_zero},
     {"--moments 8bit", apply_halves},
+    {"--grad-dtype bf16", apply_half_gradients},
 };
 
 enum { REMEDIES = sizeof(remedies) / sizeof(*remedies) };
@@ -179,7 +187,8 @@ int train_plan_make(const struct train_plan_request *request, struct trainer_opt
     const size_t host = share < SIZE_MAX - resident ? share + resident : SIZE_MAX;
     const struct device_memory memory = device_memory_usage(model->device);
     const bool on_device = memory.total > 0;
-    *out = (struct train_plan){.answer_bytes = request->answer_bytes};
+    *out = (struct train_plan){.answer_bytes = request->answer_bytes,
+                               .half_gradients_allowed = !model->lora && !options->exact_sums};
     if (!on_device)
         out->program_bytes = resident > weights ? resident - weights : 0;
     out->available_bytes = request->limit_bytes > 0 ? request->limit_bytes
@@ -243,18 +252,28 @@ static void log_disk(const struct train_plan *plan, size_t kept, const char *dir
                  (needed - there) / GB);
 }
 
+void train_plan_parts(const struct trainer_bytes *bytes, bool recompute, struct strbuf *out)
+{
+    strbuf_addf(out,
+                "weights %.3f GB, remainders %.3f, moments %.3f, gradients %.3f, activations "
+                "%.3f%s, workspace %.3f (before the first and after the last step %.3f)",
+                (double)bytes->weights / GB, (double)bytes->remainder / GB,
+                (double)bytes->moments / GB, (double)bytes->gradients / GB,
+                (double)bytes->activations / GB, recompute ? " (computed twice)" : "",
+                (double)bytes->workspace / GB, (double)bytes->conversion / GB);
+}
+
 void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t kept,
                     const char *directory)
 {
-    const struct trainer_bytes *bytes = &plan->bytes;
-    log_info("memory per rank: weights %.3f GB, remainders %.3f, moments %.3f, gradients %.3f, "
-             "activations %.3f%s, held-out answers %.3f, copy of a checkpoint %.3f, program and "
+    struct strbuf parts = {0};
+    train_plan_parts(&plan->bytes, trainer->options.recompute, &parts);
+    log_info("memory per rank: %s, held-out answers %.3f, copy of a checkpoint %.3f, program and "
              "data %.3f: %.3f GB",
-             (double)bytes->weights / GB, (double)bytes->remainder / GB,
-             (double)bytes->moments / GB, (double)bytes->gradients / GB,
-             (double)bytes->activations / GB, trainer->options.recompute ? " (computed twice)" : "",
-             (double)plan->answer_bytes / GB, plan->copied ? (double)plan->copy_bytes / GB : 0.0,
-             (double)plan->program_bytes / GB, (double)plan->total_bytes / GB);
+             parts.bytes, (double)plan->answer_bytes / GB,
+             plan->copied ? (double)plan->copy_bytes / GB : 0.0, (double)plan->program_bytes / GB,
+             (double)plan->total_bytes / GB);
+    strbuf_release(&parts);
     log_disk(plan, kept, directory);
     log_time(plan, trainer);
 }

@@ -3,6 +3,7 @@
 #ifndef MEMO_JOBS_TRAIN_PLAN_H
 #define MEMO_JOBS_TRAIN_PLAN_H
 
+#include "base/strbuf.h"
 #include "worker/train/trainer.h"
 
 enum recompute_choice { RECOMPUTE_AUTO, RECOMPUTE_ON, RECOMPUTE_OFF };
@@ -15,9 +16,10 @@ struct train_plan {
     size_t available_bytes;  // for it, what it holds already included
     size_t checkpoint_bytes; // of all ranks
     size_t copy_bytes;       // of a rank, for a checkpoint that is written behind the run
-    bool behind;             // there is memory for it
-    bool copied;             // and it is part of the total, as the run keeps it
-    double peak_flops;       // of all ranks, for weights of their type; 0: unknown
+    bool half_gradients_allowed;
+    bool behind;       // there is memory for it
+    bool copied;       // and it is part of the total, as the run keeps it
+    double peak_flops; // of all ranks, for weights of their type; 0: unknown
 };
 
 struct train_plan_request {
@@ -33,6 +35,9 @@ struct train_plan_request {
 // small and which option would make it fit.
 int train_plan_make(const struct train_plan_request *request, struct trainer_options *options,
                     struct train_plan *out, struct error *err);
+
+// Appends the parts for people.
+void train_plan_parts(const struct trainer_bytes *bytes, bool recompute, struct strbuf *out);
 
 // Lines for people. kept: checkpoints kept in `directory`, whose file system's free space is told.
 void train_plan_log(const struct train_plan *plan, const struct trainer *trainer, size_t kept,

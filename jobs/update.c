@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "jobs/compute.h"
 #include "jobs/update_job.h"
+#include "jobs/update_nights.h"
 #include "jobs/verbs.h"
 
 #include <stdlib.h>
@@ -40,6 +41,8 @@ static const struct option update_option_table[] = {
      "corpora whose documents are known besides those of earlier rounds", false},
     {"vectors", OPTION_LIST, OPTION_AT(vectors), "FILE...", NULL, 0, 0, NULL,
      "task vectors that are merged besides those of the rounds", false},
+    {"rollback", OPTION_FLAG, OPTION_AT(rollback), NULL, NULL, 0, 0, NULL,
+     "take the newest round back: the memory is the one before it; again for one more", false},
     {"time-left", OPTION_NUMBER, OPTION_AT(time_left), "S", "0", 0, 1e9, NULL,
      "seconds until this job is ended from outside: it stops by itself in time (0: no limit)",
      false},
@@ -142,14 +145,58 @@ static int update_memory(struct update *update, struct error *err)
         update_print_stages(update);
     else
         log_info("nothing new: the memory is up to date");
+    update->nothing_new = update->state.finished == before;
     update_print_history(&update->state);
     return EXIT_DONE;
+}
+
+static int roll_back(struct update *update, struct error *err)
+{
+    size_t round;
+    if (update_state_roll_back(&update->state, &round, err))
+        return EXIT_FAILED;
+    if (round == 0) {
+        error_set(err, "'%s' has no round that could be taken back", update->state.directory);
+        return EXIT_FAILED;
+    }
+    log_info("round %zu is taken back: its documents stay known, and are merged no more; who "
+             "wants it again removes '%s/rounds/%04zu/withdrawn'",
+             round, update->state.directory, round);
+    update_print_history(&update->state);
+    return EXIT_DONE;
+}
+
+static const char *result_of(const struct update *update, int code)
+{
+    if (code == EXIT_STOPPED)
+        return "stopped";
+    if (code != EXIT_DONE)
+        return "failed";
+    return update->options->rollback ? "rolled back" : update->nothing_new ? "nothing new" : "done";
+}
+
+static int work(struct update *update, struct error *err)
+{
+    struct error ignored;
+    char started[24];
+    const double begin = clock_seconds();
+    clock_format_utc(started);
+    const int code =
+        update->options->rollback ? roll_back(update, err) : update_memory(update, err);
+    const struct update_night night = {.started = started,
+                                       .seconds = clock_seconds() - begin,
+                                       .result = result_of(update, code),
+                                       .round = update->state.finished,
+                                       .reason = code == EXIT_FAILED ? err->text : NULL};
+    if (update_night_add(&update->state, &night, &ignored))
+        log_warn("%s: this update is missing in the list of memo status", ignored.text);
+    return code;
 }
 
 static int run_update(const void *parsed, const struct option_list *paths, struct error *err)
 {
     struct update update = {.options = parsed, .paths = paths};
-    if (paths->count == 0) {
+    if (paths->count == 0 && !update.options->rollback) {
         error_set(err, "no input: name files or directories of text");
         return EXIT_USAGE;
     }
@@ -159,7 +206,7 @@ static int run_update(const void *parsed, const struct option_list *paths, struc
         update_state_open(update.options->state, update.options->base, &update.state, err);
     int code = rc < 0 ? EXIT_FAILED : EXIT_STOPPED;
     if (rc == 0)
-        code = update_memory(&update, err);
+        code = work(&update, err);
     for (int s = 0; s < UPDATE_STAGES; s++)
         free(update.words[s]);
     update_state_close(&update.state);
@@ -173,6 +220,8 @@ const struct verb verb_update = {
     .examples =
         "  memo update --state memory/ --base models/base texts/\n"
         "  memo update --state memory/ --launch 'mpirun -np 8' --train='--lr 1e-4' texts/\n"
+        "  memo update --state memory/ --rollback\n"
+        "  memo status memory/\n"
         "The newest model is STATE/memory. The same command continues what was stopped, and "
         "does nothing when nothing is new.\n",
     .options = update_option_table,

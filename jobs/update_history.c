@@ -90,9 +90,10 @@ void update_print_history(const struct update_state *state)
         (void)json_get_number(line, "loss", &loss, NULL);
         (void)json_get_number(line, "seconds", &seconds, NULL);
         clock_format_duration(seconds, duration, sizeof(duration));
-        printf("%5zu  %-20s  %9" PRId64 "  %7zu  %8zu  %8" PRId64 "  %6.4f  %8s\n", n + 1, ended,
+        printf("%5zu  %-20s  %9" PRId64 "  %7zu  %8zu  %8" PRId64 "  %6.4f  %8s%s\n", n + 1, ended,
                integer_of(ingest, "documents"), length_of(ingest, "changed"),
-               length_of(ingest, "vanished"), integer_of(line, "pairs"), loss, duration);
+               length_of(ingest, "vanished"), integer_of(line, "pairs"), loss, duration,
+               update_state_is_withdrawn(state, n + 1) ? "  rolled back" : "");
     }
 }
 

@@ -33,6 +33,7 @@ struct update_options {
     const char *words[UPDATE_STAGES];
     struct option_list known;
     struct option_list vectors;
+    bool rollback;
     double time_left;
 };
 
@@ -43,6 +44,7 @@ struct update {
     size_t round;               // under work
     char *words[UPDATE_STAGES]; // of this round
     double began_seconds;       // this command's work on the round
+    bool nothing_new;
     struct time_limit limit;
 };
 

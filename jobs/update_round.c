@@ -87,13 +87,15 @@ void update_add_path(const struct update *update, struct words *words, const cha
     free(path);
 }
 
-// Of rounds that had a pair to learn.
+// Of rounds that had a pair to learn. What was rolled back is merged no more, and stays known.
 void update_add_files(const struct update *update, struct words *words, size_t rounds,
                       const char *name)
 {
+    const bool is_vector = strcmp(name, update_stages[UPDATE_VECTOR].output) == 0;
     for (size_t n = 1; n <= rounds; n++) {
         char *path = update_state_path(&update->state, n, name);
-        if (fs_exists(fs_system(), path))
+        if (fs_exists(fs_system(), path) &&
+            !(is_vector && update_state_is_withdrawn(&update->state, n)))
             words_add(words, path);
         free(path);
     }

@@ -147,6 +147,61 @@ int update_state_open(const char *directory, const char *base, struct update_sta
     return settle_base(out, base, err) || read_history(out, err) ? -1 : 0;
 }
 
+int update_state_look(const char *directory, struct update_state *out, bool *runs,
+                      struct error *err)
+{
+    *out = (struct update_state){.directory = mem_strdup(directory), .lock_fd = -1};
+    char *path = fs_join(directory, "lock");
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    *runs = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return read_history(out, err);
+}
+
+bool update_state_is_withdrawn(const struct update_state *state, size_t number)
+{
+    char *path = update_state_path(state, number, "withdrawn");
+    const bool withdrawn = fs_exists(fs_system(), path);
+    free(path);
+    return withdrawn;
+}
+
+// The newest round up to `number` whose model counts, 0: none.
+static size_t newest_model(const struct update_state *state, size_t number)
+{
+    for (; number > 0; number--) {
+        char *path = update_state_path(state, number, "merged");
+        const bool has_model = fs_exists(fs_system(), path);
+        free(path);
+        if (has_model && !update_state_is_withdrawn(state, number))
+            break;
+    }
+    return number;
+}
+
+// The link changes first: killed before the mark stands, the same command does both again.
+int update_state_roll_back(const struct update_state *state, size_t *round, struct error *err)
+{
+    *round = newest_model(state, state->finished);
+    if (*round == 0)
+        return 0;
+    const size_t before = newest_model(state, *round - 1);
+    char *mark = update_state_path(state, *round, "withdrawn");
+    char *base = before > 0 ? NULL : realpath(state->base, NULL);
+    int rc = update_state_point(state, before,
+                                before > 0 ? "merged"
+                                : base     ? base
+                                           : state->base,
+                                err);
+    if (rc == 0)
+        rc = fs_write_text(fs_system(), mark, "", 0, err);
+    free(base);
+    free(mark);
+    return rc;
+}
+
 static void forget_history(struct update_state *state)
 {
     free(state->history);
@@ -185,7 +240,7 @@ int update_state_finish_round(struct update_state *state, const struct strbuf *o
 int update_state_point(const struct update_state *state, size_t number, const char *name,
                        struct error *err)
 {
-    char *target = mem_printf("rounds/%04zu/%s", number, name);
+    char *target = number > 0 ? mem_printf("rounds/%04zu/%s", number, name) : mem_strdup(name);
     char *link = fs_join(state->directory, "memory");
     char *fresh = fs_join(state->directory, "memory.new");
     int rc = 0;

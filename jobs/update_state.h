@@ -3,6 +3,8 @@
 //
 //     STATE/state.json        the base model
 //     STATE/rounds/0001/...   one directory for each time that there was something new
+//     STATE/runs.jsonl        what became of each update (jobs/update_nights.h)
+//     STATE/rounds/N/withdrawn  what round N has learned was rolled back: it is merged no more
 //     STATE/history.jsonl     one object for each finished round, in order
 //     STATE/memory            link to the newest merged model
 //     STATE/lock              held while an update runs
@@ -37,6 +39,16 @@ int update_state_open(const char *directory, const char *base, struct update_sta
                       struct error *err);
 void update_state_close(struct update_state *state);
 
+// For reading alone, without the lock. *runs: an update holds it. Close also after a failure.
+int update_state_look(const char *directory, struct update_state *out, bool *runs,
+                      struct error *err);
+
+bool update_state_is_withdrawn(const struct update_state *state, size_t number);
+
+// Takes back the newest round that is not withdrawn and that had something to learn: the memory
+// points to the one before it, or to the base. *round becomes its number; 0: there is none.
+int update_state_roll_back(const struct update_state *state, size_t *round, struct error *err);
+
 // A path in round `number`, from 1. Caller frees.
 char *update_state_path(const struct update_state *state, size_t number, const char *name);
 
@@ -44,7 +56,7 @@ char *update_state_path(const struct update_state *state, size_t number, const c
 int update_state_finish_round(struct update_state *state, const struct strbuf *object,
                               struct error *err);
 
-// Lets STATE/memory point to a directory of the round.
+// Lets STATE/memory point to a directory of the round; with number 0 to the path `name`.
 int update_state_point(const struct update_state *state, size_t number, const char *name,
                        struct error *err);
 

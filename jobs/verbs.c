@@ -20,6 +20,7 @@ const struct verb *const verbs[] = {
     &verb_update,
     &verb_ask,
     &verb_eval,
+    &verb_serve,
     &verb_status,
     &verb_doctor,
     &verb_tokenize,

@@ -25,6 +25,7 @@ extern const struct verb verb_merge;
 extern const struct verb verb_update;
 extern const struct verb verb_ask;
 extern const struct verb verb_eval;
+extern const struct verb verb_serve;
 extern const struct verb verb_tokenize;
 extern const struct verb verb_logits;
 extern const struct verb verb_status;

@@ -29,9 +29,13 @@ struct backend {
     // Fills device->ops, ->threads and ->state. On failure nothing is left to destroy.
     int (*create)(struct device *, const struct device_options *, struct error *);
     void (*destroy)(struct device *);
+    // Fills `beside` as create does, see device_create_beside.
+    int (*create_beside)(const struct device *, void *stream, struct device *beside,
+                         struct error *);
     void (*describe)(const struct device *, char *out, size_t out_bytes);
     void (*libraries)(const struct device *, char *out, size_t out_bytes); // NULL: it uses none
-    void *(*stream)(const struct device *); // NULL: work and memory are the host's
+    void *(*stream)(const struct device *);                  // NULL: work and memory are the host's
+    void (*choose_products)(struct device *, enum products); // NULL: there is no choice
 };
 
 extern const struct memory memory_host; // for backends that compute on the host

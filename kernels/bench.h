@@ -47,6 +47,18 @@ struct bench_linear {
 int bench_linear(struct device *device, const struct bench_linear *shape, double *out,
                  struct error *err);
 
+// A dense layer of generation, whose weight no cache holds: as many copies of it take turns.
+struct bench_product {
+    size_t rows, out_width, in_width;
+    bool codes; // in eight bits, otherwise bfloat16
+    enum products products;
+};
+
+// *out = bytes of the weight read per second. The device's products are PRODUCTS_FASTEST
+// afterwards.
+int bench_product(struct device *device, const struct bench_product *product, double *out,
+                  struct error *err);
+
 // The operations of a decoder layer and of the optimizer, at the sizes of a model.
 struct bench_sizes {
     size_t tokens, hidden, heads, kv_heads, head_width, ffn, vocabulary;

@@ -201,7 +201,7 @@ static double optimize(void *context)
                                                                      .moment2 = p->states[2],
                                                                      .scale1 = p->states[3],
                                                                      .scale2 = p->states[4],
-                                                                     .grad = p->f,
+                                                                     .grad = {p->f, DTYPE_F32},
                                                                      .count = count,
                                                                      .grad_scale = 1,
                                                                      .learning_rate = 1e-5f,

@@ -62,6 +62,22 @@ int device_create(const struct device_options *options, struct device **out, str
     return error_set(err, "unknown backend '%s': this build has %s", options->backend, names);
 }
 
+int device_create_beside(const struct device *device, void *stream, struct device **out,
+                         struct error *err)
+{
+    *out = NULL;
+    struct device *beside = calloc(1, sizeof *beside);
+    if (!beside)
+        return error_set(err, "cannot allocate a device: out of memory");
+    beside->backend = device->backend;
+    if (device->backend->create_beside(device, stream, beside, err) != 0) {
+        free(beside);
+        return -1;
+    }
+    *out = beside;
+    return 0;
+}
+
 void device_destroy(struct device *device)
 {
     if (!device)
@@ -80,6 +96,14 @@ void device_libraries(const struct device *device, char *out, size_t out_bytes)
     out[0] = '\0';
     if (device->backend->libraries)
         device->backend->libraries(device, out, out_bytes);
+}
+
+bool device_choose_products(struct device *device, enum products products)
+{
+    if (!device->backend->choose_products)
+        return false;
+    device->backend->choose_products(device, products);
+    return true;
 }
 
 void *device_stream(const struct device *device)
@@ -107,6 +131,11 @@ void device_discard(struct device *device, void *block, size_t bytes)
 {
     const struct memory *memory = device->backend->memory;
     (memory->discard ? memory->discard : memory->zero)(device, block, bytes);
+}
+
+bool device_gives_back(const struct device *device)
+{
+    return device->backend->memory->discard != NULL;
 }
 
 void device_copy(struct device *device, void *out, const void *in, size_t bytes)

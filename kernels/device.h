@@ -50,11 +50,23 @@ struct device {
 
 #define BACKEND_CHOICES "ref|cpu|cuda"
 
+// Who multiplies the matrices of dense layers' forward passes, where a backend has a choice (cuda).
+enum products {
+    PRODUCTS_FASTEST,   // the bits of a row may depend on how many rows there are
+    PRODUCTS_INVARIANT, // they do not: a row is the same bits in every batch
+    PRODUCTS_LIBRARY,   // the vendor's library wherever it can, for comparisons
+};
+
 struct device_options {
     const char *backend; // "ref", "cpu", "cuda"; NULL: the fastest that works here
     // cpu only: "plain", "avx2", "avx512", "avx512bf16"; NULL: the best this processor has
     const char *isa;
     int threads; // cpu only; 0: as many as this process may run on
+    enum products products;
+    // A file, which is made where there is none: the fastest algorithm of a library for every size
+    // of product is measured when the size comes first, kept there, and used again by whoever opens
+    // the device with this file. NULL: the library's own choice, which is the same every time.
+    const char *products_record;
 };
 
 int device_create(const struct device_options *options, struct device **out, struct error *err);
@@ -62,12 +74,23 @@ void device_destroy(struct device *device);
 // "cpu avx512, 2 threads"
 void device_describe(const struct device *device, char *out, size_t out_bytes);
 // Versions of what other people's code it computes with, on which bits may depend: "CUDA driver
-// 13.0, runtime 13.0, cuBLASLt 130200"; "" when all of it is ours.
+// 13.0, runtime 13.0, cuBLASLt 130200", and " measured ..." with when its record of products was
+// begun; "" when all of it is ours.
 void device_libraries(const struct device *device, char *out, size_t out_bytes);
+
+// From the next operation on. False: the backend has one way, which is invariant.
+bool device_choose_products(struct device *device, enum products products);
 
 // Where operations are enqueued: the cuda backend's cudaStream_t, for those that order other work
 // of the GPU by it. NULL: operations are done when they return, in memory of the host.
 void *device_stream(const struct device *device);
+
+// The same device for one other thread, whose operations (kernels.h says which) and copies, zeroing
+// and waits run beside those of `device`, in `stream`: a stream of the same GPU that stays the
+// caller's, or NULL where device_stream gives NULL. Both work on the same memory, which `device`
+// allocates; `device` outlives it. Nothing orders the two but what their callers do.
+int device_create_beside(const struct device *device, void *stream, struct device **out,
+                         struct error *err);
 
 // Memory is 64-byte aligned and zeroed.
 int device_alloc(struct device *device, size_t bytes, void **out, struct error *err);
@@ -76,6 +99,7 @@ void device_zero(struct device *device, void *block, size_t bytes);
 // Like device_zero, for memory that may not be used again soon: where the system takes back pages
 // it gets them.
 void device_discard(struct device *device, void *block, size_t bytes);
+bool device_gives_back(const struct device *device);                              // it does
 void device_copy(struct device *device, void *out, const void *in, size_t bytes); // on the device
 // The host memory is the caller's again when copy_in returns.
 void device_copy_in(struct device *device, void *out, const void *host, size_t bytes);

@@ -417,6 +417,16 @@ HOST_DEVICE static inline uint32_t dropout_bits(uint64_t row, uint64_t i)
     return (uint32_t)(dropout_mix(row + (i + 1) * 0x9E3779B97F4A7C15u) >> 32);
 }
 
+// sums[i] += terms[i], added in float32. Sums in bfloat16 are rounded stochastically, by the bits
+// of moment_random(first + i, draw): a mean over draws is exact, equal draws give equal bits.
+struct accumulate {
+    struct tensor sums;  // [count] +=, float32 or bfloat16
+    struct tensor terms; // [count], float32 or bfloat16
+    size_t count;
+    uint64_t first; // element 0's number in the model
+    int64_t draw;   // of the call: another one for every term of a sum
+};
+
 // AdamW, Loshchilov and Hutter 2019, decoupled decay, bias-corrected, in the order of
 // torch.optim.AdamW: g = grad * grad_scale; p *= 1 - lr * decay; m += (g - m) (1 - beta1); v =
 // beta2 v + (1 - beta2) g^2; p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) +
@@ -467,7 +477,7 @@ struct adamw_compact {
     void *moment2;          // the same
     float *scale1, *scale2; // [moment_blocks(first, count)], 8 bits only
     uint64_t first;         // element 0's number in the model: places blocks, seeds rounding
-    const float *grad;
+    struct tensor grad;     // [count], float32 or bfloat16
     size_t count;
     float grad_scale;
     float learning_rate, beta1, beta2, epsilon, weight_decay;
@@ -478,6 +488,35 @@ static inline size_t moment_blocks(uint64_t first, size_t count)
 {
     return count ? (size_t)((first % MOMENT_BLOCK + count + MOMENT_BLOCK - 1) / MOMENT_BLOCK) : 0;
 }
+
+// Sums over ranks (worker/train/reducer.h). Those of integers are the same in any order: a gradient
+// becomes the multiple of 2^-44 that is nearest to it.
+#define FIXED_SCALE 0x1p44 // 5.7e-14 of a mean loss's gradient; 2^62 holds 262,144
+
+// sums[i] += values[i] * FIXED_SCALE, rounded to an integer, ties to even. A value of which not
+// |value| < limit, NaN too, adds nothing and sets *unfit to 1. limit <= 2^18, so that nothing
+// overflows but sums of too many.
+struct fixed_accumulate {
+    int64_t *sums;        // [count] +=
+    struct tensor values; // [count], f32 or bf16
+    size_t count;
+    float limit;
+    int32_t *unfit; // left alone otherwise
+};
+
+// sums[i] += terms[i]; overflow wraps around.
+struct fixed_add {
+    int64_t *sums;        // [count] +=
+    const int64_t *terms; // [count]
+    size_t count;
+};
+
+// out[i] = sums[i] / FIXED_SCALE, by way of float64: rounded twice, to nearest, ties to even.
+struct fixed_value {
+    float *out;          // [count] =
+    const int64_t *sums; // [count]
+    size_t count;
+};
 
 struct kernels {
     const char *name;
@@ -510,15 +549,20 @@ struct kernels {
     void (*rows_gather)(struct device *, const struct rows_gather *);
     void (*rows_scatter_add)(struct device *, const struct rows_scatter_add *);
     void (*dropout)(struct device *, const struct dropout *);
+    void (*accumulate)(struct device *, const struct accumulate *);
     void (*adamw)(struct device *, const struct adamw *);
     void (*adamw_compact)(struct device *, const struct adamw_compact *); // NULL: not there
+    // With accumulate the only ones of a device of device_create_beside.
+    void (*fixed_accumulate)(struct device *, const struct fixed_accumulate *);
+    void (*fixed_add)(struct device *, const struct fixed_add *);
+    void (*fixed_value)(struct device *, const struct fixed_value *);
 
     // NULL: draws are made where the caller is, see worker/engine/sampling.h.
     void (*sample)(struct device *, const struct sample *);
     // out[r] = index of the largest of logits[r, 0..width), the lowest index on ties.
     void (*argmax)(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
     // *out = sum of x^2 in float64, in one order for every thread count.
-    void (*sum_squares)(struct device *, double *out, const float *x, size_t count);
+    void (*sum_squares)(struct device *, double *out, struct tensor x, size_t count);
 };
 
 extern const struct kernels kernels_ref;

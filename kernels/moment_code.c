@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/moment_code.h"
 
+#include <assert.h>
 #include <math.h>
 #include <pthread.h>
+#include <string.h>
 
 static struct moment_code first, second;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -20,6 +22,26 @@ static float magnitude_value(int magnitude, int bits)
     return (float)(pow(10, -zeros) * (0.1 + 0.9 * (f + 0.5) / (1 << fraction_bits)));
 }
 
+static float cell_begin(int cell)
+{
+    const uint32_t bits = (uint32_t)(MOMENT_CELL_FIRST + cell) << MOMENT_CELL_SHIFT;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void make_cells(struct moment_code *code)
+{
+    const int last = code->magnitudes - 1;
+    for (int i = 0; i < last; i++)
+        code->middles[i] = 0.5f * (code->values[i] + code->values[i + 1]);
+    code->middles[last] = INFINITY;
+    for (int cell = 0; cell < MOMENT_CELLS; cell++)
+        code->cells[cell] = moment_encode(code, cell_begin(cell));
+    for (int cell = 0; cell + 1 < MOMENT_CELLS; cell++)
+        assert(code->cells[cell + 1] <= code->cells[cell] + 1);
+}
+
 static void make_tables(void)
 {
     first.magnitudes = 128;
@@ -31,6 +53,8 @@ static void make_tables(void)
     }
     for (int i = 0; i < 256; i++)
         second.values[i] = magnitude_value(i, 8);
+    make_cells(&first);
+    make_cells(&second);
 }
 
 const struct moment_code *moment_code_first(void)

@@ -14,9 +14,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+// A number's code is found without a search: the upper bits of a float32 of at most 1 name a cell
+// that is narrower than the distance of two codes, so that its numbers have the code of its lower
+// end or the next one, which begins above middles[].
+enum {
+    MOMENT_CELL_SHIFT = 23 - 7,                          // seven bits of the fraction
+    MOMENT_CELL_FIRST = (127 - 26) << 7,                 // of 2^-26; whatever is smaller has code 0
+    MOMENT_CELLS = ((127 << 7) - MOMENT_CELL_FIRST) + 1, // up to that of 1
+};
+
 struct moment_code {
-    float values[256]; // of every code, with its sign
-    int magnitudes;    // codes of one sign: 128 or 256
+    float values[256];  // of every code, with its sign
+    float middles[256]; // between the magnitude and the next one; behind the last infinity
+    uint8_t cells[MOMENT_CELLS + 3]; // magnitude of the lower end; a multiple of 4 bytes
+    int magnitudes;                  // codes of one sign: 128 or 256
     bool keeps_above_zero;
 };
 

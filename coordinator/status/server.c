@@ -2,19 +2,16 @@
 #include "coordinator/status/server.h"
 
 #include "base/clock.h"
+#include "base/http_access.h"
 #include "base/mem.h"
 #include "coordinator/status/page.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <microhttpd.h>
-#include <netdb.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -84,41 +81,17 @@ static enum MHD_Result answer_text(struct MHD_Connection *connection, unsigned s
     return rc;
 }
 
-// In a time that depends on the lengths alone.
-static bool equal_secrets(const char *given, const char *secret)
-{
-    const size_t given_length = strlen(given), length = strlen(secret);
-    unsigned difference = given_length != length;
-    for (size_t i = 0; i < length; i++)
-        difference |=
-            (unsigned char)secret[i] ^ (unsigned char)given[i < given_length ? i : given_length];
-    return difference == 0;
-}
-
 static bool is_authorized(const struct status_server *server, struct MHD_Connection *connection)
 {
-    static const char scheme[] = "Bearer ";
-    const char *given = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Authorization");
-    return !server->key || (given && strncasecmp(given, scheme, sizeof(scheme) - 1) == 0 &&
-                            equal_secrets(given + sizeof(scheme) - 1, server->key));
-}
-
-// Whether the name, without its port, is this machine's own.
-static bool names_this_machine(const char *host)
-{
-    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        const size_t length = strlen(names[i]);
-        if (strncasecmp(host, names[i], length) == 0 && (!host[length] || host[length] == ':'))
-            return true;
-    }
-    return false;
+    return !server->key || http_bearer_matches(MHD_lookup_connection_value(
+                                                   connection, MHD_HEADER_KIND, "Authorization"),
+                                               server->key);
 }
 
 static bool host_is_allowed(const struct status_server *server, struct MHD_Connection *connection)
 {
-    const char *host = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host");
-    return server->key || !server->loopback || !host || names_this_machine(host);
+    return server->key || !server->loopback ||
+           http_host_is_local(MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host"));
 }
 
 static int find_document(const char *path)
@@ -241,35 +214,6 @@ static unsigned connection_limit(void)
                                                 : (unsigned)limit.rlim_cur / 4 + 1;
 }
 
-static int resolve(const char *host, int port, struct addrinfo **out, struct error *err)
-{
-    const struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                                   .ai_socktype = SOCK_STREAM,
-                                   .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    char service[16];
-    snprintf(service, sizeof(service), "%d", port);
-    const int rc = getaddrinfo(host, service, &hints, out);
-    return rc == 0 ? 0 : error_set(err, "'%s' is no address: %s", host, gai_strerror(rc));
-}
-
-static bool is_loopback(const struct sockaddr *address)
-{
-    if (address->sa_family == AF_INET)
-        return ntohl(((const struct sockaddr_in *)address)->sin_addr.s_addr) >> 24 == 127;
-    return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
-}
-
-static void format_url(struct status_server *server, const struct addrinfo *address)
-{
-    char host[64] = "";
-    (void)getnameinfo(address->ai_addr, address->ai_addrlen, host, sizeof(host), NULL, 0,
-                      NI_NUMERICHOST);
-    const bool v6 = address->ai_family == AF_INET6;
-    const int port = MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_BIND_PORT)->port;
-    snprintf(server->url, sizeof(server->url), "http://%s%s%s:%d/", v6 ? "[" : "", host,
-             v6 ? "]" : "", port);
-}
-
 static int start(struct status_server *server, const struct addrinfo *address, struct error *err)
 {
     const unsigned v6 = address->ai_family == AF_INET6 ? MHD_USE_IPv6 : 0;
@@ -283,8 +227,9 @@ static int start(struct status_server *server, const struct addrinfo *address, s
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, server, MHD_OPTION_END);
     if (!server->daemon)
         return error_set_errno(err, errno ? errno : EADDRINUSE, "cannot listen");
-    server->loopback = is_loopback(address->ai_addr);
-    format_url(server, address);
+    server->loopback = http_address_is_loopback(address->ai_addr);
+    http_url_format(address, MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_BIND_PORT)->port,
+                    server->url, sizeof(server->url));
     return 0;
 }
 
@@ -295,7 +240,7 @@ int status_server_open(const char *host, int port, const char *key, struct statu
     struct status_server *server = mem_calloc(1, sizeof(*server));
     server->clients.next = server->clients.previous = &server->clients;
     server->key = key && key[0] ? mem_strdup(key) : NULL;
-    int rc = resolve(host, port, &address, err);
+    int rc = http_listen_resolve(host, port, &address, err);
     if (rc == 0)
         rc = start(server, address, err);
     if (address)

@@ -166,7 +166,8 @@ static void step_block(const struct job *job, size_t block, size_t begin, size_t
     memset(&b, 0, sizeof b); // lanes beyond count take part
     load_parameters(a, begin, count, b.p);
     load_moments(job, block, begin, count, &b);
-    memcpy(b.g, a->grad + begin, count * sizeof *b.g);
+    convert_to_f32(b.g, (const char *)a->grad.data + begin * dtype_bytes(a->grad.dtype),
+                   a->grad.dtype, count);
     for (size_t i = 0; i < count; i += VF_LANES) {
         vf g = vf_load(b.g + i) * a->grad_scale, m = vf_load(b.m + i), v = vf_load(b.v + i);
         vf p = vf_load(b.p + i) * job->shrink;

@@ -93,23 +93,35 @@ void *scratch_reserve(struct scratch *scratch, size_t bytes)
     return scratch->block;
 }
 
-static int cpu_create(struct device *device, const struct device_options *options,
-                      struct error *err)
+static int start(struct device *device, const struct kernels *ops, const struct probes *probes,
+                 int threads, struct error *err)
 {
-    const struct isa *isa = isa_choose(options->isa, err);
-    if (!isa)
-        return -1;
-    int threads = options->threads > 0 ? options->threads : processors_allowed();
     struct cpu *cpu = mem_calloc(1, sizeof *cpu + (size_t)threads * sizeof cpu->threads[0]);
     if (pool_create(threads, &cpu->pool, err) != 0) {
         free(cpu);
         return -1;
     }
-    cpu->probes = isa->probes;
-    device->ops = isa->ops;
+    cpu->probes = probes;
+    device->ops = ops;
     device->threads = threads;
     device->state = cpu;
     return 0;
+}
+
+static int cpu_create(struct device *device, const struct device_options *options,
+                      struct error *err)
+{
+    const struct isa *isa = isa_choose(options->isa, err);
+    const int threads = options->threads > 0 ? options->threads : processors_allowed();
+    return isa ? start(device, isa->ops, isa->probes, threads, err) : -1;
+}
+
+// Of one thread: the processors are the other one's.
+static int cpu_create_beside(const struct device *device, void *stream, struct device *beside,
+                             struct error *err)
+{
+    (void)stream;
+    return start(beside, device->ops, device_cpu(device)->probes, 1, err);
 }
 
 static void cpu_destroy(struct device *device)
@@ -137,5 +149,6 @@ const struct backend backend_cpu = {
     .memory = &memory_host,
     .create = cpu_create,
     .destroy = cpu_destroy,
+    .create_beside = cpu_create_beside,
     .describe = cpu_describe,
 };

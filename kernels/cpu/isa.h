@@ -37,9 +37,13 @@ void ISA(cross_entropy)(struct device *, const struct cross_entropy *);
 void ISA(rows_gather)(struct device *, const struct rows_gather *);
 void ISA(rows_scatter_add)(struct device *, const struct rows_scatter_add *);
 void ISA(dropout)(struct device *, const struct dropout *);
+void ISA(accumulate)(struct device *, const struct accumulate *);
 void ISA(adamw)(struct device *, const struct adamw *);
 void ISA(adamw_compact)(struct device *, const struct adamw_compact *);
+void ISA(fixed_accumulate)(struct device *, const struct fixed_accumulate *);
+void ISA(fixed_add)(struct device *, const struct fixed_add *);
+void ISA(fixed_value)(struct device *, const struct fixed_value *);
 void ISA(argmax)(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
-void ISA(sum_squares)(struct device *, double *out, const float *x, size_t count);
+void ISA(sum_squares)(struct device *, double *out, struct tensor x, size_t count);
 
 #endif

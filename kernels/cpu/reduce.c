@@ -67,17 +67,13 @@ void ISA(argmax)(struct device *device, int32_t *out, struct tensor logits, size
 enum { BLOCK_ELEMENTS = 16384, SUMS = 8 };
 
 struct squares_job {
-    const float *x;
+    struct tensor x;
     size_t count;
     double *blocks;
 };
 
-static void squares_task(void *argument, size_t block, int thread)
+static double block_squares(const float *x, size_t count)
 {
-    (void)thread;
-    const struct squares_job *job = argument;
-    const float *x = job->x + block * BLOCK_ELEMENTS;
-    size_t count = min_size(BLOCK_ELEMENTS, job->count - block * BLOCK_ELEMENTS);
     double sums[SUMS] = {0};
     size_t i = 0;
     for (; i + SUMS <= count; i += SUMS)
@@ -88,10 +84,25 @@ static void squares_task(void *argument, size_t block, int thread)
     double total = 0;
     for (size_t lane = 0; lane < SUMS; lane++)
         total += sums[lane];
-    job->blocks[block] = total;
+    return total;
 }
 
-void ISA(sum_squares)(struct device *device, double *out, const float *x, size_t count)
+static void squares_task(void *argument, size_t block, int thread)
+{
+    (void)thread;
+    const struct squares_job *job = argument;
+    const size_t at = block * BLOCK_ELEMENTS;
+    const size_t count = min_size(BLOCK_ELEMENTS, job->count - at);
+    float wide[BLOCK_ELEMENTS];
+    const float *x = wide;
+    if (job->x.dtype == DTYPE_F32)
+        x = (const float *)job->x.data + at;
+    else
+        convert_to_f32(wide, (const uint16_t *)job->x.data + at, job->x.dtype, count);
+    job->blocks[block] = block_squares(x, count);
+}
+
+void ISA(sum_squares)(struct device *device, double *out, struct tensor x, size_t count)
 {
     size_t blocks = ceil_div(count, BLOCK_ELEMENTS);
     struct squares_job job = {.x = x, .count = count};

@@ -33,8 +33,12 @@ const struct kernels TABLE_EXPAND(ISA_SUFFIX) = {
     .rows_gather = ISA(rows_gather),
     .rows_scatter_add = ISA(rows_scatter_add),
     .dropout = ISA(dropout),
+    .accumulate = ISA(accumulate),
     .adamw = ISA(adamw),
     .adamw_compact = ISA(adamw_compact),
+    .fixed_accumulate = ISA(fixed_accumulate),
+    .fixed_add = ISA(fixed_add),
+    .fixed_value = ISA(fixed_value),
     .argmax = ISA(argmax),
     .sum_squares = ISA(sum_squares),
 };

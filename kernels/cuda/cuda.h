@@ -18,14 +18,19 @@ enum {
     SCRATCH_BYTES = 64 << 20,
     PARTS_LIMIT = 64,
     PROBLEM_BYTES = 256,
+    ARRIVALS = 256, // counters of blocks that wait for one another's results
 };
 
 struct gemm; // cuBLASLt
 
 struct cuda_state {
     cudaStream_t stream;
+    bool borrows_stream; // of device_create_beside
     struct gemm *gemm;
+    enum products products;
+    bool capturing;              // nothing may be waited for
     void *scratch;               // [SCRATCH_BYTES], of one operation at a time
+    unsigned *arrivals;          // [ARRIVALS], 0 between operations
     struct moment_code *codes;   // [2] of the first and the second moment, on the device
     size_t least_free;           // bytes, after an allocation
     char problem[PROBLEM_BYTES]; // the first thing that went wrong; "" while nothing did
@@ -41,9 +46,11 @@ static inline struct cuda_state *cuda_of(struct device *device)
 void cuda_launched(struct device *device, const char *operation);
 void cuda_keep_error(struct device *device, const char *operation, const char *text);
 
-int gemm_create(struct gemm **out, struct error *err);
+// record: see gemm_plan.h; NULL: nothing is measured.
+int gemm_create(struct gemm **out, const char *record, const char *gpu, struct error *err);
 void gemm_destroy(struct gemm *gemm);
-size_t gemm_library_version(void); // of cuBLASLt, once a gemm was created
+size_t gemm_library_version(void);                   // of cuBLASLt, once a gemm was created
+const char *gemm_record_id(const struct gemm *gemm); // "" without a record
 
 // C[m, n] = A[m, k] B[k, n] + bias[n] + addend[m, n], row-major, A and B maybe transposed; what has
 // no data is not added. The addend is of C's type, and may be C.
@@ -58,6 +65,13 @@ struct gemm_call {
 };
 // 0, or -1 when cuBLASLt does not do these types: the caller has another way.
 int gemm_run(struct device *device, const struct gemm_call *call);
+
+// Our own, for bf16 and for codes: 0, or -1 when it cannot multiply these. A row of C is the same
+// bits whatever m is.
+int gemm_tiles_run(struct device *device, const struct gemm_call *call);
+
+// Of a forward pass, by whom the device's products say: 0, or -1 when none of them can.
+int gemm_forward(struct device *device, const struct gemm_call *call);
 
 static inline unsigned blocks_of(size_t count, size_t per_block)
 {
@@ -98,60 +112,138 @@ __device__ __forceinline__ void store(struct tensor t, size_t i, float value)
     }
 }
 
-// V elements from i on, V 1 or 8; eight begin at a multiple of 16 bytes.
-template <int V>
-__device__ __forceinline__ void load_values(float out[V], struct tensor t, size_t i)
-{
-    if (V == 1) {
-        out[0] = load(t, i);
-    } else if (t.dtype == DTYPE_F32) {
-        const uint4 *from = (const uint4 *)((const float *)t.data + i);
-        const uint4 low = from[0], high = from[1];
-        const unsigned bits[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-        for (int j = 0; j < V; j++)
-            out[j] = __uint_as_float(bits[j]);
-    } else {
-        const uint4 all = *(const uint4 *)((const bf16 *)t.data + i);
-        const unsigned bits[4] = {all.x, all.y, all.z, all.w};
-        for (int j = 0; j < V; j++) {
-            const uint16_t half = (uint16_t)(bits[j / 2] >> (16 * (j % 2)));
-            const bf16 b = {half};
-            const f16 f = {half};
-            out[j] = t.dtype == DTYPE_BF16 ? bf16_widen(b) : f16_widen(f);
-        }
-    }
+// --- what a lane moves at once ---
+
+// Elements of a type known to the compiler, so that several loads are under way before the first is
+// used: 16 bytes, 8 where a row of float32 goes beside it, or one element of any type.
+enum access { ACCESS_BF16, ACCESS_F32, ACCESS_BF16_SHORT, ACCESS_ANY };
+
+template <enum access A> struct lane; // COUNT elements as they lie in memory
+template <> struct lane<ACCESS_BF16> {
+    enum { COUNT = 8 };
+    uint4 bits;
+};
+template <> struct lane<ACCESS_F32> {
+    enum { COUNT = 4 };
+    uint4 bits;
+};
+template <> struct lane<ACCESS_BF16_SHORT> {
+    enum { COUNT = 4 };
+    uint2 bits;
+};
+template <> struct lane<ACCESS_ANY> {
+    enum { COUNT = 1 };
+    float bits; // widened
+};
+
+template <enum access A>
+__device__ __forceinline__ struct lane<A> lane_load(struct tensor t, size_t i) {
+    const size_t bytes = sizeof(struct lane<A>) / lane<A>::COUNT; // of an element
+    return *(const struct lane<A> *)((const char *)t.data + i * bytes);
 }
 
-template <int V>
-__device__ __forceinline__ void store_values(struct tensor t, size_t i, const float values[V])
-{
-    if (V == 1) {
-        store(t, i, values[0]);
-    } else if (t.dtype == DTYPE_F32) {
-        uint4 *to = (uint4 *)((float *)t.data + i);
-        unsigned bits[8];
-        for (int j = 0; j < V; j++)
-            bits[j] = __float_as_uint(values[j]);
-        to[0] = {bits[0], bits[1], bits[2], bits[3]};
-        to[1] = {bits[4], bits[5], bits[6], bits[7]};
-    } else {
-        unsigned bits[4];
-        for (int j = 0; j < 4; j++)
-            bits[j] = t.dtype == DTYPE_BF16 ? bf16_pair(values[2 * j], values[2 * j + 1])
-                                            : (unsigned)f16_round(values[2 * j + 1]).bits << 16 |
-                                                  f16_round(values[2 * j]).bits;
-        *(uint4 *)((bf16 *)t.data + i) = {bits[0], bits[1], bits[2], bits[3]};
-    }
+template <>
+__device__ __forceinline__ struct lane<ACCESS_ANY> lane_load<ACCESS_ANY>(struct tensor t,
+                                                                         size_t i) {
+    return {load(t, i)};
 }
 
-// Eight elements at a time when every row of every tensor begins at a multiple of 16 bytes.
-static inline bool can_vectorize(const struct tensor *tensors, size_t count, size_t row_elements)
+__device__ __forceinline__ void
+widen_pair(float *out, unsigned bits)
 {
+    out[0] = __uint_as_float(bits << 16);
+    out[1] = __uint_as_float(bits & 0xffff0000u);
+}
+
+__device__ __forceinline__ void lane_widen(float *out, struct lane<ACCESS_BF16> from)
+{
+    widen_pair(out, from.bits.x);
+    widen_pair(out + 2, from.bits.y);
+    widen_pair(out + 4, from.bits.z);
+    widen_pair(out + 6, from.bits.w);
+}
+
+__device__ __forceinline__ void lane_widen(float *out, struct lane<ACCESS_F32> from)
+{
+    out[0] = __uint_as_float(from.bits.x);
+    out[1] = __uint_as_float(from.bits.y);
+    out[2] = __uint_as_float(from.bits.z);
+    out[3] = __uint_as_float(from.bits.w);
+}
+
+__device__ __forceinline__ void lane_widen(float *out, struct lane<ACCESS_BF16_SHORT> from)
+{
+    widen_pair(out, from.bits.x);
+    widen_pair(out + 2, from.bits.y);
+}
+
+__device__ __forceinline__ void lane_widen(float *out, struct lane<ACCESS_ANY> from)
+{
+    *out = from.bits;
+}
+
+template <enum access A>
+__device__ __forceinline__ void lane_store(struct tensor t, size_t i, const float *values);
+
+template <>
+__device__ __forceinline__ void lane_store<ACCESS_BF16>(struct tensor t, size_t i,
+                                                        const float *values)
+{
+    *(uint4 *)((bf16 *)t.data +
+               i) = {bf16_pair(values[0], values[1]), bf16_pair(values[2], values[3]),
+                     bf16_pair(values[4], values[5]), bf16_pair(values[6], values[7])};
+}
+
+template <>
+__device__ __forceinline__ void lane_store<ACCESS_F32>(struct tensor t, size_t i,
+                                                       const float *values)
+{
+    *(uint4 *)((float *)t.data + i) = {__float_as_uint(values[0]), __float_as_uint(values[1]),
+                                       __float_as_uint(values[2]), __float_as_uint(values[3])};
+}
+
+template <>
+__device__ __forceinline__ void lane_store<ACCESS_BF16_SHORT>(struct tensor t, size_t i,
+                                                              const float *values)
+{
+    *(uint2 *)((bf16 *)t.data + i) = {bf16_pair(values[0], values[1]),
+                                      bf16_pair(values[2], values[3])};
+}
+
+template <>
+__device__ __forceinline__ void lane_store<ACCESS_ANY>(struct tensor t, size_t i,
+                                                       const float *values)
+{
+    store(t, i, *values);
+}
+
+// How all of these tensors may be reached: rows of `row_elements` begin at multiples of 16 bytes.
+static inline enum access access_of(const struct tensor *tensors, size_t count, size_t row_elements)
+{
+    const enum dtype dtype = tensors[0].dtype;
+    if (dtype == DTYPE_F16 || row_elements * dtype_bytes(dtype) % 16 != 0)
+        return ACCESS_ANY;
     for (size_t i = 0; i < count; i++)
-        if ((uintptr_t)tensors[i].data % 16 != 0)
-            return false;
-    return row_elements % 8 == 0;
+        if ((uintptr_t)tensors[i].data % 16 != 0 || tensors[i].dtype != dtype)
+            return ACCESS_ANY;
+    return dtype == DTYPE_BF16 ? ACCESS_BF16 : ACCESS_F32;
 }
+
+static inline size_t access_elements(enum access access)
+{
+    return access == ACCESS_BF16 ? 8 : access == ACCESS_ANY ? 1 : 4;
+}
+
+// kernel<ACCESS...>, whose one parameter is the access.
+#define CUDA_LAUNCH_ACCESS(access, kernel, ...)                                                    \
+    do {                                                                                           \
+        if ((access) == ACCESS_BF16)                                                               \
+            CUDA_LAUNCH(kernel<ACCESS_BF16>, __VA_ARGS__);                                         \
+        else if ((access) == ACCESS_F32)                                                           \
+            CUDA_LAUNCH(kernel<ACCESS_F32>, __VA_ARGS__);                                          \
+        else                                                                                       \
+            CUDA_LAUNCH(kernel<ACCESS_ANY>, __VA_ARGS__);                                          \
+    } while (0)
 
 // --- reductions, in one order whatever the launch ---
 
@@ -233,10 +325,14 @@ void cuda_cross_entropy(struct device *, const struct cross_entropy *);
 void cuda_rows_gather(struct device *, const struct rows_gather *);
 void cuda_rows_scatter_add(struct device *, const struct rows_scatter_add *);
 void cuda_dropout(struct device *, const struct dropout *);
+void cuda_accumulate(struct device *, const struct accumulate *);
 void cuda_adamw(struct device *, const struct adamw *);
 void cuda_adamw_compact(struct device *, const struct adamw_compact *);
+void cuda_fixed_accumulate(struct device *, const struct fixed_accumulate *);
+void cuda_fixed_add(struct device *, const struct fixed_add *);
+void cuda_fixed_value(struct device *, const struct fixed_value *);
 void cuda_argmax(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
-void cuda_sum_squares(struct device *, double *out, const float *x, size_t count);
+void cuda_sum_squares(struct device *, double *out, struct tensor x, size_t count);
 }
 
 #endif

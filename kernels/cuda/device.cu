@@ -161,7 +161,9 @@ static int cuda_capture(struct device *device, void (*enqueue)(void *), void *co
     if (cuda_check(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal),
                    "beginning to capture work", err))
         return -1;
+    state->capturing = true;
     enqueue(context);
+    state->capturing = false;
     if (end_capture(state, &captured, err))
         return -1;
     if (state->problem[0] != '\0') {
@@ -256,8 +258,9 @@ static void cuda_destroy(struct device *device)
     struct cuda_state *state = cuda_of(device);
     gemm_destroy(state->gemm);
     (void)cudaFree(state->scratch);
+    (void)cudaFree(state->arrivals);
     (void)cudaFree(state->codes);
-    if (state->stream)
+    if (state->stream && !state->borrows_stream)
         (void)cudaStreamDestroy(state->stream);
     free(state);
 }
@@ -272,6 +275,7 @@ static int cuda_create(struct device *device, const struct device_options *optio
     if (!state)
         return error_set(err, "cannot allocate a device: out of memory");
     device->state = state;
+    state->products = options->products;
     device->ops = &kernels_cuda;
     device->threads = 1;
     state->least_free = SIZE_MAX;
@@ -279,12 +283,30 @@ static int cuda_create(struct device *device, const struct device_options *optio
         cuda_check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking),
                    "cudaStreamCreate", err) ||
         reserve(SCRATCH_BYTES, &state->scratch, err) ||
+        cuda_alloc(device, ARRIVALS * sizeof *state->arrivals, (void **)&state->arrivals, err) ||
         reserve(2 * sizeof *state->codes, (void **)&state->codes, err) ||
-        upload_codes(state, err) || gemm_create(&state->gemm, err)) {
+        upload_codes(state, err) ||
+        gemm_create(&state->gemm, options->products_record, state->properties.name, err)) {
         cuda_destroy(device);
         device->state = NULL;
         return -1;
     }
+    return 0;
+}
+
+// Without scratch, codes or cuBLASLt: what runs beside needs none of them.
+static int cuda_create_beside(const struct device *device, void *stream, struct device *beside,
+                              struct error *err)
+{
+    struct cuda_state *state = (struct cuda_state *)calloc(1, sizeof *state);
+    if (!state)
+        return error_set(err, "cannot allocate a device: out of memory");
+    state->stream = (cudaStream_t)stream;
+    state->borrows_stream = true;
+    state->properties = ((const struct cuda_state *)device->state)->properties;
+    beside->state = state;
+    beside->ops = device->ops;
+    beside->threads = 1;
     return 0;
 }
 
@@ -298,11 +320,17 @@ static void cuda_describe(const struct device *device, char *out, size_t out_byt
 static void cuda_libraries(const struct device *device, char *out, size_t out_bytes)
 {
     int driver = 0, runtime = 0;
-    (void)device;
+    const char *record = gemm_record_id(((const struct cuda_state *)device->state)->gemm);
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
-    snprintf(out, out_bytes, "CUDA driver %d.%d, runtime %d.%d, cuBLASLt %zu", driver / 1000,
-             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, gemm_library_version());
+    snprintf(out, out_bytes, "CUDA driver %d.%d, runtime %d.%d, cuBLASLt %zu%s%s", driver / 1000,
+             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, gemm_library_version(),
+             record[0] ? " measured " : "", record);
+}
+
+static void cuda_choose_products(struct device *device, enum products products)
+{
+    cuda_of(device)->products = products;
 }
 
 static void *cuda_stream(const struct device *device)
@@ -315,7 +343,9 @@ extern "C" const struct backend backend_cuda = {
     .memory = &memory_cuda,
     .create = cuda_create,
     .destroy = cuda_destroy,
+    .create_beside = cuda_create_beside,
     .describe = cuda_describe,
     .libraries = cuda_libraries,
     .stream = cuda_stream,
+    .choose_products = cuda_choose_products,
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dense layers in eight bits: see kernels/ref/fp8.c. The product by cuBLASLt, which multiplies by
-// both vectors of scales; where it does not, one thread a result: correct and slow.
+// both vectors of scales on Hopper only, or our own (gemm_tiles.cu); where neither can, one thread
+// a result: correct and slow.
 // Quantizing: a block takes a row, reads it twice (the second time from the cache) and writes half
 // as many bytes.
 #include "kernels/cuda/cuda.h"
@@ -72,7 +73,7 @@ void cuda_linear_fp8(struct device *device, const struct linear_fp8 *a)
                                    .b_scales = linear->scales};
     if (call.m == 0 || call.n == 0)
         return;
-    if (gemm_run(device, &call) != 0)
+    if (gemm_forward(device, &call) != 0)
         CUDA_LAUNCH(product_fp8_kernel, dim3(blocks_of(call.n, TILE), blocks_of(call.m, TILE)),
                     dim3(TILE, TILE), 0, cuda_of(device)->stream, call);
     cuda_launched(device, "linear_fp8");

@@ -1,113 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products by cuBLASLt, float32 sums. Row-major C = A B is, to a library that stores
-// columns, C^T = B^T A^T. The algorithm of each shape is chosen once, by the library's heuristic,
-// and kept: equal calls give equal bits for the life of the process.
-#include "kernels/cuda/cuda.h"
+// columns, C^T = B^T A^T. Every shape's algorithm is chosen once (gemm_plan.h) and kept. Plans are
+// found by hash; when there are more than PLANS_LIMIT, those go that the heuristic would choose
+// again: equal calls give equal bits for the life of the process.
+#include "kernels/cuda/gemm_plan.h"
 
-#include <cublasLt.h>
-#include <dlfcn.h>
-#include <stdio.h>
+extern "C" {
+#include "base/clock.h"
+}
+
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     WORKSPACE_BYTES = 32 << 20, // NVIDIA's advice for Hopper
-    PLANS_LIMIT = 256,          // shapes of a job: a dozen weights times a few batch sizes
+    BUCKETS = 1024,
+    PLANS_LIMIT = 4096, // packed training has another number of tokens in every micro-batch
+    CANDIDATES = 6,     // that are measured
+    REPEATS = 3,
 };
 
-// The library is loaded when a GPU is used, not when the program starts: it weighs 500 MB, and
-// nodes without a GPU need not have it.
-struct blas {
-    decltype(&cublasLtCreate) Create;
-    decltype(&cublasLtDestroy) Destroy;
-    decltype(&cublasLtGetStatusString) GetStatusString;
-    decltype(&cublasLtGetVersion) GetVersion;
-    decltype(&cublasLtMatmul) Matmul;
-    decltype(&cublasLtMatmulAlgoGetHeuristic) MatmulAlgoGetHeuristic;
-    decltype(&cublasLtMatmulDescCreate) MatmulDescCreate;
-    decltype(&cublasLtMatmulDescDestroy) MatmulDescDestroy;
-    decltype(&cublasLtMatmulDescSetAttribute) MatmulDescSetAttribute;
-    decltype(&cublasLtMatmulPreferenceCreate) MatmulPreferenceCreate;
-    decltype(&cublasLtMatmulPreferenceDestroy) MatmulPreferenceDestroy;
-    decltype(&cublasLtMatmulPreferenceSetAttribute) MatmulPreferenceSetAttribute;
-    decltype(&cublasLtMatrixLayoutCreate) MatrixLayoutCreate;
-    decltype(&cublasLtMatrixLayoutDestroy) MatrixLayoutDestroy;
+struct gemm {
+    cublasLtHandle_t handle;
+    void *workspace;
+    struct gemm_plan *buckets[BUCKETS];
+    size_t count;
+    struct gemm_records records;
 };
-
-static struct blas blas; // filled once
-
-static int blas_load(struct error *err)
-{
-    const struct {
-        const char *name;
-        void **function;
-    } functions[] = {
-        {"cublasLtCreate", (void **)&blas.Create},
-        {"cublasLtDestroy", (void **)&blas.Destroy},
-        {"cublasLtGetStatusString", (void **)&blas.GetStatusString},
-        {"cublasLtGetVersion", (void **)&blas.GetVersion},
-        {"cublasLtMatmul", (void **)&blas.Matmul},
-        {"cublasLtMatmulAlgoGetHeuristic", (void **)&blas.MatmulAlgoGetHeuristic},
-        {"cublasLtMatmulDescCreate", (void **)&blas.MatmulDescCreate},
-        {"cublasLtMatmulDescDestroy", (void **)&blas.MatmulDescDestroy},
-        {"cublasLtMatmulDescSetAttribute", (void **)&blas.MatmulDescSetAttribute},
-        {"cublasLtMatmulPreferenceCreate", (void **)&blas.MatmulPreferenceCreate},
-        {"cublasLtMatmulPreferenceDestroy", (void **)&blas.MatmulPreferenceDestroy},
-        {"cublasLtMatmulPreferenceSetAttribute", (void **)&blas.MatmulPreferenceSetAttribute},
-        {"cublasLtMatrixLayoutCreate", (void **)&blas.MatrixLayoutCreate},
-        {"cublasLtMatrixLayoutDestroy", (void **)&blas.MatrixLayoutDestroy},
-    };
-    char name[32];
-    snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
-    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL); // stays for the life of the process
-    if (!library)
-        return error_set(err,
-                         "cannot load %s: %s; install cuBLAS of CUDA %d or name its directory in "
-                         "LD_LIBRARY_PATH",
-                         name, dlerror(), CUBLAS_VER_MAJOR);
-    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
-        *functions[i].function = dlsym(library, functions[i].name);
-        if (!*functions[i].function)
-            return error_set(err, "%s has no '%s': another version is needed", name,
-                             functions[i].name);
-    }
-    return 0;
-}
 
 size_t gemm_library_version(void)
 {
     return blas.GetVersion ? blas.GetVersion() : 0;
 }
 
-// What an algorithm is chosen for.
-struct shape {
-    size_t m, n, k;
-    enum dtype in, out, bias;
-    bool a_transposed, b_transposed, has_bias;
-    bool codes; // of eight bits, with scales
-};
-
-struct plan {
-    struct shape shape;
-    cublasLtMatmulDesc_t operation;
-    cublasLtMatrixLayout_t a, b, c;
-    cublasLtMatmulAlgo_t algorithm;
-};
-
-struct gemm {
-    cublasLtHandle_t handle;
-    void *workspace;
-    struct plan plans[PLANS_LIMIT];
-    size_t plan_count;
-};
-
-static int blas_check(cublasStatus_t status, const char *what, struct error *err)
+const char *gemm_record_id(const struct gemm *gemm)
 {
-    if (status == CUBLAS_STATUS_SUCCESS)
-        return 0;
-    return error_set(err, "%s failed: %s", what, blas.GetStatusString(status));
+    return gemm->records.id;
 }
 
-int gemm_create(struct gemm **out, struct error *err)
+int gemm_create(struct gemm **out, const char *record, const char *gpu, struct error *err)
 {
     struct gemm *gemm = (struct gemm *)calloc(1, sizeof *gemm);
     *out = NULL;
@@ -122,198 +53,235 @@ int gemm_create(struct gemm **out, struct error *err)
         gemm_destroy(gemm);
         return -1;
     }
+    if (gemm_records_open(&gemm->records, record, gpu, err)) {
+        gemm_destroy(gemm);
+        return -1;
+    }
     *out = gemm;
     return 0;
 }
 
-static void plan_release(struct plan *plan)
+static void forget_plans(struct gemm *gemm)
 {
-    if (plan->operation)
-        blas.MatmulDescDestroy(plan->operation);
-    cublasLtMatrixLayout_t layouts[] = {plan->a, plan->b, plan->c};
-    for (int i = 0; i < 3; i++)
-        if (layouts[i])
-            blas.MatrixLayoutDestroy(layouts[i]);
+    for (int i = 0; i < BUCKETS; i++)
+        while (gemm->buckets[i]) {
+            struct gemm_plan *plan = gemm->buckets[i];
+            gemm->buckets[i] = plan->next;
+            gemm_plan_release(plan);
+            free(plan);
+        }
+    gemm->count = 0;
 }
 
 void gemm_destroy(struct gemm *gemm)
 {
     if (!gemm)
         return;
-    for (size_t i = 0; i < gemm->plan_count; i++)
-        plan_release(&gemm->plans[i]);
+    forget_plans(gemm);
+    gemm_records_close(&gemm->records);
     cudaFree(gemm->workspace);
     blas.Destroy(gemm->handle);
     free(gemm);
 }
 
-static cudaDataType_t blas_type(enum dtype dtype)
+// --- choosing ---
+
+static int set_preference(cublasLtMatmulPreference_t preference, const struct gemm_call *call,
+                          struct error *err)
 {
-    return dtype == DTYPE_F32 ? CUDA_R_32F : dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_16F;
+    const void *c = call->addend.data ? call->addend.data : call->c.data;
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t attribute;
+        const void *address;
+    } matrices[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, call->b.data},
+                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, call->a.data},
+                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c},
+                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, call->c.data}};
+    const uint64_t workspace = WORKSPACE_BYTES;
+    for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++) {
+        uint32_t bytes = 256; // what the library takes for granted
+        while ((uintptr_t)matrices[i].address % bytes != 0)
+            bytes /= 2;
+        if (blas_check(blas.MatmulPreferenceSetAttribute(preference, matrices[i].attribute, &bytes,
+                                                         sizeof bytes),
+                       "alignment", err))
+            return -1;
+    }
+    return blas_check(blas.MatmulPreferenceSetAttribute(preference,
+                                                        CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                        &workspace, sizeof workspace),
+                      "workspace", err);
 }
 
-static bool same_shape(const struct shape *a, const struct shape *b)
-{
-    return a->m == b->m && a->n == b->n && a->k == b->k && a->in == b->in && a->out == b->out &&
-           a->bias == b->bias && a->a_transposed == b->a_transposed &&
-           a->b_transposed == b->b_transposed && a->has_bias == b->has_bias && a->codes == b->codes;
-}
-
-static int set_attribute(struct plan *plan, cublasLtMatmulDescAttributes_t attribute,
-                         const void *value, size_t bytes, struct error *err)
-{
-    return blas_check(blas.MatmulDescSetAttribute(plan->operation, attribute, value, bytes),
-                      "attribute of a product", err);
-}
-
-static int describe_scales(struct plan *plan, struct error *err)
-{
-    const cublasLtMatmulMatrixScale_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-    if (!plan->shape.codes)
-        return 0;
-    return set_attribute(plan, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode, err) ||
-           set_attribute(plan, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode, err);
-}
-
-static int describe_operation(struct plan *plan, struct error *err)
-{
-    const struct shape *s = &plan->shape;
-    const cublasOperation_t first = s->b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    const cublasOperation_t second = s->a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    if (blas_check(blas.MatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                   "cublasLtMatmulDescCreate", err) ||
-        blas_check(blas.MatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first,
-                                               sizeof first),
-                   "transposition", err) ||
-        blas_check(blas.MatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSB,
-                                               &second, sizeof second),
-                   "transposition", err))
-        return -1;
-    if (!s->has_bias)
-        return 0;
-    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    const cudaDataType_t type = blas_type(s->bias);
-    return blas_check(blas.MatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_EPILOGUE,
-                                                  &epilogue, sizeof epilogue),
-                      "bias epilogue", err) ||
-           blas_check(blas.MatmulDescSetAttribute(
-                          plan->operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type),
-                      "bias type", err);
-}
-
-static int describe_layouts(struct plan *plan, struct error *err)
-{
-    const struct shape *s = &plan->shape;
-    const cudaDataType_t in = s->codes ? CUDA_R_8F_E4M3 : blas_type(s->in), out = blas_type(s->out);
-    return blas_check(s->b_transposed
-                          ? blas.MatrixLayoutCreate(&plan->b, in, s->k, s->n, (int64_t)s->k)
-                          : blas.MatrixLayoutCreate(&plan->b, in, s->n, s->k, (int64_t)s->n),
-                      "layout", err) ||
-           blas_check(s->a_transposed
-                          ? blas.MatrixLayoutCreate(&plan->a, in, s->m, s->k, (int64_t)s->m)
-                          : blas.MatrixLayoutCreate(&plan->a, in, s->k, s->m, (int64_t)s->k),
-                      "layout", err) ||
-           blas_check(blas.MatrixLayoutCreate(&plan->c, out, s->n, s->m, (int64_t)s->n), "layout",
-                      err);
-}
-
-static int choose_algorithm(struct gemm *gemm, struct plan *plan, struct error *err)
-{
-    cublasLtMatmulPreference_t preference = NULL;
-    cublasLtMatmulHeuristicResult_t found;
-    const size_t workspace = WORKSPACE_BYTES;
-    int count = 0;
-    if (blas_check(blas.MatmulPreferenceCreate(&preference), "preference", err))
-        return -1;
-    const int rc =
-        blas_check(blas.MatmulPreferenceSetAttribute(preference,
-                                                     CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                     &workspace, sizeof workspace),
-                   "workspace", err) ||
-        blas_check(blas.MatmulAlgoGetHeuristic(gemm->handle, plan->operation, plan->b, plan->a,
-                                               plan->c, plan->c, preference, 1, &found, &count),
-                   "heuristic", err);
-    blas.MatmulPreferenceDestroy(preference);
-    if (rc || count == 0)
-        return -1;
-    plan->algorithm = found.algo;
-    return 0;
-}
-
-static struct plan *find_plan(struct gemm *gemm, const struct shape *shape)
+// How many of the heuristic's answers are good, at the front of out.
+static int candidates(struct gemm *gemm, struct gemm_plan *plan, const struct gemm_call *call,
+                      int wanted, cublasLtMatmulHeuristicResult_t *out)
 {
     struct error ignored; // the caller has another way to multiply
-    for (size_t i = 0; i < gemm->plan_count; i++)
-        if (same_shape(&gemm->plans[i].shape, shape))
-            return &gemm->plans[i];
-    if (gemm->plan_count == PLANS_LIMIT) {
-        plan_release(&gemm->plans[0]);
-        gemm->plans[0] = gemm->plans[--gemm->plan_count];
+    cublasLtMatmulPreference_t preference = NULL;
+    int count = 0, good = 0;
+    if (blas_check(blas.MatmulPreferenceCreate(&preference), "preference", &ignored))
+        return 0;
+    if (set_preference(preference, call, &ignored) ||
+        blas_check(blas.MatmulAlgoGetHeuristic(gemm->handle, plan->operation, plan->b, plan->a,
+                                               plan->c, plan->c, preference, wanted, out, &count),
+                   "heuristic", &ignored))
+        count = 0;
+    blas.MatmulPreferenceDestroy(preference);
+    for (int i = 0; i < count; i++)
+        if (out[i].state == CUBLAS_STATUS_SUCCESS)
+            out[good++] = out[i];
+    return good;
+}
+
+static cublasStatus_t run(struct device *device, const struct gemm_plan *plan,
+                          const cublasLtMatmulAlgo_t *algorithm, const struct gemm_call *call,
+                          void *c)
+{
+    struct gemm *gemm = cuda_of(device)->gemm;
+    const float one = 1, beta = call->addend.data ? 1 : 0;
+    const void *addend = call->addend.data ? call->addend.data : c;
+    return blas.Matmul(gemm->handle, plan->operation, &one, call->b.data, plan->b, call->a.data,
+                       plan->a, &beta, addend, plan->c, c, plan->c, algorithm, gemm->workspace,
+                       WORKSPACE_BYTES, cuda_of(device)->stream);
+}
+
+// Seconds of one run; negative: it failed.
+static double measure(struct device *device, const struct gemm_plan *plan,
+                      const cublasLtMatmulAlgo_t *algorithm, const struct gemm_call *call, void *c)
+{
+    cudaStream_t stream = cuda_of(device)->stream;
+    double begin = 0;
+    for (int i = 0; i <= REPEATS; i++) {
+        if (run(device, plan, algorithm, call, c) != CUBLAS_STATUS_SUCCESS)
+            return -1;
+        if (i == 0) { // which loads the kernel
+            if (cudaStreamSynchronize(stream) != cudaSuccess)
+                return -1;
+            begin = clock_seconds();
+        }
     }
-    struct plan *plan = &gemm->plans[gemm->plan_count];
-    memset(plan, 0, sizeof *plan);
-    plan->shape = *shape;
-    if (describe_operation(plan, &ignored) || describe_scales(plan, &ignored) ||
-        describe_layouts(plan, &ignored) || choose_algorithm(gemm, plan, &ignored)) {
-        plan_release(plan);
+    return cudaStreamSynchronize(stream) == cudaSuccess ? (clock_seconds() - begin) / REPEATS : -1;
+}
+
+// Into memory of its own where the result is added to what is there.
+static int fastest(struct device *device, const struct gemm_plan *plan,
+                   const struct gemm_call *call, const cublasLtMatmulHeuristicResult_t *found,
+                   int count)
+{
+    const size_t bytes = call->m * call->n * (call->c.dtype == DTYPE_F32 ? 4 : 2);
+    void *own = NULL;
+    int best = 0;
+    double least = -1;
+    if (call->addend.data == call->c.data && cudaMalloc(&own, bytes) != cudaSuccess) {
+        (void)cudaGetLastError(); // no room: the heuristic's first
+        return 0;
+    }
+    for (int i = 0; i < count; i++) {
+        const double seconds =
+            measure(device, plan, &found[i].algo, call, own ? own : call->c.data);
+        if (seconds >= 0 && (least < 0 || seconds < least)) {
+            least = seconds;
+            best = i;
+        }
+    }
+    (void)cudaFree(own);
+    return best;
+}
+
+static bool still_fits(struct gemm *gemm, const struct gemm_plan *plan,
+                       const cublasLtMatmulAlgo_t *algorithm)
+{
+    cublasLtMatmulHeuristicResult_t result;
+    return blas.MatmulAlgoCheck(gemm->handle, plan->operation, plan->b, plan->a, plan->c, plan->c,
+                                algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= WORKSPACE_BYTES;
+}
+
+static void choose(struct device *device, struct gemm_plan *plan, const struct gemm_call *call)
+{
+    struct gemm *gemm = cuda_of(device)->gemm;
+    struct error err;
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    const bool measures = gemm->records.path && gemm->records.count < RECORDS_LIMIT;
+    const cublasLtMatmulAlgo_t *recorded = gemm_records_find(&gemm->records, &plan->shape);
+    if (recorded && still_fits(gemm, plan, recorded)) {
+        plan->algorithm = *recorded;
+        plan->usable = true;
+        return;
+    }
+    const int count = candidates(gemm, plan, call, measures ? CANDIDATES : 1, found);
+    if (count == 0)
+        return;
+    plan->usable = true;
+    plan->algorithm = found[0].algo;
+    if (!measures || recorded)
+        return;
+    if (count > 1 && !cuda_of(device)->capturing)
+        plan->algorithm = found[fastest(device, plan, call, found, count)].algo;
+    if (gemm_records_add(&gemm->records, &plan->shape, &plan->algorithm, &err))
+        cuda_keep_error(device, "matrix product", err.text);
+}
+
+// --- plans ---
+
+static size_t bucket_of(const struct gemm_shape *s)
+{
+    uint64_t hash = s->m;
+    const uint64_t more[] = {s->n, s->k, s->traits};
+    for (int i = 0; i < 3; i++)
+        hash = (hash ^ hash >> 29) * 0x9E3779B97F4A7C15u + more[i];
+    return (size_t)((hash ^ hash >> 32) * 0x9E3779B97F4A7C15u >> 32) % BUCKETS;
+}
+
+static struct gemm_plan *find_plan(struct device *device, const struct gemm_call *call)
+{
+    struct gemm *gemm = cuda_of(device)->gemm;
+    struct error ignored;
+    const struct gemm_shape shape = gemm_shape_of(call);
+    struct gemm_plan **bucket = &gemm->buckets[bucket_of(&shape)];
+    for (struct gemm_plan *plan = *bucket; plan; plan = plan->next)
+        if (memcmp(&plan->shape, &shape, sizeof shape) == 0)
+            return plan;
+    if (gemm->count == PLANS_LIMIT)
+        forget_plans(gemm);
+    struct gemm_plan *plan = (struct gemm_plan *)calloc(1, sizeof *plan);
+    if (!plan)
         return NULL;
-    }
-    gemm->plan_count++;
+    if (gemm_plan_describe(plan, call, &ignored) == 0)
+        choose(device, plan, call);
+    plan->next = *bucket;
+    *bucket = plan;
+    gemm->count++;
     return plan;
 }
 
-// Codes in the one form that there is on Hopper: both row by row, widths of 16.
+// Codes in the one form that there is on Hopper: both row by row, widths of 16. Others have found
+// that a bias must be aligned to 16 bytes, which the documentation does not say.
 static bool can_multiply(const struct gemm_call *call)
 {
+    if (call->k == 0 || (uintptr_t)call->bias.data % 16 != 0)
+        return false;
     if (call->a_scales)
         return !call->a_transposed && call->b_transposed && call->k % 16 == 0 &&
-               call->n % 16 == 0 && call->c.dtype != DTYPE_F16 &&
+               call->n % 16 == 0 && (uintptr_t)call->a.data % 16 == 0 &&
+               (uintptr_t)call->b.data % 16 == 0 && (uintptr_t)call->c.data % 16 == 0 &&
+               (uintptr_t)call->addend.data % 16 == 0 && call->c.dtype != DTYPE_F16 &&
                (!call->bias.data || call->bias.dtype == DTYPE_BF16);
     return call->a.dtype == call->b.dtype &&
            (call->c.dtype == call->a.dtype || call->c.dtype == DTYPE_F32) &&
            (!call->bias.data || call->bias.dtype == call->c.dtype);
 }
 
-// The library's A is our B.
-static int point_at_scales(struct plan *plan, const struct gemm_call *call)
-{
-    struct error ignored;
-    return set_attribute(plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &call->b_scales,
-                         sizeof call->b_scales, &ignored) ||
-           set_attribute(plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &call->a_scales,
-                         sizeof call->a_scales, &ignored);
-}
-
 int gemm_run(struct device *device, const struct gemm_call *call)
 {
-    struct gemm *gemm = cuda_of(device)->gemm;
-    const float one = 1, beta = call->addend.data ? 1 : 0;
-    const void *addend = call->addend.data ? call->addend.data : call->c.data;
-    const struct shape shape = {.m = call->m,
-                                .n = call->n,
-                                .k = call->k,
-                                .in = call->a.dtype,
-                                .out = call->c.dtype,
-                                .bias = call->bias.dtype,
-                                .a_transposed = call->a_transposed,
-                                .b_transposed = call->b_transposed,
-                                .has_bias = call->bias.data != NULL,
-                                .codes = call->a_scales != NULL};
+    struct error ignored;
     if (!can_multiply(call))
         return -1;
-    struct plan *plan = find_plan(gemm, &shape);
-    if (!plan)
+    struct gemm_plan *plan = find_plan(device, call);
+    if (!plan || !plan->usable || gemm_plan_point(plan, call, &ignored))
         return -1;
-    if (shape.has_bias && blas.MatmulDescSetAttribute(
-                              plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call->bias.data,
-                              sizeof call->bias.data) != CUBLAS_STATUS_SUCCESS)
-        return -1;
-    if (shape.codes && point_at_scales(plan, call))
-        return -1;
-    const cublasStatus_t status =
-        blas.Matmul(gemm->handle, plan->operation, &one, call->b.data, plan->b, call->a.data,
-                    plan->a, &beta, addend, plan->c, call->c.data, plan->c, &plan->algorithm,
-                    gemm->workspace, WORKSPACE_BYTES, cuda_of(device)->stream);
+    const cublasStatus_t status = run(device, plan, &plan->algorithm, call, call->c.data);
     if (status != CUBLAS_STATUS_SUCCESS)
         cuda_keep_error(device, "matrix product", blas.GetStatusString(status));
     return 0;

@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense layers: see kernels/ref/linear.c. cuBLASLt where x, weight and out have types that it
-// multiplies (gemm.cu); otherwise one thread a result, for any types: correct and slow.
+// Dense layers: see kernels/ref/linear.c. cuBLASLt (gemm.cu) or our own product (gemm_tiles.cu)
+// where x, weight and out have types that these multiply; otherwise one thread a result, for any
+// types: correct and slow.
 #include "kernels/cuda/cuda.h"
 
-enum { TILE = 16, THREADS = 256 };
+enum {
+    TILE = 16,
+    THREADS = 256,
+    // Up to so many rows our own product computes a forward pass. Reading the weight is then all
+    // that matters, and it costs x a quarter of the weight's bytes at most, from the L2 cache.
+    // `memo bench kernels` measures both products beside one another: where they cross belongs
+    // here.
+    OWN_ROWS = 16,
+};
 
 static __global__ void product_kernel(struct gemm_call a)
 {
@@ -18,11 +27,24 @@ static __global__ void product_kernel(struct gemm_call a)
     store(a.c, m * a.n + n, sum + (a.addend.data ? load(a.addend, m * a.n + n) : 0));
 }
 
-static void multiply(struct device *device, const struct gemm_call *call, const char *operation)
+int gemm_forward(struct device *device, const struct gemm_call *call)
+{
+    const enum products products = cuda_of(device)->products;
+    const bool own =
+        products == PRODUCTS_INVARIANT || (products == PRODUCTS_FASTEST && call->m <= OWN_ROWS);
+    if (own && gemm_tiles_run(device, call) == 0)
+        return 0;
+    if (products != PRODUCTS_INVARIANT && gemm_run(device, call) == 0)
+        return 0;
+    return own ? -1 : gemm_tiles_run(device, call);
+}
+
+static void multiply(struct device *device, const struct gemm_call *call,
+                     int (*run)(struct device *, const struct gemm_call *), const char *operation)
 {
     if (call->m == 0 || call->n == 0)
         return;
-    if (call->k == 0 || gemm_run(device, call) != 0)
+    if (call->k == 0 || run(device, call) != 0)
         CUDA_LAUNCH(product_kernel, dim3(blocks_of(call->n, TILE), blocks_of(call->m, TILE)),
                     dim3(TILE, TILE), 0, cuda_of(device)->stream, *call);
     cuda_launched(device, operation);
@@ -42,7 +64,7 @@ void cuda_linear_forward(struct device *device, const struct linear_forward *a)
                                    .b_transposed = true,
                                    .a_scales = NULL,
                                    .b_scales = NULL};
-    multiply(device, &call, "linear_forward");
+    multiply(device, &call, gemm_forward, "linear_forward");
 }
 
 void cuda_linear_backward_input(struct device *device, const struct linear_backward_input *a)
@@ -60,7 +82,7 @@ void cuda_linear_backward_input(struct device *device, const struct linear_backw
                                    .b_transposed = false,
                                    .a_scales = NULL,
                                    .b_scales = NULL};
-    multiply(device, &call, "linear_backward_input");
+    multiply(device, &call, gemm_run, "linear_backward_input");
 }
 
 // scratch[part, n] = sum over the part's rows of grad_out, one thread a column.
@@ -106,10 +128,10 @@ void cuda_linear_backward_weight(struct device *device, const struct linear_back
     if (a->grad_bias.data)
         add_column_sums(device, a);
     if (a->rows > 0)
-        multiply(device, &call, "linear_backward_weight");
+        multiply(device, &call, gemm_run, "linear_backward_weight");
 }
 
-// cuBLASLt reads the weights as Hugging Face stores them.
+// Both products read the weights as Hugging Face stores them.
 void cuda_linear_pack(struct device *device, struct linear *linear)
 {
     (void)device;

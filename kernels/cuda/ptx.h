@@ -57,6 +57,14 @@ __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
     return out;
 }
 
+// 2^x, to 2 units in the last place; 1 for 0, 0 for -infinity and below 2^-126.
+__device__ __forceinline__ float exp2_approx(float x)
+{
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
 // Copies 8 elements (16 bytes, both sides aligned) behind the caller's back; zeros when not valid.
 // They are there after async_wait and a barrier.
 __device__ __forceinline__ void async_copy8(shared_pointer<bf16> to, const bf16 *from, bool valid)
@@ -100,6 +108,22 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t out[4], shared
                  : "memory");
 }
 
+// sum[16, 8] += a[16, 32] b[32, 8] of the codes of fp8.h, float32 sums. Bytes lie as the pairs of
+// multiply_16x8x16 do: a register of a holds four codes of a row, from 4 (l % 4) on, that of a[2]
+// and a[3] and of b1 the four that stand 16 behind (PTX ISA, mma.m16n8k32). Only from 8.9 on.
+__device__ __forceinline__ void multiply_codes_16x8x32(float sum[4], const uint32_t a[4],
+                                                       uint32_t b0, uint32_t b1)
+{
+#if __CUDA_ARCH__ >= 890
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    asm volatile("trap;");
+#endif
+}
+
 // sum[16, 8] += a[16, 16] b[16, 8], float32 sums. Lane l holds of sum rows l / 4 and l / 4 + 8,
 // columns 2 (l % 4) and the next; a and b as load_matrices leaves them (PTX ISA, mma.m16n8k16).
 __device__ __forceinline__ void multiply_16x8x16(float sum[4], const uint32_t a[4], uint32_t b0,
@@ -109,6 +133,26 @@ __device__ __forceinline__ void multiply_16x8x16(float sum[4], const uint32_t a[
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// --- between blocks ---
+
+// What this thread stored is seen by whoever sees what it stores afterwards.
+__device__ __forceinline__ void memory_fence(void)
+{
+    __threadfence();
+}
+
+// How many blocks have counted themselves before.
+__device__ __forceinline__ unsigned count_arrival(unsigned *counter)
+{
+    return atomicAdd(counter, 1u);
+}
+
+// Of what another block of this launch has stored: not from this multiprocessor's cache.
+__device__ __forceinline__ float load_shared_by_blocks(const float *from)
+{
+    return __ldcg(from);
 }
 
 #endif

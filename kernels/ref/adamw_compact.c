@@ -74,7 +74,7 @@ static void step_block(const struct adamw_compact *a, size_t block, size_t begin
     double root = sqrt(1 - pow(a->beta2, (double)a->step));
     for (size_t j = 0; j < count; j++) {
         size_t i = begin + j;
-        double g = (double)a->grad[i] * a->grad_scale;
+        double g = load(a->grad, i) * a->grad_scale;
         double m = load_moment(a->moment1, a->moments, moment_code_first(), scale1, i);
         double v = load_moment(a->moment2, a->moments, moment_code_second(), scale2, i);
         m += (g - m) * (1 - (double)a->beta1);

@@ -21,11 +21,11 @@ void ref_argmax(struct device *device, int32_t *out, struct tensor logits, size_
     }
 }
 
-void ref_sum_squares(struct device *device, double *out, const float *x, size_t count)
+void ref_sum_squares(struct device *device, double *out, struct tensor x, size_t count)
 {
     (void)device;
     double sum = 0;
     for (size_t i = 0; i < count; i++)
-        sum += (double)x[i] * x[i];
+        sum += load(x, i) * load(x, i);
     *out = sum;
 }

@@ -33,8 +33,12 @@ const struct kernels kernels_ref = {
     .rows_gather = ref_rows_gather,
     .rows_scatter_add = ref_rows_scatter_add,
     .dropout = ref_dropout,
+    .accumulate = ref_accumulate,
     .adamw = ref_adamw,
     .adamw_compact = ref_adamw_compact,
+    .fixed_accumulate = ref_fixed_accumulate,
+    .fixed_add = ref_fixed_add,
+    .fixed_value = ref_fixed_value,
     .sample = ref_sample,
     .argmax = ref_argmax,
     .sum_squares = ref_sum_squares,
@@ -48,6 +52,15 @@ static int ref_create(struct device *device, const struct device_options *option
                          options->isa);
     device->ops = &kernels_ref;
     device->threads = 1;
+    return 0;
+}
+
+static int ref_create_beside(const struct device *device, void *stream, struct device *beside,
+                             struct error *err)
+{
+    (void)stream, (void)err;
+    beside->ops = device->ops;
+    beside->threads = 1;
     return 0;
 }
 
@@ -67,5 +80,6 @@ const struct backend backend_ref = {
     .memory = &memory_host,
     .create = ref_create,
     .destroy = ref_destroy,
+    .create_beside = ref_create_beside,
     .describe = ref_describe,
 };

@@ -77,9 +77,13 @@ void ref_cross_entropy(struct device *, const struct cross_entropy *);
 void ref_rows_gather(struct device *, const struct rows_gather *);
 void ref_rows_scatter_add(struct device *, const struct rows_scatter_add *);
 void ref_dropout(struct device *, const struct dropout *);
+void ref_accumulate(struct device *, const struct accumulate *);
 void ref_adamw(struct device *, const struct adamw *);
 void ref_adamw_compact(struct device *, const struct adamw_compact *);
+void ref_fixed_accumulate(struct device *, const struct fixed_accumulate *);
+void ref_fixed_add(struct device *, const struct fixed_add *);
+void ref_fixed_value(struct device *, const struct fixed_value *);
 void ref_argmax(struct device *, int32_t *out, struct tensor logits, size_t rows, size_t width);
-void ref_sum_squares(struct device *, double *out, const float *x, size_t count);
+void ref_sum_squares(struct device *, double *out, struct tensor x, size_t count);
 
 #endif

@@ -156,6 +156,72 @@ static int check_i64(struct group *group, void *context, struct error *err)
     return rc;
 }
 
+static float from_bf16(uint16_t half)
+{
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static uint16_t term_bf16(int rank, size_t i)
+{
+    const float value = term_f32(rank, i);
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return (uint16_t)(bits >> 16);
+}
+
+// Rounded once: half a unit of bfloat16 is 2^-9 of a power of two.
+static uint16_t sum_bf16(int size, size_t i)
+{
+    float sum = from_bf16(term_bf16(0, i));
+    for (int r = 1; r < size; r++) {
+        sum += from_bf16(term_bf16(r, i));
+    }
+    uint32_t bits;
+    memcpy(&bits, &sum, sizeof(bits));
+    const uint32_t below = bits >> 16, rest = bits & 0xffffu;
+    return (uint16_t)(below + (rest > 0x8000u || (rest == 0x8000u && below % 2 == 1)));
+}
+
+static int check_bf16_count(struct group *group, size_t count, struct error *err)
+{
+    const int size = group_size(group);
+    const size_t rank = (size_t)group_rank(group), total = count * (size_t)size;
+    uint16_t *data = mem_calloc(total + 1, sizeof(*data));
+    uint16_t *part = mem_calloc(count + 1, sizeof(*part));
+    int rc = 0;
+    for (size_t i = 0; i < total; i++) {
+        data[i] = term_bf16((int)rank, i);
+    }
+    data[total] = part[count] = 0x7fff;
+    if (group_reduce_scatter_bf16(group, part, data, count, err) != 0 ||
+        group_all_reduce_bf16(group, data, total, err) != 0) {
+        rc = -1;
+    }
+    for (size_t i = 0; rc == 0 && i < total; i++) {
+        expect(data[i] == sum_bf16(size, i), &rc, err, "bf16", total, i);
+    }
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        expect(part[i] == data[rank * count + i], &rc, err, "scattered bf16", count, i);
+    }
+    expect(data[total] == 0x7fff && part[count] == 0x7fff, &rc, err, "behind bf16", count, count);
+    free(data);
+    free(part);
+    return rc;
+}
+
+static int check_bf16(struct group *group, void *context, struct error *err)
+{
+    (void)context;
+    int rc = 0;
+    for (size_t c = 0; rc == 0 && c < COUNTS; c++) {
+        rc = check_bf16_count(group, counts[c], err);
+    }
+    return rc;
+}
+
 static int scatter_once(struct group *group, size_t count, bool in_place, struct error *err)
 {
     int rc = 0;
@@ -346,6 +412,7 @@ const struct group_check group_checks[] = {
     {"f32 sums are in rank order bit for bit", check_order_f32},
     {"f64 sums are in rank order bit for bit", check_order_f64},
     {"i64 sums wrap", check_i64},
+    {"bf16 sums are added in float32 and rounded once", check_bf16},
     {"reduce-scatter gives each rank its part", check_reduce_scatter},
     {"reduce-scatter adds integers exactly", check_reduce_scatter_i64},
     {"all-gather is in rank order", check_all_gather},

@@ -253,8 +253,8 @@ static int sum_behind_a_mark(struct group *gpus, struct group *control, struct e
         return -1;
     }
     cudaLaunchHostFunc(compute, wait_for_gate, NULL); // does not end before the sum is made
-    group_after(gpus, mark);
-    if (group_all_reduce_f32(gpus, written, 500, err) || check_written(2, err)) {
+    if (group_after(gpus, mark, err) || group_all_reduce_f32(gpus, written, 500, err) ||
+        check_written(2, err)) {
         return -1;
     }
     atomic_store(&gate_open, true);
@@ -278,7 +278,7 @@ static int overrun_marks(struct group *gpus, struct group *control, struct error
     for (int i = 0; rc == 0 && i < 3 * GROUP_MARKS; i++) {
         rc = group_mark(gpus, &last, err);
     }
-    group_after(gpus, mark);
+    rc = rc || group_after(gpus, mark, err) ? -1 : 0;
     return rc || group_all_reduce_f32(gpus, written, 500, err) || check_written(2, err) ? -1 : 0;
 }
 
@@ -368,6 +368,49 @@ static void asynchronous_error_reaches_all_ranks(void **state)
     assert_true(result.seconds < 30); // and not at the deadline
 }
 
+static int sum_in_a_batch(struct group *gpus, struct group *control, struct error *err)
+{
+    (void)control;
+    float data[3][8] = {{0}};
+    if (group_batch_begin(gpus, err)) {
+        return -1;
+    }
+    for (int c = 0; c < 3; c++) {
+        if (group_all_reduce_f32(gpus, data[c], 8, err)) {
+            struct error after = {{0}};
+            return group_batch_end(gpus, &after) != 0 ? -1 : error_set(err, "the batch works on");
+        }
+    }
+    return group_batch_end(gpus, err);
+}
+
+static void call_that_is_refused_ends_its_batch_and_the_job(void **state)
+{
+    const char *want = "ncclAllReduce failed: an error: this call is refused";
+    run_badly(&(struct job){.ranks = 2,
+                            .body = sum_in_a_batch,
+                            .fault = "call-refused:1:2",
+                            .deadline = 20,
+                            .records = *state},
+              want);
+    run_badly(&(struct job){.ranks = 2,
+                            .body = sum_five_times,
+                            .fault = "call-refused:1:2",
+                            .deadline = 20,
+                            .records = *state},
+              want);
+}
+
+static void blocking_communicators_are_refused(void **state)
+{
+    (void)state;
+    setenv("NCCL_COMM_BLOCKING", "1", 1);
+    run_badly(&(struct job){.ranks = 2, .body = run_checks}, "NCCL_COMM_BLOCKING is '1'");
+    setenv("NCCL_COMM_BLOCKING", "0", 1);
+    run_well(&(struct job){.ranks = 2, .body = run_checks});
+    unsetenv("NCCL_COMM_BLOCKING");
+}
+
 static int skip_a_call(struct group *gpus, struct group *control, struct error *err)
 {
     (void)control;
@@ -420,8 +463,8 @@ static void two_ranks_with_one_gpu_are_refused(void **state)
 static void versions_are_checked(void **state)
 {
     (void)state;
-    run_badly(&(struct job){.ranks = 2, .body = run_checks, .version = {"21700", "21700"}},
-              "libnccl.so.2 is NCCL 2.17.0, at least 2.18.0 is needed");
+    run_badly(&(struct job){.ranks = 2, .body = run_checks, .version = {"21900", "21900"}},
+              "libnccl.so.2 is NCCL 2.19.0, at least 2.19.1 is needed");
     run_badly(&(struct job){.ranks = 2, .body = run_checks, .version = {"22809", "21903"}},
               "all need the same");
     run_badly(&(struct job){.ranks = 2, .body = run_checks, .version = {"22809", "2708"}},
@@ -452,6 +495,8 @@ int main(int argc, char **argv)
         IN_DIRECTORY(error_while_connecting_is_told),
         IN_DIRECTORY(call_that_never_starts_ends_at_the_deadline),
         IN_DIRECTORY(asynchronous_error_reaches_all_ranks),
+        IN_DIRECTORY(call_that_is_refused_ends_its_batch_and_the_job),
+        cmocka_unit_test(blocking_communicators_are_refused),
         IN_DIRECTORY(rank_that_never_arrives_is_named),
         cmocka_unit_test(abort_that_hangs_does_not_hang_the_job),
         cmocka_unit_test(communicator_that_does_not_become_quiet_is_aborted),

@@ -32,7 +32,8 @@ static void groups_of_the_host_ignore_marks_and_batches(void **state)
     assert_int_equal(group_open_self(&group, &err), 0);
     assert_false(group_is_on_device(group));
     assert_int_equal(group_mark(group, &mark, &err), 0);
-    group_after(group, mark);
+    assert_int_equal(group_after(group, mark, &err), 0);
+    assert_null(group_stream(group));
     assert_int_equal(group_batch_begin(group, &err), 0);
     assert_int_equal(group_all_reduce_f32(group, data, 2, &err), 0);
     assert_int_equal(group_batch_end(group, &err), 0);

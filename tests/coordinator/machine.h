@@ -40,6 +40,11 @@ static inline void tell_claim(struct coordinator *c, double now, uint32_t block,
                                              .block = block});
 }
 
+static inline void tell_backup(struct coordinator *c, double now, uint32_t task, bool won)
+{
+    tell(c, now, won ? EVENT_BACKUP_WON : EVENT_BACKUP_REFUSED, 0, task);
+}
+
 static inline void tell_found(struct coordinator *c, double now, uint32_t task)
 {
     tell(c, now, EVENT_FOUND, 0, task);
@@ -70,6 +75,11 @@ static inline uint32_t expect_lease(struct coordinator *c, int worker)
     const struct coordinator_action action = expect(c, ACTION_LEASE);
     assert_int_equal(action.worker, worker);
     return action.task;
+}
+
+static inline uint32_t expect_backup(struct coordinator *c)
+{
+    return expect(c, ACTION_BACKUP).task;
 }
 
 static inline uint32_t expect_claim(struct coordinator *c)

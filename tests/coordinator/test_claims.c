@@ -270,6 +270,63 @@ static void names_that_are_no_claims_are_not_looked_at(void **state)
     claims_close(a);
 }
 
+static bool exists(const char *directory, const char *name)
+{
+    char *path = fs_join(directory, name);
+    const bool found = fs_exists(fs_system(), path);
+    free(path);
+    return found;
+}
+
+static void leave_and_remove(struct claims *claims)
+{
+    struct error err;
+    assert_int_equal(claims_leave(claims, &err), 0);
+    assert_int_equal(claims_remove(claims, &err), 0);
+    claims_close(claims);
+}
+
+static void the_last_job_removes_the_files(void **state)
+{
+    char *directory = fs_join(*state, "claims");
+    struct claims *a = open_job(directory, "a", "alive", 0);
+    struct claims *b = open_job(directory, "b", "alive", 0);
+    assert_int_equal(take(a, 0), CLAIM_WON);
+    assert_int_equal(take(b, 1), CLAIM_WON);
+    leave_and_remove(a);
+    assert_true(exists(directory, "owners/a"));
+    assert_true(exists(directory, "blocks/00000000.1"));
+    step(b, BEAT);
+    assert_false(claims_are_over(b));
+    leave_and_remove(b);
+    assert_false(exists(*state, "claims"));
+    free(directory);
+}
+
+// c begins while b removes: after b has looked who is there.
+static void a_job_that_begins_during_the_removal_keeps_its_file(void **state)
+{
+    struct error err;
+    char *directory = fs_join(*state, "claims");
+    struct claims *b = open_job(directory, "b", "alive", 0);
+    struct claims *same = open_job(directory, "d", "alive", 0);
+    assert_int_equal(take(b, 1), CLAIM_WON);
+    assert_int_equal(claims_leave(b, &err), 0);
+    assert_int_equal(claims_leave(same, &err), 0);
+    assert_int_equal(claims_remove(same, &err), 0); // both are the last: one is first
+    assert_false(exists(directory, "owners"));
+    struct claims *c = open_job(directory, "c", "alive", 0);
+    assert_int_equal(claims_remove(b, &err), 0);
+    assert_true(exists(directory, "owners/c"));
+    step(c, BEAT);
+    assert_false(claims_are_over(c));
+    claims_close(b);
+    claims_close(same);
+    leave_and_remove(c);
+    assert_false(exists(*state, "claims"));
+    free(directory);
+}
+
 // Each operation on files fails once, among them those after the claim stands: the block is never
 // lost to the job itself.
 static void a_failing_disk_is_an_error_that_can_be_tried_again(void **state)
@@ -352,6 +409,8 @@ int main(void)
         test(a_process_that_is_known_to_be_gone_is_not_waited_for),
         test(of_two_takers_one_succeeds),
         test(an_owner_without_a_readable_file_is_over),
+        test(the_last_job_removes_the_files),
+        test(a_job_that_begins_during_the_removal_keeps_its_file),
         test(names_that_are_no_claims_are_not_looked_at),
         test(a_failing_disk_is_an_error_that_can_be_tried_again),
         test(a_process_knows_whether_another_one_has_ended),

@@ -188,6 +188,139 @@ static void nothing_is_claimed_after_a_stop(void **state)
     coordinator_destroy(c);
 }
 
+// Another job holds all: two blocks of four tasks. Time is 100 then.
+static struct coordinator *create_idle(uint32_t window, double late_seconds)
+{
+    const struct coordinator_options options = {.tasks = 2 * BLOCK,
+                                                .max_workers = 1,
+                                                .lease_seconds = 1000,
+                                                .late_seconds = late_seconds,
+                                                .claim_retry_seconds = 5,
+                                                .max_attempts = 1};
+    struct coordinator *c = coordinator_create(&options);
+    (void)coordinator_add_block(c, 0, BLOCK);
+    (void)coordinator_add_block(c, BLOCK, BLOCK);
+    tell_jobs(c, 100, 2);
+    join(c, 100, 0, window);
+    for (uint32_t b = 0; b < 2; b++) {
+        assert_int_equal(expect_claim(c), b);
+        tell_claim(c, 100, b, false);
+    }
+    return c;
+}
+
+// At `now` both blocks are asked for once more, and in vain.
+static void refuse_again(struct coordinator *c, double now)
+{
+    tell(c, now, EVENT_TICK, 0, 0);
+    for (uint32_t b = 0; b < 2; b++) {
+        assert_int_equal(expect_claim(c), b);
+        tell_claim(c, now, b, false);
+    }
+}
+
+static void an_idle_job_backs_up_the_last_tasks_of_others(void **state)
+{
+    (void)state;
+    struct coordinator *c = create_idle(10, 10);
+    refuse_again(c, 100);
+    assert_int_equal(expect_backup(c), 7);
+    tell_backup(c, 100, 7, false); // a third job does it
+    assert_int_equal(expect_backup(c), 6);
+    tell_backup(c, 100, 6, true);
+    assert_int_equal(expect_lease(c, 0), 6);
+    for (uint32_t t = 5; t >= 3; t--) {
+        assert_int_equal(expect_backup(c), t);
+        tell_backup(c, 100, t, true);
+        assert_int_equal(expect_lease(c, 0), t);
+    }
+    expect_nothing(c); // four of eight: its share
+    assert_int_equal(coordinator_counts(c).backups, 4);
+    tell(c, 101, EVENT_COMMITTED, 0, 6);
+    tell_found(c, 101, 5); // its owner was faster
+    assert_int_equal(expect(c, ACTION_DROP).task, 5);
+    assert_int_equal(expect_backup(c), 2);
+    tell_found(c, 102, 2);
+    tell_backup(c, 102, 2, true); // too late
+    assert_int_equal(coordinator_counts(c).done, 3);
+    assert_int_equal(coordinator_counts(c).elsewhere, 2);
+    coordinator_destroy(c);
+}
+
+static void backups_wait_until_others_are_slow(void **state)
+{
+    (void)state;
+    struct coordinator *c = create_idle(2, 10);
+    tell(c, 101, EVENT_TICK, 0, 0);
+    assert_int_equal(expect_claim(c), 0);
+    tell_claim(c, 101, 0, true);
+    assert_int_equal(expect_lease(c, 0), 0);
+    assert_int_equal(expect_lease(c, 0), 1);
+    for (uint32_t t = 0; t < BLOCK; t++)
+        tell(c, 102, EVENT_COMMITTED, 0, t < 2 ? t : expect_lease(c, 0));
+    assert_int_equal(expect_claim(c), 1);
+    tell_claim(c, 102, 1, false);
+    tell(c, 107, EVENT_TICK, 0, 0);
+    assert_int_equal(expect_claim(c), 1);
+    tell_claim(c, 107, 1, false);
+    expect_nothing(c); // five seconds after its last own lease
+    tell(c, 112, EVENT_TICK, 0, 0);
+    assert_int_equal(expect_claim(c), 1);
+    tell_claim(c, 112, 1, false);
+    assert_int_equal(expect_backup(c), 7);
+    coordinator_destroy(c);
+}
+
+static void a_backup_that_fails_leaves_the_task_to_its_owner(void **state)
+{
+    (void)state;
+    struct coordinator *c = create_idle(1, 10);
+    refuse_again(c, 100);
+    assert_int_equal(expect_backup(c), 7);
+    tell_backup(c, 100, 7, true);
+    assert_int_equal(expect_lease(c, 0), 7);
+    tell_event(c, (struct coordinator_event){
+                      .kind = EVENT_FAILED, .now_seconds = 101, .task = 7, .fatal = true});
+    assert_int_equal(expect_backup(c), 6); // and 7 is not set aside, though one attempt is all
+    tell_backup(c, 101, 6, false);
+    refuse_again(c, 105);
+    assert_int_equal(expect_backup(c), 6); // 7 is not tried again
+    tell_claim(c, 106, 1, true);           // but when the block becomes this job's
+    tell_event(c,
+               (struct coordinator_event){.kind = EVENT_BACKUP_WON, .now_seconds = 106, .task = 6});
+    for (uint32_t t = 4; t < 8; t++) {
+        assert_int_equal(expect_lease(c, 0), t);
+        tell(c, 107, EVENT_COMMITTED, 0, t);
+    }
+    coordinator_destroy(c);
+}
+
+static void a_job_without_late_tasks_backs_nothing_up(void **state)
+{
+    (void)state;
+    struct coordinator *c = create_idle(10, 0);
+    refuse_again(c, 105);
+    expect_nothing(c);
+    coordinator_destroy(c);
+}
+
+// What a job has leased may be backed up by others: it looks at the disk as long as they live.
+static void an_owner_looks_for_backups_of_its_last_tasks(void **state)
+{
+    (void)state;
+    struct coordinator *c = create_with_blocks(4, 1);
+    tell_jobs(c, 0, 2);
+    join(c, 0, 0, 10);
+    assert_int_equal(expect_claim(c), 0);
+    tell_claim(c, 0, 0, true);
+    for (uint32_t t = 0; t < BLOCK; t++)
+        assert_int_equal(expect_lease(c, 0), t);
+    assert_true(coordinator_needs_news(c));
+    tell_jobs(c, 0, 1);
+    assert_false(coordinator_needs_news(c));
+    coordinator_destroy(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +332,11 @@ int main(void)
         cmocka_unit_test(no_job_holds_more_than_its_share),
         cmocka_unit_test(restored_blocks_are_not_asked_for),
         cmocka_unit_test(nothing_is_claimed_after_a_stop),
+        cmocka_unit_test(an_idle_job_backs_up_the_last_tasks_of_others),
+        cmocka_unit_test(backups_wait_until_others_are_slow),
+        cmocka_unit_test(a_backup_that_fails_leaves_the_task_to_its_owner),
+        cmocka_unit_test(a_job_without_late_tasks_backs_nothing_up),
+        cmocka_unit_test(an_owner_looks_for_backups_of_its_last_tasks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #define MEMO_TESTS_CUDA_EMULATOR_ARRANGE_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -17,6 +18,9 @@ void emulator_fail_later(const char *function, int error, unsigned calls); // af
 void emulator_set_device(int major, int minor, size_t memory_bytes);
 void emulator_set_driver(int version); // 1000 major + 10 minor; 0: there is none
 unsigned emulator_graph_launches(void);
+// Of cuBLASLt, that multiplied last: 1 wants alignment to 16 bytes, 2 to four, 3 to an element's
+// size. 0: none since the last question.
+uint64_t emulator_last_algorithm(void);
 
 #ifdef __cplusplus
 }

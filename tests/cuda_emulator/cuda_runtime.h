@@ -35,11 +35,24 @@ struct dim3 {
     }
 };
 
+// Assigned as a whole, as the GPU stores it.
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
+    uint4 &operator=(const uint4 &other)
+    {
+        typedef unsigned vector __attribute__((vector_size(16), may_alias));
+        *(vector *)this = *(const vector *)&other;
+        return *this;
+    }
 };
 struct alignas(8) uint2 {
     unsigned x, y;
+    uint2 &operator=(const uint2 &other)
+    {
+        typedef uint64_t vector __attribute__((may_alias));
+        *(vector *)this = *(const vector *)&other;
+        return *this;
+    }
 };
 
 // --- threads ---
@@ -317,6 +330,18 @@ cudaError_t emulator_error(void);
 void emulator_open_memory(void);
 void emulator_close_memory(void);
 
+bool emulator_is_device(const void *address); // of cudaMalloc
+
+// Told what kernels do, where one is set; `at` is the instruction (see traffic.h).
+struct emulator_observer {
+    void (*begin_launch)(const char *kernel, unsigned threads);
+    void (*end_block)(void);
+    void (*end_launch)(void);
+    void (*global)(const void *at, const void *address, size_t bytes, bool write);
+    void (*shared)(const void *at, size_t offset, size_t bytes, bool write);
+};
+extern const struct emulator_observer *emulator_observed;
+
 // --- device functions ---
 
 static inline float __int_as_float(int bits)
@@ -330,6 +355,10 @@ static inline int __float_as_int(float value)
     int out;
     memcpy(&out, &value, sizeof out);
     return out;
+}
+static inline int __clz(int value) // not of 0
+{
+    return __builtin_clz((unsigned)value);
 }
 static inline unsigned __float_as_uint(float value)
 {

@@ -91,6 +91,7 @@ struct emulated_block {
 struct emulated_thread *emulator_current;
 struct emulated_launch emulator_launched;
 dim3 emulator_block_index;
+const struct emulator_observer *emulator_observed;
 
 static std::vector<struct fiber> fibers;
 static struct emulated_block block;
@@ -345,6 +346,14 @@ static struct emulator_element *find_element(struct emulator_shared *shared, ptr
     return &shared->elements[i];
 }
 
+static void observe_shared(const void *at, const struct emulator_shared *shared, ptrdiff_t i,
+                           bool write)
+{
+    if (emulator_observed)
+        emulator_observed->shared(at, (size_t)i * shared->element_bytes, shared->element_bytes,
+                                  write);
+}
+
 void emulator_shared_read(struct emulator_shared *shared, ptrdiff_t i)
 {
     struct emulator_element *element = find_element(shared, i);
@@ -360,6 +369,7 @@ void emulator_shared_read(struct emulator_shared *shared, ptrdiff_t i)
         same_epoch &&
         (element->read_by_several || element->read.thread != (int)emulator_current->number);
     element->read = touch_now();
+    observe_shared(__builtin_return_address(0), shared, i, false);
 }
 
 void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i)
@@ -377,6 +387,7 @@ void emulator_shared_write(struct emulator_shared *shared, ptrdiff_t i)
                       i, element->read.thread);
     element->write = touch_now();
     element->atomic = false;
+    observe_shared(__builtin_return_address(0), shared, i, true);
 }
 
 void emulator_shared_atomic(struct emulator_shared *shared, ptrdiff_t i)
@@ -394,6 +405,7 @@ void emulator_shared_atomic(struct emulator_shared *shared, ptrdiff_t i)
                       i, element->read.thread);
     element->write = touch_now();
     element->atomic = true;
+    observe_shared(__builtin_return_address(0), shared, i, true);
 }
 
 // --- launches ---
@@ -499,12 +511,18 @@ void emulator_run(const char *kernel, dim3 grid, dim3 size, size_t shared_bytes,
     launched_arguments = arguments;
     failed = false;
     emulator_open_memory();
+    if (emulator_observed)
+        emulator_observed->begin_launch(kernel, block.count);
     for (unsigned z = 0; z < grid.z && !failed; z++)
         for (unsigned y = 0; y < grid.y && !failed; y++)
             for (unsigned x = 0; x < grid.x && !failed; x++) {
                 emulator_block_index = dim3(x, y, z);
                 run_block();
+                if (emulator_observed)
+                    emulator_observed->end_block();
             }
+    if (emulator_observed)
+        emulator_observed->end_launch();
     emulator_close_memory();
     if (failed)
         emulator_set_error(cudaErrorLaunchFailure, failure);

@@ -3,6 +3,7 @@
 
 extern "C" {
 #include "kernels/device.h"
+#include "kernels/fp8.h"
 }
 
 #include <vector>
@@ -25,6 +26,34 @@ float f16_widen(f16 value)
 uint32_t bf16_pair(float low, float high)
 {
     return (uint32_t)bf16_from_f32(high) << 16 | bf16_from_f32(low);
+}
+
+float exp2_approx(float x)
+{
+    return x < -126 ? 0 : exp2f(x);
+}
+
+// What an instruction of the GPU does as a whole is not counted element by element.
+class uncounted
+{
+    const struct emulator_observer *observer = emulator_observed;
+
+  public:
+    uncounted()
+    {
+        emulator_observed = NULL;
+    }
+    ~uncounted()
+    {
+        emulator_observed = observer;
+    }
+};
+
+// Eight elements of shared memory.
+static void observe_row(const void *at, shared_pointer<bf16> row, bool write)
+{
+    if (emulator_observed)
+        emulator_observed->shared(at, (size_t)row.offset * sizeof(bf16), 8 * sizeof(bf16), write);
 }
 
 // --- asynchronous copies ---
@@ -52,6 +81,9 @@ void async_copy8(shared_pointer<bf16> to, const bf16 *from, bool valid)
     if ((to.offset & 7) != 0 || (valid && ((uintptr_t)from & 15) != 0))
         emulator_fail("asynchronous copy between addresses that are not multiples of 16 bytes");
     mine->pending.push_back({to, {}, from, valid, mine->committed});
+    if (emulator_observed && valid)
+        emulator_observed->global(__builtin_return_address(0), from, 8 * sizeof(bf16), false);
+    observe_row(__builtin_return_address(0), to, true);
 }
 
 void async_commit(void)
@@ -62,6 +94,7 @@ void async_commit(void)
 void emulator_async_wait(unsigned groups)
 {
     struct copies *mine = &copies[emulator_current->number];
+    const uncounted here;
     std::vector<struct copy> still;
     for (struct copy &copy : mine->pending) {
         if (copy.group + groups >= mine->committed) {
@@ -93,7 +126,9 @@ void load_matrices(uint32_t out[4], shared_pointer<bf16> row)
     if ((row.offset & 7) != 0)
         emulator_fail("ldmatrix from an address that is not a multiple of 16 bytes");
     const unsigned lane = emulator_current->number % EMULATOR_WARP;
+    observe_row(__builtin_return_address(0), row, false);
     const void *rows = emulator_exchange(0xffffffffu, &row, sizeof row, "ldmatrix");
+    const uncounted here;
     for (unsigned i = 0; i < 4; i++) {
         const shared_pointer<bf16> from = row_of(rows, i * 8 + lane / 4);
         out[i] = pair(from[lane % 4 * 2], from[lane % 4 * 2 + 1]);
@@ -105,7 +140,9 @@ void load_matrices_transposed(uint32_t out[4], shared_pointer<bf16> row)
     if ((row.offset & 7) != 0)
         emulator_fail("ldmatrix from an address that is not a multiple of 16 bytes");
     const unsigned lane = emulator_current->number % EMULATOR_WARP;
+    observe_row(__builtin_return_address(0), row, false);
     const void *rows = emulator_exchange(0xffffffffu, &row, sizeof row, "ldmatrix.trans");
+    const uncounted here;
     for (unsigned i = 0; i < 4; i++) {
         const shared_pointer<bf16> low = row_of(rows, i * 8 + lane % 4 * 2);
         const shared_pointer<bf16> high = row_of(rows, i * 8 + lane % 4 * 2 + 1);
@@ -146,5 +183,38 @@ void multiply_16x8x16(float sum[4], const uint32_t a[4], uint32_t b0, uint32_t b
         const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
         for (unsigned k = 0; k < 16; k++)
             sum[i] += a_element(lanes, row, k) * b_element(lanes, k, column);
+    }
+}
+
+// Byte k of a row of a, or of a column of b: as a_element and b_element, twice as many in a
+// register.
+static float code_of(uint32_t four, unsigned which)
+{
+    return fp8_decode((uint8_t)(four >> (8 * which)));
+}
+
+static float a_code(const void *lanes, unsigned row, unsigned k)
+{
+    struct fragments f;
+    memcpy(&f, emulator_lane(lanes, row % 8 * 4 + k % 16 / 4), sizeof f);
+    return code_of(f.a[row / 8 + 2 * (k / 16)], k % 4);
+}
+
+static float b_code(const void *lanes, unsigned k, unsigned column)
+{
+    struct fragments f;
+    memcpy(&f, emulator_lane(lanes, column * 4 + k % 16 / 4), sizeof f);
+    return code_of(f.b[k / 16], k % 4);
+}
+
+void multiply_codes_16x8x32(float sum[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    const struct fragments mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    const unsigned lane = emulator_current->number % EMULATOR_WARP;
+    const void *lanes = emulator_exchange(0xffffffffu, &mine, sizeof mine, "mma of codes");
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (unsigned k = 0; k < 32; k++)
+            sum[i] += a_code(lanes, row, k) * b_code(lanes, k, column);
     }
 }

@@ -257,6 +257,11 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
     return cudaSuccess;
 }
 
+bool emulator_is_device(const void *address)
+{
+    return range && (const char *)address >= range && (const char *)address < range + range_used;
+}
+
 static bool inside(const std::map<uintptr_t, size_t> &blocks, uintptr_t address)
 {
     auto next = blocks.upper_bound(address);

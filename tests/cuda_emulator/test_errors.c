@@ -90,7 +90,7 @@ static void another_architecture_is_named_with_the_option(void **state)
 static void too_little_memory_is_counted(void **state)
 {
     (void)state;
-    emulator_set_device(9, 0, (size_t)100 << 20);
+    emulator_set_device(9, 0, (size_t)132 << 20);
     struct device *device = create();
     struct error err;
     void *block, *other;

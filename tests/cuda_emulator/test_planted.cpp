@@ -15,6 +15,7 @@ extern "C" {
 
 #include "base/mem.h"
 #include "base/random.h"
+#include "kernels/fp8.h"
 }
 
 #include <math.h>
@@ -46,6 +47,41 @@ namespace without_tail
 #undef blocks_of
 } // namespace without_tail
 
+// In our own products: the two registers of a token's words are swapped; a chunk is used before it
+// has come; nobody waits for those who still read a chunk.
+namespace swapped_words
+{
+#define multiply_codes_16x8x32(sum, a, b0, b1) multiply_codes_16x8x32(sum, a, b1, b0)
+#define multiply_16x8x16(sum, a, b0, b1) multiply_16x8x16(sum, a, b1, b0)
+#define gemm_tiles_run planted_gemm_swapped
+#include "kernels/cuda/gemm_tiles.cu"
+#undef gemm_tiles_run
+#undef multiply_16x8x16
+#undef multiply_codes_16x8x32
+} // namespace swapped_words
+
+namespace without_wait
+{
+#define async_wait async_wait_for_one_less
+template <int groups> static void async_wait_for_one_less(void)
+{
+    emulator_async_wait(groups + 1);
+}
+#define gemm_tiles_run planted_gemm_early
+#include "kernels/cuda/gemm_tiles.cu"
+#undef gemm_tiles_run
+#undef async_wait
+} // namespace without_wait
+
+namespace without_waiting_for_readers
+{
+#define __syncthreads() ((void)0)
+#define gemm_tiles_run planted_gemm_racing
+#include "kernels/cuda/gemm_tiles.cu"
+#undef gemm_tiles_run
+#undef __syncthreads
+} // namespace without_waiting_for_readers
+
 static void missing_barrier_is_a_race(void **state)
 {
     struct devices *devices = (struct devices *)*state;
@@ -62,7 +98,7 @@ static void missing_barrier_is_a_race(void **state)
 
 static void forgotten_tail_differs_from_ref(void **state)
 {
-    enum { COUNT = 1000 }; // three blocks of 256 and a part of one
+    enum { COUNT = 2400 }; // two blocks of 1,024 elements and a part of one
     struct devices *devices = (struct devices *)*state;
     float *memory = (float *)devices_memory(4 * COUNT * sizeof *memory);
     for (size_t i = 0; i < 4 * COUNT; i++)
@@ -86,7 +122,7 @@ static void forgotten_tail_differs_from_ref(void **state)
     size_t different = 0;
     for (size_t i = 0; i < COUNT; i++)
         different += fabsf(memory[i] - copy[i]) > 1e-3f; // a first step moves by the rate, 0.1
-    assert_int_equal(different, COUNT % 256);
+    assert_int_equal(different, COUNT % 1024);
     devices_free(memory);
     free(copy);
 }
@@ -122,13 +158,68 @@ static void swapped_fragment_differs_from_ref(void **state)
     devices_free(offsets);
 }
 
-static void too_many_kernel(void)
+// A product of small numbers, ROWS x WIDTH, whose depth has two parts.
+enum { PRODUCT_ROWS = 9, PRODUCT_WIDTH = 70, PRODUCT_DEPTH = 1040 };
+
+struct product {
+    struct gemm_call call;
+    float *scales;
+};
+
+static struct product product_create(bool codes)
 {
-    CUDA_SHARED(float, slots, 4);
-    slots[threadIdx.x] = 1;
+    struct product p = {};
+    uint16_t *x = (uint16_t *)devices_memory(PRODUCT_ROWS * PRODUCT_DEPTH * 2);
+    uint16_t *weight = (uint16_t *)devices_memory(PRODUCT_WIDTH * PRODUCT_DEPTH * 2);
+    float *scales = (float *)devices_memory((PRODUCT_ROWS + PRODUCT_WIDTH) * sizeof *scales);
+    for (size_t i = 0; i < PRODUCT_WIDTH * PRODUCT_DEPTH; i++) {
+        const float value = (float)random_normal(9, 0, i);
+        weight[i] = codes ? fp8_encode(value) | fp8_encode(-value) << 8 : bf16_from_f32(value);
+        if (i < PRODUCT_ROWS * PRODUCT_DEPTH)
+            x[i] = codes ? fp8_encode(value) | fp8_encode(1) << 8 : bf16_from_f32(value);
+    }
+    for (size_t i = 0; i < PRODUCT_ROWS + PRODUCT_WIDTH; i++)
+        scales[i] = 1;
+    p.call.c = {devices_memory(PRODUCT_ROWS * PRODUCT_WIDTH * 4), DTYPE_F32};
+    p.call.a = {x, DTYPE_BF16};
+    p.call.b = {weight, DTYPE_BF16};
+    p.call.m = PRODUCT_ROWS;
+    p.call.n = PRODUCT_WIDTH;
+    p.call.k = codes ? 2 * PRODUCT_DEPTH : PRODUCT_DEPTH;
+    p.call.b_transposed = true;
+    p.scales = scales;
+    p.call.a_scales = codes ? scales : NULL;
+    p.call.b_scales = codes ? scales + PRODUCT_ROWS : NULL;
+    return p;
 }
 
-// A device of its own for each fault: its problem stays.
+static void product_release(struct product *p)
+{
+    void *blocks[] = {p->call.a.data, p->call.b.data, p->call.c.data, p->scales};
+    for (int i = 0; i < 4; i++)
+        devices_free(blocks[i]);
+}
+
+static void swapped_words_differ(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    struct error err;
+    for (int codes = 0; codes < 2; codes++) {
+        struct product p = product_create(codes);
+        float expected[PRODUCT_ROWS * PRODUCT_WIDTH], largest = 0;
+        float *got = (float *)p.call.c.data;
+        assert_int_equal(gemm_tiles_run(devices->cpu[1], &p.call), 0);
+        assert_int_equal(device_sync(devices->cpu[1], &err), 0);
+        memcpy(expected, got, sizeof expected);
+        assert_int_equal(swapped_words::planted_gemm_swapped(devices->cpu[1], &p.call), 0);
+        assert_int_equal(device_sync(devices->cpu[1], &err), 0);
+        for (size_t i = 0; i < PRODUCT_ROWS * PRODUCT_WIDTH; i++)
+            largest = fmaxf(largest, fabsf(got[i] - expected[i]));
+        assert_true(largest > 1); // right ones differ by less than 1e-3
+        product_release(&p);
+    }
+}
+
 static void expect_fault(struct device *device, const char *text)
 {
     struct error err;
@@ -137,6 +228,30 @@ static void expect_fault(struct device *device, const char *text)
     if (!strstr(err.text, text))
         fail_msg("'%s' does not say '%s'", err.text, text);
     cuda_of(device)->problem[0] = '\0';
+}
+
+static void chunks_that_have_not_come_are_missed(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    struct product p = product_create(false);
+    (void)without_wait::planted_gemm_early(devices->cpu[1], &p.call);
+    expect_fault(devices->cpu[1], "of shared memory");
+    product_release(&p);
+}
+
+static void chunks_that_are_still_read_are_kept(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    struct product p = product_create(true);
+    (void)without_waiting_for_readers::planted_gemm_racing(devices->cpu[1], &p.call);
+    expect_fault(devices->cpu[1], "of shared memory");
+    product_release(&p);
+}
+
+static void too_many_kernel(void)
+{
+    CUDA_SHARED(float, slots, 4);
+    slots[threadIdx.x] = 1;
 }
 
 static void end_of_shared_memory_is_kept(void **state)
@@ -218,6 +333,9 @@ int main(void)
         cmocka_unit_test(missing_barrier_is_a_race),
         cmocka_unit_test(forgotten_tail_differs_from_ref),
         cmocka_unit_test(swapped_fragment_differs_from_ref),
+        cmocka_unit_test(swapped_words_differ),
+        cmocka_unit_test(chunks_that_have_not_come_are_missed),
+        cmocka_unit_test(chunks_that_are_still_read_are_kept),
         cmocka_unit_test(end_of_shared_memory_is_kept),
         cmocka_unit_test(memory_of_the_host_is_out_of_reach),
         cmocka_unit_test(memory_of_the_device_is_used_while_it_is_there),

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -192,6 +193,49 @@ static void unreadable_input_is_an_error(void **state)
         assert_non_null(strstr(place->err.text, place->directory));
         ingest_destroy(ingest);
     }
+}
+
+// One bad file among many does not stop a night that allows it.
+static void bad_files_can_be_left_out(void **state)
+{
+    struct place *place = *state;
+    char *link = fs_join(place->directory, "dangling.txt");
+    put(place, "a.txt", "Alpha alpha.");
+    put_bytes(place, "b.txt",
+              "\xff\xfe"
+              "b\0",
+              4);
+    put_bytes(place, "c.txt", "Fox\xff", 4);
+    char *pipe = fs_join(place->directory, "pipe.txt");
+    assert_int_equal(mkfifo(pipe, 0600), 0); // reading it would wait for ever
+    free(pipe);
+    assert_int_equal(symlink("nowhere", link), 0);
+    assert_int_equal(read_name(place, ""), -1);
+    assert_non_null(strstr(place->err.text, "b.txt' is UTF-16"));
+    place->options.skips_bad_files = true;
+    assert_int_equal(read_name(place, ""), 0);
+    assert_int_equal(place->corpus->document_count, 1);
+    assert_int_equal(place->report.skipped.count, 1);
+    assert_non_null(strstr(place->report.skipped.items[0], "pipe.txt"));
+    assert_int_equal(place->report.bad.count, 3);
+    assert_non_null(strstr(place->report.bad.items[0], "b.txt' is UTF-16"));
+    assert_non_null(strstr(place->report.bad.items[1], "c.txt' is not UTF-8: invalid at byte 3"));
+    assert_non_null(strstr(place->report.bad.items[2], "dangling.txt'"));
+    free(link);
+}
+
+// A corpus holds text alone, and names of files are bytes.
+static void a_name_that_is_no_text_is_escaped(void **state)
+{
+    struct place *place = *state;
+    put(place, "caf\xe9.txt", "Alpha alpha.");
+    put(place, "z\xff.txt", "Alpha alpha."); // set aside, by its name
+    assert_int_equal(read_name(place, ""), 0);
+    assert_non_null(strstr(place->corpus->documents[0].source, "/caf\\xe9.txt"));
+    assert_string_equal(place->corpus->documents[0].title, "caf\\xe9");
+    assert_int_equal(place->corpus->set_aside_count, 1);
+    assert_non_null(strstr(place->corpus->set_aside[0].source, "/z\\xff.txt"));
+    assert_int_equal(corpus_check(place->corpus, &place->err), 0);
 }
 
 static void json_lines_give_one_document_each(void **state)
@@ -403,6 +447,8 @@ int main(void)
         TEST(bad_files_are_errors_that_name_file_and_place),
         TEST(a_few_nuls_are_text),
         TEST(unreadable_input_is_an_error),
+        TEST(bad_files_can_be_left_out),
+        TEST(a_name_that_is_no_text_is_escaped),
         TEST(json_lines_give_one_document_each),
         TEST(bad_json_lines_name_the_line),
         TEST(empty_corpora_are_an_error),

@@ -64,14 +64,18 @@ static void fill_table(void)
     waiting.rows_gather = WAITING(rows_gather);
     waiting.rows_scatter_add = WAITING(rows_scatter_add);
     waiting.dropout = WAITING(dropout);
+    waiting.accumulate = WAITING(accumulate);
     waiting.adamw = WAITING(adamw);
     waiting.adamw_compact = WAITING(adamw_compact);
+    waiting.fixed_accumulate = WAITING(fixed_accumulate);
+    waiting.fixed_add = WAITING(fixed_add);
+    waiting.fixed_value = WAITING(fixed_value);
     waiting.argmax = [](struct device *device, int32_t *out, struct tensor logits, size_t rows,
                         size_t width) {
         real->argmax(device, out, logits, rows, width);
         wait_for(device);
     };
-    waiting.sum_squares = [](struct device *device, double *out, const float *x, size_t count) {
+    waiting.sum_squares = [](struct device *device, double *out, struct tensor x, size_t count) {
         real->sum_squares(device, out, x, count);
         wait_for(device);
     };

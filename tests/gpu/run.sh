@@ -86,7 +86,7 @@ sizes_h200() {
         # 31 GB: 37 s; 5 s a step
         "qwen2.5-7b|70|--shape qwen2.5-7b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
         # 59 GB: 71 s; 10 s a step
-        "qwen2.5-14b|120|--shape qwen2.5-14b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
+        "qwen2.5-14b|120|--shape qwen2.5-14b --dtype bf16 --moments 8bit --grad-dtype bf16 --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
     )
     peer_words=() peer_seconds=120
 }
@@ -166,8 +166,8 @@ describe_machine() {
 
 # --- the build, as far as a step needs it ---
 
-operations=(adamw adamw_compact attention attention_cached cross_entropy dropout embedding fp8 gated linear reduce
-            rmsnorm rope rope_kv_write rows sample short_conv attention_tiles)
+operations=(accumulate adamw adamw_compact attention attention_cached cross_entropy dropout embedding fixed_sum fp8 gated
+            linear linear_batch linear_bf16 reduce rmsnorm rope rope_kv_write rows sample short_conv attention_tiles)
 built='' broken=''
 
 configure() {

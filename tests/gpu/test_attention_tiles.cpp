@@ -21,8 +21,9 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {{1, 0, 0}, 1, 1, 64, 0},      {{70, 3, 65}, 2, 1, 64, 0},  {{130, 64, 1}, 4, 2, 32, 40},
-    {{65, 17, 128}, 2, 2, 128, 0}, {{33, 90, 2}, 2, 1, 256, 0}, {{200, 1, 77}, 2, 1, 80, 64},
+    {{1, 0, 0}, 1, 1, 64, 0},      {{70, 3, 65}, 5, 1, 64, 0},   {{130, 64, 1}, 4, 2, 32, 40},
+    {{65, 17, 161}, 2, 2, 128, 0}, {{33, 90, 2}, 2, 1, 256, 0},  {{200, 1, 77}, 2, 1, 80, 64},
+    {{129, 40, 2}, 7, 1, 8, 1},    {{150, 0, 5}, 1, 1, 256, 33},
 };
 
 enum { SHAPES = sizeof shapes / sizeof shapes[0], RESULTS = 4 };
@@ -164,38 +165,66 @@ static void sequence_alone_is_the_same_bits(void **state)
 }
 
 // --- a paged cache ---
-// Sequences of 100, 70 and 33 positions share their first block; sequence 0 has two tokens, the
-// others one. The plan reads what is shared together.
+// Sequences of 551, 331 and 33 positions: all share their first block, the first two eight more,
+// beyond the first piece of 256 positions. Sequence 0 has two tokens, the others one.
 
-enum { B = KV_BLOCK_TOKENS, TOKENS = 4, TABLE = 4, BLOCKS = 12 };
+enum { B = KV_BLOCK_TOKENS, TOKENS = 4, SEQUENCES = 3, TABLE = 18, BLOCKS = 23, PIECE_BLOCKS = 8 };
 
 struct cached_shape {
     size_t heads, kv_heads, head_width, window;
 };
 
 static const struct cached_shape cached_shapes[] = {
-    {14, 2, 64, 0}, {40, 8, 128, 0}, {4, 1, 256, 40}, {36, 1, 32, 0}};
+    {6, 2, 64, 0},    {5, 1, 128, 0}, {8, 1, 128, 300}, {7, 1, 80, 33},
+    {2, 1, 256, 270}, {20, 1, 32, 0}, {1, 1, 8, 0},
+};
 
-static const int32_t tables[3 * TABLE] = {5, 3, 9, 1, 5, 7, 2, 0, 5, 11, 0, 0};
-static const int32_t sequences[TOKENS] = {0, 0, 1, 2}, positions[TOKENS] = {98, 99, 69, 32};
+static const int32_t sequences[TOKENS] = {0, 0, 1, 2}, positions[TOKENS] = {549, 550, 330, 32};
 static const int32_t order[TOKENS] = {0, 1, 2, 3};
-static const struct attention_group together[] = {{0, 4, 0, 4}};
-static const struct attention_segment shared_segments[] = {
-    {0, 4, 0, 1}, {0, 2, 1, 4}, {2, 1, 1, 3}, {3, 1, 1, 2}};
-static const struct attention_group apart[] = {{0, 2, 0, 1}, {2, 1, 1, 1}, {3, 1, 2, 1}};
-static const struct attention_segment own_segments[] = {{0, 2, 0, 4}, {2, 1, 0, 3}, {3, 1, 0, 2}};
+
+// Who reads together.
+struct reading {
+    size_t tokens, groups, segments, group_tokens;
+    struct attention_group group[TOKENS];
+    struct attention_segment segment[2 * TOKENS];
+};
+
+static const struct reading together = {
+    4,
+    1,
+    5,
+    4,
+    {{0, 4, 0, 5}},
+    {{0, 4, 0, 1}, {0, 3, 1, 9}, {0, 2, 9, 18}, {2, 1, 9, 11}, {3, 1, 1, 2}}};
+static const struct reading apart = {4,
+                                     3,
+                                     3,
+                                     2,
+                                     {{0, 2, 0, 1}, {2, 1, 1, 1}, {3, 1, 2, 1}},
+                                     {{0, 2, 0, 18}, {2, 1, 0, 11}, {3, 1, 0, 2}}};
+static const struct reading alone = {1, 1, 1, 1, {{0, 1, 0, 1}}, {{0, 1, 0, 18}}};
+
+static int32_t block_of(size_t sequence, size_t i)
+{
+    const size_t shared[] = {TABLE, 9, 1}, own[] = {0, 18 - 9, 20 - 1};
+    return (int32_t)((i < shared[sequence] ? i : i + own[sequence]) * 7 % BLOCKS);
+}
 
 struct cached {
     struct tensor q, k, v, out;
-    size_t out_count;
+    size_t row, out_count;
 };
 
 static struct cached cached_create(const struct cached_shape *shape)
 {
     const size_t row = shape->heads * shape->head_width;
     const size_t cache = BLOCKS * B * shape->kv_heads * shape->head_width;
-    return {random_bf16(11, TOKENS * row), random_bf16(12, cache), random_bf16(13, cache),
-            random_bf16(14, TOKENS * row), TOKENS * row};
+    return {random_bf16(11, TOKENS * row),
+            random_bf16(12, cache),
+            random_bf16(13, cache),
+            random_bf16(14, TOKENS * row),
+            row,
+            TOKENS * row};
 }
 
 static void cached_release(struct cached *c)
@@ -206,30 +235,38 @@ static void cached_release(struct cached *c)
     devices_free(c->out.data);
 }
 
+static struct tensor from_token(const struct cached *c, struct tensor t, size_t first)
+{
+    return {(uint16_t *)t.data + first * c->row, t.dtype};
+}
+
+// The tokens from `first` on, with tables of `stride` blocks.
 static void run_cached(struct device *device, const struct cached_shape *shape, struct cached *c,
-                       bool apart_from_others)
+                       const struct reading *reading, size_t first, size_t stride)
 {
     struct test_memory memory = {};
-    const struct attention_group *groups = apart_from_others ? apart : together;
-    const struct attention_segment *segments = apart_from_others ? own_segments : shared_segments;
-    const size_t group_count = apart_from_others ? 3 : 1;
+    int32_t *tables = memory_ints(&memory, SEQUENCES * stride, 1);
+    for (size_t s = 0; s < SEQUENCES; s++)
+        for (size_t i = 0; i <= (size_t)positions[s == 0 ? 1 : s + 1] / B; i++)
+            tables[s * stride + i] = block_of(s, i);
     const struct attention_plan plan = {
         (int32_t *)memory_of(&memory, order, TOKENS, sizeof *order),
-        (struct attention_group *)memory_of(&memory, groups, group_count, sizeof *groups),
-        (struct attention_segment *)memory_of(&memory, segments, apart_from_others ? 3 : 4,
-                                              sizeof *segments),
-        group_count, (size_t)(apart_from_others ? 2 : 4)};
+        (struct attention_group *)memory_of(&memory, reading->group, reading->groups,
+                                            sizeof *reading->group),
+        (struct attention_segment *)memory_of(&memory, reading->segment, reading->segments,
+                                              sizeof *reading->segment),
+        reading->groups, reading->group_tokens};
     const struct attention_cached call = {
-        c->out,
-        c->q,
-        shape->heads * shape->head_width,
+        from_token(c, c->out, first),
+        from_token(c, c->q, first),
+        c->row,
         c->k,
         c->v,
-        {(int32_t *)memory_of(&memory, tables, 3 * TABLE, 4), TABLE},
-        (int32_t *)memory_of(&memory, sequences, TOKENS, 4),
-        (int32_t *)memory_of(&memory, positions, TOKENS, 4),
+        {tables, stride},
+        (int32_t *)memory_of(&memory, sequences + first, reading->tokens, 4),
+        (int32_t *)memory_of(&memory, positions + first, reading->tokens, 4),
         plan,
-        TOKENS,
+        reading->tokens,
         shape->heads,
         shape->kv_heads,
         shape->head_width,
@@ -242,14 +279,16 @@ static void run_cached(struct device *device, const struct cached_shape *shape, 
     memory_release(&memory);
 }
 
+enum { CACHED_SHAPES = sizeof cached_shapes / sizeof cached_shapes[0] };
+
 static void shared_blocks_agree_with_ref(void **state)
 {
     struct devices *devices = (struct devices *)*state;
-    for (size_t s = 0; s < sizeof cached_shapes / sizeof cached_shapes[0]; s++) {
+    for (size_t s = 0; s < CACHED_SHAPES; s++) {
         struct cached expected = cached_create(&cached_shapes[s]);
         struct cached got = cached_create(&cached_shapes[s]);
-        run_cached(devices->ref, &cached_shapes[s], &expected, false);
-        run_cached(devices->cpu[0], &cached_shapes[s], &got, false);
+        run_cached(devices->ref, &cached_shapes[s], &expected, &together, 0, TABLE);
+        run_cached(devices->cpu[0], &cached_shapes[s], &got, &together, 0, TABLE);
         assert_near("out", got.out, expected.out, got.out_count);
         cached_release(&expected);
         cached_release(&got);
@@ -259,11 +298,37 @@ static void shared_blocks_agree_with_ref(void **state)
 static void plan_does_not_change_the_bits(void **state)
 {
     struct devices *devices = (struct devices *)*state;
-    for (size_t s = 0; s < sizeof cached_shapes / sizeof cached_shapes[0]; s++) {
-        struct cached one = cached_create(&cached_shapes[s]);
-        struct cached other = cached_create(&cached_shapes[s]);
-        run_cached(devices->cpu[0], &cached_shapes[s], &one, false);
-        run_cached(devices->cpu[0], &cached_shapes[s], &other, true);
+    for (size_t s = 0; s < CACHED_SHAPES; s++) {
+        const struct cached_shape *shape = &cached_shapes[s];
+        struct cached one = cached_create(shape), other = cached_create(shape);
+        run_cached(devices->cpu[0], shape, &one, &together, 0, TABLE);
+        run_cached(devices->cpu[0], shape, &other, &apart, 0, TABLE);
+        assert_memory_equal(one.out.data, other.out.data, one.out_count * 2);
+        for (size_t t = 0; t < TOKENS; t++) {
+            struct reading own = alone;
+            own.segment[0].end_block = positions[t] / B + 1;
+            run_cached(devices->cpu[0], shape, &other, &own, t, TABLE);
+        }
+        assert_memory_equal(one.out.data, other.out.data, one.out_count * 2);
+        cached_release(&one);
+        cached_release(&other);
+    }
+}
+
+// Tables so long that the scratch cannot hold partial results of all their pieces: one block of
+// threads walks over all of a tile's and merges them itself.
+static void walking_does_not_change_the_bits(void **state)
+{
+    struct devices *devices = (struct devices *)*state;
+    for (size_t s = 0; s < CACHED_SHAPES; s++) {
+        const struct cached_shape *shape = &cached_shapes[s];
+        struct cached one = cached_create(shape), other = cached_create(shape);
+        const size_t piece_bytes = TOKENS * shape->heads * (shape->head_width + 2) * sizeof(float);
+        const size_t stride = PIECE_BLOCKS * ((64u << 20) / piece_bytes + 1);
+        run_cached(devices->cpu[0], shape, &one, &together, 0, TABLE);
+        run_cached(devices->cpu[0], shape, &other, &together, 0, stride);
+        assert_memory_equal(one.out.data, other.out.data, one.out_count * 2);
+        run_cached(devices->cpu[0], shape, &other, &apart, 0, stride);
         assert_memory_equal(one.out.data, other.out.data, one.out_count * 2);
         cached_release(&one);
         cached_release(&other);
@@ -277,6 +342,7 @@ int main(void)
         cmocka_unit_test(sequence_alone_is_the_same_bits),
         cmocka_unit_test(shared_blocks_agree_with_ref),
         cmocka_unit_test(plan_does_not_change_the_bits),
+        cmocka_unit_test(walking_does_not_change_the_bits),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);
 }

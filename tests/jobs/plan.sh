@@ -11,7 +11,7 @@ print(functools.reduce(lambda o, k: o[k], sys.argv[1].split("."), json.load(open
 # The paper's case: both hours are quoted, beside those that its authors state.
 run 0 "$memo" plan --case narrativeqa
 for text in 'generation: .* GPU-hours.*authors state about 240' 'training: .* GPU-hours.*authors state about 180' \
-    '77.5 GB of states' 'hardware  *h200' 'pairs per 1,000 tokens'; do
+    '107.1 GB of states' 'hardware  *h200' 'pairs per 1,000 tokens'; do
     grep -q "$text" stdout || fail "the quote does not say: $text"
 done
 run 0 "$memo" plan --case narrativeqa --json --gpus 16
@@ -62,3 +62,18 @@ printf 'quoted %s GPU-hours from a quarter, took %s\n' "$quote" "$(json_number a
 echo '{}' >wrong.json
 refuses 1 "no quote" -- "$memo" generate --corpus corpus.h5 --out other --quote wrong.json
 refuses 1 "missing.json" -- "$memo" generate --corpus corpus.h5 --out other --quote missing.json
+
+# What a run will cost is said before it begins: by the name that a server gives its model, by a model's directory, or in
+# tokens alone; what was done before is not counted.
+unreachable=(--generator http:http://127.0.0.1:9/v1 --outage-seconds 0.1)
+run 1 "$memo" generate --corpus corpus.h5 --out dear "${unreachable[@]}" --model Qwen/Qwen2.5-32B-Instruct \
+    --max-gpu-hours 0.01 --gpus 4
+says 'to do: ' ' prompt tokens (' 'GPU-hours, ' ' on 4 h200' 'more than --max-gpu-hours 0.01'
+run 1 "$memo" generate --corpus corpus.h5 --out unknown "${unreachable[@]}" --model secret
+says ' prompt tokens (' "no estimate of hours: 'secret' is not the name of a published shape"
+run 0 "$memo" generate --corpus corpus.h5 --out all
+says 'to do: 0 of '
+! grep -q 'prompt tokens' stderr || fail "a run that has nothing to do is quoted"
+run 0 "$memo" init --shape tiny --text corpus.h5 --out tiny
+run 75 "$memo" generate --corpus corpus.h5 --out engine --generator engine:tiny --max-gpu-hours 0.0006
+says ' on a machine like this one'

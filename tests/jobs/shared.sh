@@ -43,6 +43,7 @@ complete() {
     [ "$(json_number stdout repeated)" -eq 0 ] || fail "$(json_number stdout repeated) tasks are stored twice"
     run 0 "$memo" export "$1" --out again.jsonl
     cmp undisturbed.jsonl again.jsonl || fail "other pairs than one job makes"
+    [ ! -e "$1/claims" ] || fail "claims of a finished run: $(ls -R "$1/claims")"
 }
 
 has_segments() { # OUT COUNT
@@ -71,6 +72,19 @@ done
 printf 'array of 4: %d tasks, %d computed\n' "$planned" "$sum"
 [ $((100 * (sum - planned))) -lt "$planned" ] || fail "$((sum - planned)) of $planned tasks were computed twice"
 complete array
+
+# One of two is so slow that what it has begun would take a minute and a half: the other one does that as well, and both
+# end. What both computed is stored once or twice, and counts once.
+job slow backed 0.3
+slow=$pid
+until_true has_segments backed 1
+job fast backed 400
+ended "$pid" 0 fast
+ended "$slow" 0 slow
+grep -q 'tasks that slower jobs hold were begun here as well' fast.err || fail "nothing was backed up"
+run 0 "$memo" export backed --out again.jsonl
+cmp undisturbed.jsonl again.jsonl || fail "backups changed the pairs"
+[ ! -e backed/claims ] || fail "claims of a finished run stay"
 
 # One of two is killed: the other one does its part as well.
 job dies killed 60

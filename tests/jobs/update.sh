@@ -52,6 +52,40 @@ cp state/rounds/0002/merged/model.safetensors expected
 
 refuses 1 "its task vectors fit no other" -- "$memo" update --state state --base words.h5 texts
 
+# What happened is told by one command, and the night can be taken back: once for each round.
+run 0 "$memo" status state
+grep -Eq '^20[0-9TZ:-]*  done  *2 ' stdout || fail "the last night is not told: $(cat stdout)"
+grep -Eq '^20[0-9TZ:-]*  nothing new  *1 ' stdout || fail "a night without anything new is not told: $(cat stdout)"
+grep -q '^the memory is rounds/0002/merged$' stdout || fail "where the memory points is not told: $(cat stdout)"
+run 0 "$memo" status --json state
+grep -q '"memory":"rounds/0002/merged","rounds":2,"open_round":0,"running":false,"last":{.*"result":"done"' stdout ||
+    fail "status as JSON: $(cat stdout)"
+cp -r state back
+run 0 "$memo" update --state back --rollback
+says "round 2 is taken back"
+[ "$(readlink back/memory)" = rounds/0001/merged ] || fail "the memory is not the first round's model again"
+run 0 "${update[@]}" --state back texts
+says "nothing new"
+cp "$examples"/salt-bride-legend.txt texts/
+run 0 "${update[@]}" --state back texts
+rm texts/salt-bride-legend.txt
+vectors=$(tr -d '\n ' <back/memory/run/options.json | sed 's/.*"vectors":\[\([^]]*\)\].*/\1/')
+[ "$vectors" = '"back/rounds/0001/vector.safetensors","back/rounds/0003/vector.safetensors"' ] ||
+    fail "merged after the second round was taken back: $vectors"
+run 0 "$memo" status back
+grep -q 'rolled back$' stdout || fail "the table does not say what was taken back: $(cat stdout)"
+run 0 "$memo" update --state back --rollback
+run 0 "$memo" update --state back --rollback
+[ "$(readlink back/memory)" = "$PWD/base" ] || fail "without a round the memory is not the base: $(readlink back/memory)"
+refuses 1 "no round that could be taken back" -- "$memo" update --state back --rollback
+
+# A night that fails says why in the morning.
+printf '\377\376a\0' >texts/wide.txt
+run 1 "${update[@]}" --state back texts
+rm texts/wide.txt
+run 0 "$memo" status back
+grep -Eq '^20[0-9TZ:-]*  failed .* memo ingest failed' stdout || fail "the failure is not told: $(cat stdout)"
+
 # Killed or stopped in any stage, the same command ends with the same memory.
 same_memory() { # STATE
     run 0 "${update[@]}" --state "$1" texts
@@ -75,6 +109,8 @@ stopped stopped-generate USR2 75 reflections/attempt-0001
 same_memory stopped-generate
 says "round 2 was begun earlier and is continued"
 stopped stopped-train TERM 75 model/run/metrics.jsonl
+run 0 "$memo" status stopped-train
+grep -q '^round 2 is begun and not finished; ' stdout || fail "an open round is not told: $(cat stdout)"
 same_memory stopped-train
 says "generate was done before"
 

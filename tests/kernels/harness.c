@@ -14,13 +14,13 @@ static void *memory_elements(struct test_memory *memory, size_t count, size_t el
 {
     struct memory_block *block = mem_calloc(1, sizeof *block);
     block->bytes = count * element;
-    block->element = element;
+    block->shift = getenv("MEMO_TEST_ALIGNED") ? 0 : element;
     size_t whole = (2 * GUARD_BYTES + element + block->bytes + 63) / 64 * 64;
     block->base = devices_memory(whole);
     memset(block->base, GUARD, whole);
     block->next = memory->blocks;
     memory->blocks = block;
-    return block->base + GUARD_BYTES + element;
+    return block->base + GUARD_BYTES + block->shift;
 }
 
 void *memory_of(struct test_memory *memory, const void *from, size_t count, size_t element)
@@ -73,11 +73,11 @@ struct tensor memory_tensor(struct test_memory *memory, enum dtype dtype, size_t
 
 static void check_guards(const struct memory_block *block)
 {
-    size_t before = GUARD_BYTES + block->element;
+    size_t before = GUARD_BYTES + block->shift;
     for (size_t i = 0; i < before; i++)
         if (block->base[i] != GUARD)
             fail_msg("wrote %zu bytes before a block of %zu", before - i, block->bytes);
-    for (size_t i = 0; i < GUARD_BYTES - block->element; i++)
+    for (size_t i = 0; i < GUARD_BYTES - block->shift; i++)
         if (block->base[before + block->bytes + i] != GUARD)
             fail_msg("wrote %zu bytes after a block of %zu", i + 1, block->bytes);
 }

@@ -16,11 +16,12 @@
 #define ROUNDOFF 0x1p-24 // of float32: half the distance from 1 to the next number
 
 // Blocks of one test. Each starts one element after a 64-byte boundary, so that nothing may rely on
-// alignment, and lies between guard bytes that memory_release checks.
+// alignment (at the boundary with MEMO_TEST_ALIGNED in the environment, so that what is faster
+// there is tested, too), and lies between guard bytes that memory_release checks.
 struct memory_block {
     unsigned char *base;
     size_t bytes;
-    size_t element;
+    size_t shift; // from the boundary
     struct memory_block *next;
 };
 

@@ -79,7 +79,7 @@ static struct adamw_compact compact_step(const struct state *s, enum moment_kind
         .scale1 = s->scale1,
         .scale2 = s->scale2,
         .first = FIRST,
-        .grad = grad,
+        .grad = {(void *)(uintptr_t)grad, DTYPE_F32},
         .count = count,
         .grad_scale = 0.5f,
         .learning_rate = 1e-2f,
@@ -296,7 +296,7 @@ static void division_at_blocks_changes_nothing(void **state)
                 part.scale1 = b.scale1 + moment_blocks(FIRST, CUT);
                 part.scale2 = b.scale2 + moment_blocks(FIRST, CUT);
                 part.first = FIRST + CUT;
-                part.grad = grad + CUT;
+                part.grad.data = grad + CUT;
                 part.count = COUNT - CUT;
                 device->ops->adamw_compact(device, &part);
             }
@@ -305,6 +305,36 @@ static void division_at_blocks_changes_nothing(void **state)
             assert_memory_equal(a.moment1, b.moment1, LARGEST * sizeof(float));
             assert_memory_equal(a.moment2, b.moment2, LARGEST * sizeof(float));
             assert_memory_equal(a.scale2, b.scale2, LARGEST * sizeof(float));
+            state_release(&a);
+            state_release(&b);
+        }
+    memory_release(&memory);
+}
+
+// A step by gradients in bfloat16 is that by the same numbers in float32.
+static void gradients_in_bf16_are_widened(void **state)
+{
+    struct devices *devices = *state;
+    enum { COUNT = 1000 };
+    struct test_memory memory = {0};
+    const float *parameter = memory_random(&memory, COUNT);
+    const struct tensor half = memory_tensor(&memory, DTYPE_BF16, COUNT);
+    float *wide = memory_floats(&memory, COUNT);
+    convert_to_f32(wide, half.data, DTYPE_BF16, COUNT);
+    for (size_t i = 0; i <= devices->count; i++)
+        for (int kind = MOMENTS_F32; kind <= MOMENTS_8BIT; kind++) {
+            struct device *device = i < devices->count ? devices->cpu[i] : devices->ref;
+            struct state a = state_make(parameter, COUNT), b = state_make(parameter, COUNT);
+            struct adamw_compact expected =
+                compact_step(&a, (enum moment_kind)kind, true, wide, COUNT, 1);
+            struct adamw_compact got =
+                compact_step(&b, (enum moment_kind)kind, true, wide, COUNT, 1);
+            got.grad = half;
+            device->ops->adamw_compact(device, &expected);
+            device->ops->adamw_compact(device, &got);
+            assert_memory_equal(a.upper, b.upper, LARGEST * sizeof(uint16_t));
+            assert_memory_equal(a.remainder, b.remainder, LARGEST * sizeof(int16_t));
+            assert_memory_equal(a.moment2, b.moment2, LARGEST * sizeof(float));
             state_release(&a);
             state_release(&b);
         }
@@ -345,6 +375,7 @@ int main(void)
         cmocka_unit_test(small_moments_agree_with_ref),
         cmocka_unit_test(eight_bits_are_near_the_float_moments),
         cmocka_unit_test(division_at_blocks_changes_nothing),
+        cmocka_unit_test(gradients_in_bf16_are_widened),
         cmocka_unit_test(a_second_moment_in_bf16_decays),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);

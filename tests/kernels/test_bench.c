@@ -43,6 +43,18 @@ static void every_operation_has_a_rate(void **state)
                      operations[i].rate);
 }
 
+static void a_layers_weight_is_read_at_some_rate(void **state)
+{
+    struct devices *devices = *state;
+    struct error err;
+    for (int codes = 0; codes < 2; codes++) {
+        const struct bench_product product = {2, 64, 32, codes, PRODUCTS_FASTEST};
+        double rate;
+        assert_int_equal(bench_product(devices->cpu[0], &product, &rate, &err), 0);
+        assert_true(rate > 1e6);
+    }
+}
+
 static void impossible_shape_is_an_error(void **state)
 {
     struct devices *devices = *state;
@@ -59,6 +71,7 @@ int main(void)
         cmocka_unit_test(rates_have_the_order_of_the_limit),
         cmocka_unit_test(other_devices_are_measured_by_their_operations),
         cmocka_unit_test(every_operation_has_a_rate),
+        cmocka_unit_test(a_layers_weight_is_read_at_some_rate),
         cmocka_unit_test(impossible_shape_is_an_error),
     };
     return cmocka_run_group_tests(tests, devices_create, devices_destroy);

@@ -81,22 +81,29 @@ static void half_logits_work(void **state)
     memory_release(&memory);
 }
 
+static void check_sum_of_squares(struct devices *devices, struct tensor x, size_t count)
+{
+    struct test_memory memory = {0};
+    double expected, first = 0, *got = memory_of(&memory, &first, 1, sizeof first);
+    devices->ref->ops->sum_squares(devices->ref, &expected, x, count);
+    for (size_t i = 0; i < devices->count; i++) {
+        *got = -1;
+        devices->cpu[i]->ops->sum_squares(devices->cpu[i], got, x, count);
+        assert_true(fabs(*got - expected) <= 1e-12 * expected);
+        first = i % 2 == 0 ? *got : first; // one thread, then three
+        assert_memory_equal(got, &first, sizeof *got);
+    }
+    memory_release(&memory);
+}
+
 static void sum_of_squares_has_one_order(void **state)
 {
     struct devices *devices = *state;
     static const size_t counts[] = {0, 1, 31, 33, 1000, 16384, 100003};
     for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++) {
         struct test_memory memory = {.stream = c};
-        float *x = memory_random(&memory, counts[c]);
-        double expected, first = 0, *got = memory_of(&memory, &first, 1, sizeof first);
-        devices->ref->ops->sum_squares(devices->ref, &expected, x, counts[c]);
-        for (size_t i = 0; i < devices->count; i++) {
-            *got = -1;
-            devices->cpu[i]->ops->sum_squares(devices->cpu[i], got, x, counts[c]);
-            assert_true(fabs(*got - expected) <= 1e-12 * expected);
-            first = i % 2 == 0 ? *got : first; // one thread, then three
-            assert_memory_equal(got, &first, sizeof *got);
-        }
+        check_sum_of_squares(devices, memory_tensor(&memory, DTYPE_F32, counts[c]), counts[c]);
+        check_sum_of_squares(devices, memory_tensor(&memory, DTYPE_BF16, counts[c]), counts[c]);
         memory_release(&memory);
     }
 }

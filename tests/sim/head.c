@@ -78,6 +78,10 @@ static void act(struct sim_job *job, const struct coordinator_action *action)
     case ACTION_CLAIM:
         claim(job, action->block);
         break;
+    case ACTION_BACKUP:
+        model_ask_backup(job, action->task);
+        sharing_back_up(&job->sharing, action->task, sim_now(job));
+        break;
     case ACTION_STOP_WORKER:
         model_stop_worker(job, action->worker);
         send_message(job, action->worker, &(struct message){.kind = MESSAGE_STOP});

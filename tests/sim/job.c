@@ -159,7 +159,8 @@ static int open_claims(struct sim_job *job, struct error *err)
                                            .directory = SIM_DIRECTORY "/claims",
                                            .owner = job->owner,
                                            .process = process,
-                                           .blocks = (uint32_t)job->world->block_count,
+                                           .blocks =
+                                               (uint32_t)(job->world->block_count + shape->tasks),
                                            .beat_seconds = shape->beat_seconds,
                                            .stale_seconds = shape->stale_seconds,
                                            .is_gone = shape->knows_the_dead ? is_gone : NULL};
@@ -293,13 +294,31 @@ void sim_job_tick(struct sim_job *job)
     sim_schedule_job(job, (struct sim_event){.kind = SIM_TICK}, TICK_SECONDS);
 }
 
+// Whoever else has claims there.
+static void remove_all_claims(struct sim_job *job)
+{
+    struct fs *fs = &job->head.process.client.fs;
+    struct fs_names names;
+    struct error err;
+    if (fs_list(fs, SIM_DIRECTORY "/claims/owners", &names, &err))
+        return;
+    for (size_t i = 0; i < names.count; i++) {
+        char *path = fs_join(SIM_DIRECTORY "/claims/owners", names.names[i]);
+        (void)fs->ops->remove(fs->state, path);
+        free(path);
+    }
+    fs_names_release(&names);
+}
+
 static void end_well(struct sim_job *job)
 {
     struct error err;
     const bool complete = job->world->machine->complete(job->head.machine);
     sim_tell_story(job->world, "job %d ends: %s", job->number, complete ? "complete" : "stopped");
-    if (job->claims)
-        (void)claims_leave(job->claims, &err);
+    if (job->claims && job->world->machine->cleans_up_early)
+        remove_all_claims(job);
+    if (job->claims && claims_leave(job->claims, &err) == 0 && complete)
+        (void)claims_remove(job->claims, &err);
     forget_life(job);
     if (complete)
         job->state = SIM_JOB_COMPLETE;

@@ -11,6 +11,7 @@ struct wrapped {
     size_t extra_done;
     struct coordinator_action last_lease;
     size_t leases;
+    uint32_t asked_block;
 };
 
 static void *create(const struct coordinator_options *options)
@@ -132,6 +133,28 @@ static void handle_stop_as_nothing(void *machine, const struct coordinator_event
     handle(machine, &changed);
 }
 
+static void handle_refused_backup_as_won(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event changed = *event;
+    if (event->kind == EVENT_BACKUP_REFUSED)
+        changed.kind = EVENT_BACKUP_WON;
+    handle(machine, &changed);
+}
+
+// A block whose task is backed up is taken for this job's.
+static void handle_backup_as_block(void *machine, const struct coordinator_event *event)
+{
+    struct coordinator_event changed = *event;
+    struct wrapped *w = machine;
+    if (event->kind == EVENT_BACKUP_WON) {
+        changed.kind = EVENT_CLAIM_WON;
+        changed.block = w->asked_block;
+    }
+    if (event->kind == EVENT_CLAIM_REFUSED)
+        w->asked_block = event->block;
+    handle(machine, &changed);
+}
+
 static void handle_wider_windows(void *machine, const struct coordinator_event *event)
 {
     struct coordinator_event changed = *event;
@@ -250,6 +273,9 @@ const struct sim_machine sim_planted_bugs[] = {
     {.name = "skips the sync of a directory", HONEST, .skips_directory_sync = true},
     {.name = "takes over a live claim", HONEST, .takes_live_claims = true},
     {.name = "mixes two executions of a task", HONEST, .mixes_executions = true},
+    {.name = "backs up what another job does", HONEST, .handle = handle_refused_backup_as_won},
+    {.name = "takes a backup for a block", HONEST, .handle = handle_backup_as_block},
+    {.name = "removes claims that count", HONEST, .cleans_up_early = true},
     {.name = "holds leases of nobody", HONEST, .next_action = next_action_hiding_leases},
 };
 #pragma GCC diagnostic pop

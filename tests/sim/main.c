@@ -19,9 +19,9 @@ static int play_one(uint64_t seed, bool story)
     const int rc = sim_run(seed, &sim_real_machine, story ? stdout : NULL, &stats, &err);
     printf("seed %" PRIu64
            ": %zu jobs, %zu tasks, %zu workers each, %zu starts, %zu crashes, %zu executions, "
-           "%zu duplicate rows, %zu set aside, %zu events\n",
+           "%zu duplicate rows, %zu set aside, %zu backups, %zu events\n",
            seed, stats.jobs, stats.tasks, stats.workers, stats.runs, stats.crashes,
-           stats.executions, stats.duplicate_rows, stats.aside, stats.events);
+           stats.executions, stats.duplicate_rows, stats.aside, stats.backups, stats.events);
     if (rc)
         printf("%s\n", err.text);
     return rc ? 1 : 0;
@@ -46,12 +46,13 @@ static int play_many(uint64_t first, uint64_t seeds)
         sum.crashes += stats.crashes;
         sum.duplicate_rows += stats.duplicate_rows;
         sum.aside += stats.aside;
+        sum.backups += stats.backups;
     }
     printf("%" PRIu64
            " seeds, %zu jobs, %zu tasks, %zu starts, %zu crashes, %zu duplicate rows, %zu set "
-           "aside, %zu events, %.1f s: %" PRIu64 " broken\n",
+           "aside, %zu backups, %zu events, %.1f s: %" PRIu64 " broken\n",
            seeds, sum.jobs, sum.tasks, sum.runs, sum.crashes, sum.duplicate_rows, sum.aside,
-           sum.events, clock_seconds() - begin, broken);
+           sum.backups, sum.events, clock_seconds() - begin, broken);
     return broken > 0 ? 1 : 0;
 }
 

@@ -58,14 +58,19 @@ static void leave_state(struct sim_job *job, uint32_t task)
     }
 }
 
-static void make_ready(struct sim_job *job, uint32_t task)
+static void make_free(struct sim_job *job, uint32_t task)
 {
-    struct model_task *t = model_task(job, task);
-    t->state = is_owned(job, task) ? MODEL_FREE : MODEL_CLOSED;
-    if (t->state == MODEL_CLOSED)
-        return;
+    model_task(job, task)->state = MODEL_FREE;
     job->head.free_tasks++;
     job->head.free_of[sim_task_priority(job->world, task)]++;
+}
+
+static void make_ready(struct sim_job *job, uint32_t task)
+{
+    if (is_owned(job, task))
+        make_free(job, task);
+    else
+        model_task(job, task)->state = MODEL_CLOSED;
 }
 
 static void release_dependents(struct sim_job *job, uint32_t task)
@@ -99,7 +104,8 @@ static void give_back(struct sim_job *job, uint32_t task, struct model_lease *le
     struct model_task *t = model_task(job, task);
     job->head.late_tasks -= is_late(t);
     end_lease(job, lease);
-    t->attempts += counts;
+    t->attempts += counts && !t->backup;
+    t->backup_failed |= counts && t->backup;
     job->head.counts.retries += counts;
     job->head.late_tasks += is_late(t);
     if (t->leases[0].held || t->leases[1].held)
@@ -207,9 +213,44 @@ static void win_block(struct sim_job *job, uint32_t block)
     job->head.owned[block] = true;
     const uint32_t first = block * world->shape.block_tasks;
     for (uint32_t t = first; t < first + world->shape.block_tasks && t < world->shape.tasks; t++) {
+        model_task(job, t)->backup = model_task(job, t)->backup_failed = false;
         if (model_task(job, t)->state == MODEL_CLOSED)
             make_ready(job, t);
     }
+}
+
+void model_ask_backup(struct sim_job *job, uint32_t task)
+{
+    const struct sim_head *head = &job->head;
+    const struct model_task *t = model_task(job, task);
+    const double idle = sim_now(job) - head->own_lease_seconds;
+    if (head->stopping || head->free_tasks > 0 || is_owned(job, task) || t->state != MODEL_CLOSED ||
+        t->backup_failed)
+        sim_broken(job->world, "job %d asks for the backup of task %u without need", job->number,
+                   task);
+    if (job->world->shape.late_seconds <= 0 || idle < job->world->shape.late_seconds)
+        sim_broken(job->world, "job %d asks for the backup of task %u after %g s", job->number,
+                   task, idle);
+}
+
+static void win_backup(struct sim_job *job, uint32_t task)
+{
+    struct sim_world *world = job->world;
+    struct model_task *t = model_task(job, task);
+    for (size_t j = 0; j < world->shape.jobs; j++) {
+        const struct sim_job *other = &world->jobs[j];
+        if (other != job && other->state == SIM_JOB_RUNNING && other->head.machine &&
+            other->head.tasks[task].backup_ours && counts(other) && counts(job))
+            sim_broken(world, "job %d backs task %u up, which job %d does", job->number, task,
+                       other->number);
+    }
+    sim_tell_story(world, "job %d backs task %u up", job->number, task);
+    world->stats.backups++;
+    t->backup_ours = true;
+    if (t->state != MODEL_CLOSED)
+        return;
+    t->backup = true;
+    make_free(job, task);
 }
 
 static void handle_worker(struct sim_job *job, const struct coordinator_event *event)
@@ -258,6 +299,10 @@ void model_handle(struct sim_job *job, const struct coordinator_event *event)
     case EVENT_STOP_REQUESTED:
         head->stopping = true;
         break;
+    case EVENT_BACKUP_WON:
+        win_backup(job, event->task);
+        break;
+    case EVENT_BACKUP_REFUSED:
     case EVENT_CLAIM_REFUSED:
     case EVENT_JOBS:
     case EVENT_TICK:
@@ -288,6 +333,7 @@ void model_check_counts(struct sim_job *job)
     check_count(job, "retries", machine.retries, model->retries);
     check_count(job, "late results", machine.late_results, model->late_results);
     check_count(job, "second leases", machine.second_leases, model->second_leases);
+    check_count(job, "backups", machine.backups, model->backups);
     check_count(job, "results", machine.computed, model->computed);
     check_count(job, "tasks done elsewhere", machine.elsewhere, model->elsewhere);
 }
@@ -331,6 +377,10 @@ void model_lease_task(struct sim_job *job, const struct coordinator_action *acti
     check_lease(job, action);
     if (job->world->broken)
         return;
+    if (t->backup)
+        head->counts.backups++;
+    else
+        head->own_lease_seconds = sim_now(job);
     if (action->second) {
         head->counts.second_leases++;
         head->late_tasks--;
@@ -414,6 +464,7 @@ void model_start(struct sim_job *job)
     job->head.workers = mem_calloc(job->worker_count, sizeof(*job->head.workers));
     job->head.owned = mem_calloc(job->world->block_count + 1, sizeof(*job->head.owned));
     job->head.next_alarm_seconds = INFINITY;
+    job->head.own_lease_seconds = -INFINITY;
     for (uint32_t t = 0; t < shape->tasks; t++)
         start_task(job, t);
 }

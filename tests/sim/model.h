@@ -13,6 +13,7 @@ void model_check_counts(struct sim_job *job);
 
 // Actions.
 void model_lease_task(struct sim_job *job, const struct coordinator_action *action);
+void model_ask_backup(struct sim_job *job, uint32_t task);
 void model_set_aside(struct sim_job *job, uint32_t task);
 void model_drop(struct sim_job *job, const struct coordinator_action *action);
 void model_stop_worker(struct sim_job *job, int worker);

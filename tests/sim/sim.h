@@ -31,14 +31,16 @@
 // Faults end after a while, so that every story must come to its end. Promises checked: after
 // every event the coordinator's counts equal those of a plain model kept beside it (model.h), which
 // includes that every lease is held by a present worker; no lease of a final task, of a block that
-// is not the job's, before every prerequisite has a row on disk, while a task of higher priority is
-// free, above the worker's limit, to somebody absent; no second lease of a task that is not late or
-// while others are pending; a result is reported only after its commit succeeded; set aside only
-// after all attempts; a new life of any job finds every task whose commit had succeeded; nobody
-// idles while tasks wait; no block has two owners that count, and no job that beats on time is
-// taken for dead. At the end: every task has a row, every row comes whole from one execution of a
-// task that was leased, and by the reader's rule every task counts once; a poisoned one never as
-// done; in a story without faults nothing is stored twice.
+// is not the job's and of which it has not won the backup, before every prerequisite has a row on
+// disk, while a task of higher priority is free, above the worker's limit, to somebody absent; no
+// second lease of a task that is not late or while others are pending; a result is reported only
+// after its commit succeeded; set aside only after all attempts; a new life of any job finds every
+// task whose commit had succeeded; nobody idles while tasks wait; no block and no backup has two
+// owners that count, a backup is asked for by a job that has nothing else to do and of nothing that
+// is its own, and never set aside; no job that beats on time is taken for dead. At the end: every
+// task has a row, every row comes whole from one execution of a task that was leased, and by the
+// reader's rule every task counts once; a poisoned one never as done; in a story without faults
+// nothing is stored twice.
 #ifndef MEMO_TESTS_SIM_SIM_H
 #define MEMO_TESTS_SIM_SIM_H
 
@@ -65,6 +67,7 @@ struct sim_machine {
     bool skips_directory_sync; // of the file operations
     bool takes_live_claims;    // of the claims: whose they are is never known
     bool mixes_executions;     // of the workers
+    bool cleans_up_early;      // of the jobs: others' claims as well
 };
 
 extern const struct sim_machine sim_real_machine;
@@ -81,6 +84,7 @@ struct sim_stats {
     size_t duplicate_rows; // rows that do not count
     size_t crashes;
     size_t aside;
+    size_t backups; // won
 };
 
 // Plays one seed. -1 when a promise was broken or the job does not end; err says which and when.

@@ -112,6 +112,9 @@ struct model_task {
     struct model_lease leases[2];
     int attempts;
     bool aside_sent;
+    bool backup;      // of another job's block: FREE, HELD, or it was
+    bool backup_ours; // this life has won it
+    bool backup_failed;
     uint32_t waits_for; // prerequisites that are not final
 };
 
@@ -139,6 +142,7 @@ struct sim_head {
     double next_alarm_seconds; // no lease rings before
     size_t free_tasks;
     size_t free_of[SIM_PRIORITIES]; // of them, by priority
+    double own_lease_seconds;       // of a task that is no backup
     size_t late_tasks;              // with one lease, which is late
     bool stopping;
     struct coordinator_counts counts;

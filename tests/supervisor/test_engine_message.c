@@ -32,7 +32,8 @@ static const struct engine_message messages[] = {
     {.kind = ENGINE_OPEN,
      .open = {.model = "models/qwen",
               .chat_template = "chatml",
-              .device = {.backend = "cpu", .isa = "plain", .threads = 3},
+              .device =
+                  {.backend = "cpu", .isa = "plain", .threads = 3, .products = PRODUCTS_INVARIANT},
               .dtype = DTYPE_BF16,
               .slots = 7,
               .context_tokens = 1000,
@@ -102,6 +103,7 @@ static void options_and_results_arrive_as_they_were(void **state)
     assert_string_equal(out.open.model, "models/qwen");
     assert_string_equal(out.open.device.isa, "plain");
     assert_int_equal(out.open.device.threads, 3);
+    assert_int_equal(out.open.device.products, PRODUCTS_INVARIANT);
     assert_int_equal(out.open.dtype, DTYPE_BF16);
     assert_int_equal(out.open.cache_tokens, 5000);
     assert_int_equal(engine_message_decode(bare.bytes, bare.length, &out, &err), 0);

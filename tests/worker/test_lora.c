@@ -71,7 +71,8 @@ static double loss_of(struct model *model, struct workspace *workspace, const st
 {
     struct error err;
     double loss;
-    if (model_loss(model, workspace, batch, grads, 1, &loss, &err))
+    const struct gradients sums = {.sums = {grads, DTYPE_F32}};
+    if (model_loss(model, workspace, batch, grads ? &sums : NULL, 1, &loss, &err))
         fail_msg("%s", err.text);
     return loss;
 }

@@ -105,7 +105,8 @@ static void check_gradients(struct golden *golden, struct workspace *workspace)
     size_t count;
     const struct layout *layout = &golden->model->layout;
     float *grads = fixture_floats(golden->device, layout->elements);
-    assert_int_equal(model_loss(golden->model, workspace, &golden->batch, grads, 1.0f, &loss, &err),
+    const struct gradients sums = {.sums = {grads, DTYPE_F32}};
+    assert_int_equal(model_loss(golden->model, workspace, &golden->batch, &sums, 1.0f, &loss, &err),
                      0);
     double *expected_loss = tensor_of(golden, "loss", ST_F64, &count);
     assert_true(fabs(loss - *expected_loss) <= 1e-5 * *expected_loss);

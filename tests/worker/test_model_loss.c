@@ -51,7 +51,9 @@ static double loss_of(struct rig *rig, float *grads, float grad_scale)
 {
     struct error err;
     double loss = NAN;
-    if (model_loss(rig->model, rig->workspace, &rig->batch.batch, grads, grad_scale, &loss, &err))
+    const struct gradients sums = {.sums = {grads, DTYPE_F32}};
+    if (model_loss(rig->model, rig->workspace, &rig->batch.batch, grads ? &sums : NULL, grad_scale,
+                   &loss, &err))
         fail_msg("%s", err.text);
     return loss;
 }

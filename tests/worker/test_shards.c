@@ -49,6 +49,11 @@ static void units_cover_the_model_once(void **state)
     }
 }
 
+static struct state_place place_in(const struct state *state, unsigned char *block)
+{
+    return (struct state_place){block, block + state->remainder_bytes};
+}
+
 static void fill(unsigned char *bytes, size_t count, uint32_t seed)
 {
     for (size_t i = 0; i < count; i++)
@@ -64,7 +69,7 @@ static void clear_gaps(const struct state *state, unsigned char *block)
     struct error err;
     if (device_create(&(struct device_options){.backend = "ref"}, &device, &err))
         fail_msg("%s", err.text);
-    state_copy_in(device, &whole, copy, state, block);
+    state_copy_in(device, &whole, place_in(&whole, copy), state, block);
     memcpy(block, copy, state->bytes);
     device_destroy(device);
     free(copy);
@@ -96,8 +101,8 @@ static void a_state_divided_and_joined_is_the_same(void **state)
                 struct state part;
                 state_plan(&layout, form, (struct range){at, end}, &part);
                 unsigned char *own = mem_calloc(part.bytes + 1, 1);
-                state_copy_in(device, &part, own, &whole, block);
-                state_copy_in(device, &whole, joined, &part, own);
+                state_copy_in(device, &part, place_in(&part, own), &whole, block);
+                state_copy_in(device, &whole, place_in(&whole, joined), &part, own);
                 free(own);
                 state_release(&part);
             }

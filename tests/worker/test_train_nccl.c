@@ -67,15 +67,20 @@ static struct training training_of(int ranks, enum zero_stage zero, enum dtype w
     return training;
 }
 
+static void run_over_gpus(struct training *training)
+{
+    training->open_device_group = open_gpus;
+    training_run_well(training);
+    cudaStreamDestroy(compute);
+    fake_cuda_await_end();
+}
+
 static void run_as_over_the_host(enum zero_stage zero, enum dtype weights)
 {
     struct training host = training_of(RANKS, zero, weights);
     struct training gpus = training_of(RANKS, zero, weights);
-    gpus.open_device_group = open_gpus;
     training_run_well(&host);
-    training_run_well(&gpus);
-    cudaStreamDestroy(compute);
-    fake_cuda_await_end();
+    run_over_gpus(&gpus);
     assert_int_equal(gpus.steps, STEPS);
     assert_true(gpus.stats[STEPS - 1].loss < gpus.stats[0].loss - 1);
     assert_losses_near(&host, &gpus, weights == DTYPE_BF16 ? 1e-3 : 1e-5);
@@ -96,23 +101,68 @@ static void divided_states_exchange_weights(void **state)
     run_as_over_the_host(ZERO_1, DTYPE_BF16);
 }
 
-static void assert_refused(struct training training, const char *want)
-{
-    training.open_device_group = open_gpus;
-    assert_int_equal(training_run(&training), -1);
-    cudaStreamDestroy(compute);
-    fake_cuda_await_end();
-    assert_non_null(strstr(training.err.text, want));
-    training_release(&training);
-}
-
-static void what_gpus_cannot_do_is_refused(void **state)
+// One rank alone is the measure of any number of them.
+static void sums_of_gradients_are_divided(void **state)
 {
     (void)state;
-    struct training exact = training_of(2, ZERO_0, DTYPE_F32);
-    exact.options.exact_sums = true;
-    assert_refused(exact, "several GPUs need --reduce float");
-    assert_refused(training_of(2, ZERO_2, DTYPE_F32), "use --zero 1");
+    struct training one = training_of(1, ZERO_0, DTYPE_F32);
+    training_run_well(&one);
+    for (int ranks = 2; ranks <= 4; ranks++) {
+        struct training gpus = training_of(ranks, ZERO_2, DTYPE_F32);
+        run_over_gpus(&gpus);
+        assert_losses_near(&one, &gpus, 1e-5);
+        training_release(&gpus);
+    }
+    training_release(&one);
+    run_as_over_the_host(ZERO_2, DTYPE_BF16);
+}
+
+static struct training exact_training(int ranks, enum zero_stage zero)
+{
+    struct training training = training_of(ranks, zero, DTYPE_F32);
+    training.options.exact_sums = true;
+    training.stop_after = 12;
+    return training;
+}
+
+static void exact_sums_have_the_bits_of_one_rank_on_the_host(void **state)
+{
+    (void)state;
+    struct training one = exact_training(1, ZERO_0);
+    training_run_well(&one);
+    for (int ranks = 2; ranks <= 4; ranks++) {
+        for (enum zero_stage zero = ZERO_0; zero <= ZERO_2; zero++) {
+            struct training gpus = exact_training(ranks, zero);
+            run_over_gpus(&gpus);
+            assert_same_state(&one, &gpus);
+            training_release(&gpus);
+        }
+    }
+    training_release(&one);
+}
+
+// Every leg on another number of ranks, with another stage.
+static void runs_continue_on_other_ranks_and_stages(void **state)
+{
+    struct training whole = exact_training(1, ZERO_0);
+    training_run_well(&whole);
+    static const struct {
+        int ranks;
+        enum zero_stage zero;
+    } legs[] = {{3, ZERO_2}, {2, ZERO_2}, {4, ZERO_1}, {3, ZERO_0}};
+    enum { LEGS = sizeof(legs) / sizeof(legs[0]) };
+    for (size_t leg = 0; leg < LEGS; leg++) {
+        struct training gpus = exact_training(legs[leg].ranks, legs[leg].zero);
+        gpus.checkpoints = *state;
+        gpus.save_every = 3;
+        gpus.stop_after = 3;
+        run_over_gpus(&gpus);
+        assert_int_equal(gpus.first_step, 3 * leg);
+        if (leg + 1 == LEGS)
+            assert_same_state(&whole, &gpus);
+        training_release(&gpus);
+    }
+    training_release(&whole);
 }
 
 // Of rank 1 the 9th call never starts: its GPU hangs. All ranks end, with one text.
@@ -139,7 +189,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_summed),
         cmocka_unit_test(divided_states_exchange_weights),
-        cmocka_unit_test(what_gpus_cannot_do_is_refused),
+        cmocka_unit_test(sums_of_gradients_are_divided),
+        cmocka_unit_test(exact_sums_have_the_bits_of_one_rank_on_the_host),
+        cmocka_unit_test_setup_teardown(runs_continue_on_other_ranks_and_stages,
+                                        temporary_directory_setup, temporary_directory_teardown),
         cmocka_unit_test_setup_teardown(sum_that_hangs_ends_the_run, temporary_directory_setup,
                                         temporary_directory_teardown),
     };

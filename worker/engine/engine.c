@@ -312,6 +312,20 @@ enum engine_poll engine_poll(struct engine *engine, struct engine_result *result
     return ENGINE_RESULT;
 }
 
+bool engine_peek(const struct engine *engine, uint64_t id, const char **text, size_t *bytes)
+{
+    const struct scheduler *scheduler = engine->scheduler;
+    for (size_t i = 0; i < scheduler->running_count; i++) {
+        const struct job *job = scheduler->running[i];
+        if (job->id != id)
+            continue;
+        *text = job->text.length ? job->text.bytes : "";
+        *bytes = job_settled_bytes(job);
+        return true;
+    }
+    return false;
+}
+
 size_t engine_pending(const struct engine *engine)
 {
     return engine->pending;

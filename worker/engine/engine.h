@@ -95,6 +95,10 @@ enum engine_poll {
 enum engine_poll engine_poll(struct engine *engine, struct engine_result *result,
                              struct error *err);
 
+// What a running request has written so far, without the characters that may yet become a stop
+// string; valid until the next engine_poll. False: no request with this id is running.
+bool engine_peek(const struct engine *engine, uint64_t id, const char **text, size_t *bytes);
+
 size_t engine_pending(const struct engine *engine); // submitted, result not yet taken
 
 // Counts since creation, for progress lines; blocks as they are now.

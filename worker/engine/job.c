@@ -114,6 +114,25 @@ static void find_problem(const struct engine_request *request, size_t capacity, 
                      vocabulary);
 }
 
+// Whether the text ends with the first `length` bytes of a stop string that is longer.
+static bool ends_with_begin(const struct job *job, size_t length)
+{
+    for (size_t i = 0; i < job->stop_string_count; i++)
+        if (strlen(job->stop_strings[i]) > length &&
+            memcmp(job->text.bytes + job->text.length - length, job->stop_strings[i], length) == 0)
+            return true;
+    return false;
+}
+
+size_t job_settled_bytes(const struct job *job)
+{
+    size_t length =
+        job->stop_string_longest < job->text.length ? job->stop_string_longest : job->text.length;
+    while (length > 0 && !ends_with_begin(job, length))
+        length--;
+    return job->text.length - length;
+}
+
 static bool is_stop(const struct job *job, int32_t token)
 {
     for (size_t i = 0; i < job->stop_count; i++)

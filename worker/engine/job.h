@@ -56,6 +56,9 @@ void job_destroy(struct job *job);
 // The next token was drawn; what the schema forces behind it is appended, too. May end the job.
 void job_take(struct job *job, int32_t token, float logprob);
 
+// Of its text, those that no stop string can take back: all but what may be the begin of one.
+size_t job_settled_bytes(const struct job *job);
+
 struct queue {
     struct job *first;
     struct job **end; // where the next one is linked

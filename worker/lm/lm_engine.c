@@ -4,21 +4,12 @@
 #include "base/mem.h"
 #include "worker/lm/model_digest.h"
 #include "worker/lm/prompt.h"
-#include "worker/lm/schema_cache.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    USUAL_SLOTS = 32,
-    USUAL_CONTEXT = 8192,
-    USUAL_STEP = 512,
-    CONTEXTS_CACHED = 4,
-    WAITING_PER_SLOT = 2, // so that a slot never waits for the caller
-    SCHEMAS_KEPT = 32,
-};
+enum { WAITING_PER_SLOT = 2 };              // so that a slot never waits for the caller
 #define REMEMBERED_BYTES ((size_t)64 << 20) // of tokenized parts
 
 // A request that has no result yet. The engine knows it by its place in the order of submission.
@@ -31,15 +22,8 @@ struct flight {
 
 struct lm_engine {
     struct lm lm;
-    struct device *device;
-    struct model *model;
-    struct tokenizer *tokenizer;
-    const struct chat_template *chat;
-    struct engine *engine;
+    struct engine_host host;
     struct prompt_maker *prompts;
-    struct schema_cache *schemas;
-    int32_t stops[3];
-    size_t stop_count;
     uint64_t submitted;
 
     struct flight *flights; // [flight_count], in no order
@@ -67,7 +51,7 @@ static struct flight *add_flight(struct lm_engine *e, uint64_t id)
 static void remove_flight(struct lm_engine *e, size_t at)
 {
     if (e->flights[at].schema)
-        schema_cache_give_back(e->schemas, e->flights[at].schema);
+        schema_cache_give_back(e->host.schemas, e->flights[at].schema);
     e->flights[at] = e->flights[--e->flight_count];
 }
 
@@ -82,24 +66,25 @@ static void submit(struct lm *lm, const struct lm_request *request)
         rc = error_set(&err, "the prompt has %zu tokens, which leaves none of %zu for an answer",
                        e->prompt.count, lm->context_tokens);
     if (rc == 0 && request->schema)
-        rc = schema_cache_take(e->schemas, request->schema, &flight->schema, &err);
+        rc = schema_cache_take(e->host.schemas, request->schema, &flight->schema, &err);
     if (rc) {
         flight->problem = mem_strdup(err.text);
         e->rejected++;
         return;
     }
     const size_t room = lm->context_tokens - e->prompt.count;
-    engine_submit(e->engine, &(struct engine_request){
-                                 .id = flight->sequence,
-                                 .prompt = e->prompt.ids,
-                                 .prompt_count = e->prompt.count,
-                                 .max_new = request->max_tokens < room ? request->max_tokens : room,
-                                 .stop_ids = e->stops,
-                                 .stop_count = e->stop_count,
-                                 .sampling = request->sampling,
-                                 .seed = request->seed,
-                                 .schema = flight->schema,
-                             });
+    engine_submit(e->host.engine,
+                  &(struct engine_request){
+                      .id = flight->sequence,
+                      .prompt = e->prompt.ids,
+                      .prompt_count = e->prompt.count,
+                      .max_new = request->max_tokens < room ? request->max_tokens : room,
+                      .stop_ids = e->host.stops,
+                      .stop_count = e->host.stop_count,
+                      .sampling = request->sampling,
+                      .seed = request->seed,
+                      .schema = flight->schema,
+                  });
 }
 
 static enum lm_poll tell_rejected(struct lm_engine *e, struct lm_result *out)
@@ -151,7 +136,7 @@ static enum lm_poll poll(struct lm *lm, struct lm_result *out, struct error *err
     e->told = NULL;
     if (e->rejected > 0)
         return tell_rejected(e, out);
-    switch (engine_poll(e->engine, &result, err)) {
+    switch (engine_poll(e->host.engine, &result, err)) {
     case ENGINE_IDLE:
         return LM_POLL_IDLE;
     case ENGINE_RUNNING:
@@ -173,7 +158,7 @@ static void cancel(struct lm *lm, uint64_t id)
             free(e->flights[at].problem);
             e->rejected--;
         } else {
-            engine_cancel(e->engine, e->flights[at].sequence);
+            engine_cancel(e->host.engine, e->flights[at].sequence);
         }
         remove_flight(e, at);
     }
@@ -182,16 +167,14 @@ static void cancel(struct lm *lm, uint64_t id)
 static void destroy(struct lm *lm)
 {
     struct lm_engine *e = of(lm);
-    engine_destroy(e->engine); // lets go of the schemas
+    engine_destroy(e->host.engine); // lets go of the schemas
+    e->host.engine = NULL;
     while (e->flight_count > 0) {
         free(e->flights[0].problem);
         remove_flight(e, 0);
     }
-    schema_cache_destroy(e->schemas);
     prompt_maker_destroy(e->prompts);
-    model_destroy(e->model);
-    tokenizer_destroy(e->tokenizer);
-    device_destroy(e->device);
+    engine_host_close(&e->host);
     token_list_release(&e->prompt);
     free(e->told);
     free(e->flights);
@@ -200,63 +183,9 @@ static void destroy(struct lm *lm)
 
 static const struct lm_ops engine_ops = {submit, poll, cancel, destroy};
 
-static int load_text(struct lm_engine *e, const struct lm_engine_options *options,
-                     struct error *err)
-{
-    if (tokenizer_load(options->model, &e->tokenizer, err) ||
-        (options->chat_template ? chat_template_find(options->chat_template, &e->chat, err)
-                                : chat_template_detect(options->model, &e->chat, err)))
-        return -1;
-    const char *end = chat_template_end(e->chat);
-    const int32_t stops[] = {tokenizer_token_id(e->tokenizer, end, strlen(end)),
-                             tokenizer_eos_id(e->tokenizer), tokenizer_pad_id(e->tokenizer)};
-    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++)
-        if (stops[i] >= 0)
-            e->stops[e->stop_count++] = stops[i];
-    return 0;
-}
-
-static int check_sizes(struct lm_engine *e, const struct lm_engine_options *options,
-                       struct error *err)
-{
-    const struct model_config *config = &e->model->config;
-    const int32_t tokens = tokenizer_vocabulary_size(e->tokenizer);
-    const size_t positions = (size_t)config->max_positions;
-    if (tokens > config->vocabulary)
-        return error_set(err,
-                         "the tokenizer has %" PRId32
-                         " tokens but the model's embedding has %" PRId64
-                         " rows: they do not belong together",
-                         tokens, config->vocabulary);
-    if (options->context_tokens > positions)
-        return error_set(err, "a context of %zu tokens, but the model has %zu positions",
-                         options->context_tokens, positions);
-    e->lm.context_tokens = options->context_tokens     ? options->context_tokens
-                           : positions < USUAL_CONTEXT ? positions
-                                                       : USUAL_CONTEXT;
-    return 0;
-}
-
-static int create_engine(struct lm_engine *e, const struct lm_engine_options *options,
-                         struct error *err)
-{
-    const size_t slots = options->slots ? options->slots : USUAL_SLOTS;
-    const size_t step = options->step_tokens ? options->step_tokens : USUAL_STEP;
-    const struct engine_options engine = {
-        .slots = slots,
-        .capacity = e->lm.context_tokens,
-        .max_tokens = step > slots ? step : slots,
-        .cache_tokens =
-            options->cache_tokens ? options->cache_tokens : CONTEXTS_CACHED * e->lm.context_tokens,
-        .tokenizer = e->tokenizer,
-    };
-    e->lm.capacity = WAITING_PER_SLOT * slots;
-    return engine_create(e->model, &engine, &e->engine, err);
-}
-
 static int compute_digest(struct lm_engine *e, const char *directory, struct error *err)
 {
-    const struct digest text = tokenizer_digest(e->tokenizer);
+    const struct digest text = tokenizer_digest(e->host.tokenizer);
     struct digest weights;
     struct digest_builder builder;
     if (model_digest(fs_system(), directory, &weights, err))
@@ -264,21 +193,18 @@ static int compute_digest(struct lm_engine *e, const char *directory, struct err
     digest_begin(&builder);
     digest_field(&builder, weights.bytes, sizeof weights.bytes);
     digest_field(&builder, text.bytes, sizeof text.bytes);
-    digest_field_text(&builder, chat_template_name(e->chat));
+    digest_field_text(&builder, chat_template_name(e->host.chat));
     e->lm.digest = digest_end(&builder);
     return 0;
 }
 
 static int open_all(struct lm_engine *e, const struct lm_engine_options *options, struct error *err)
 {
-    if (load_text(e, options, err) || device_create(&options->device, &e->device, err) ||
-        model_load(e->device, options->model, options->dtype, &e->model, err) ||
-        (options->fp8 && model_quantize(e->model, err)) || check_sizes(e, options, err) ||
-        create_engine(e, options, err) || compute_digest(e, options->model, err))
+    if (engine_host_open(options, &e->host, err) || compute_digest(e, options->model, err))
         return -1;
-    e->prompts = prompt_maker_create(e->tokenizer, e->chat, REMEMBERED_BYTES);
-    e->schemas =
-        schema_cache_create(e->tokenizer, (size_t)e->model->config.vocabulary, SCHEMAS_KEPT);
+    e->lm.context_tokens = e->host.context_tokens;
+    e->lm.capacity = WAITING_PER_SLOT * e->host.slots;
+    e->prompts = prompt_maker_create(e->host.tokenizer, e->host.chat, REMEMBERED_BYTES);
     return 0;
 }
 
@@ -297,14 +223,16 @@ int lm_engine_create(const struct lm_engine_options *options, struct lm **out, s
 int lm_engine_digest(const struct lm_engine_options *options, struct digest *out, struct error *err)
 {
     struct lm_engine e = {0};
-    const int rc = load_text(&e, options, err) || compute_digest(&e, options->model, err) ? -1 : 0;
+    if (engine_host_open_text(options, &e.host, err))
+        return -1;
+    const int rc = compute_digest(&e, options->model, err);
     *out = e.lm.digest;
-    tokenizer_destroy(e.tokenizer);
+    engine_host_close(&e.host);
     return rc;
 }
 
 struct engine_statistics lm_engine_statistics(const struct lm *lm)
 {
     assert(lm->ops == &engine_ops);
-    return engine_statistics(((const struct lm_engine *)lm)->engine);
+    return engine_statistics(((const struct lm_engine *)lm)->host.engine);
 }

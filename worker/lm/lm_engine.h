@@ -3,23 +3,8 @@
 #ifndef MEMO_WORKER_LM_ENGINE_H
 #define MEMO_WORKER_LM_ENGINE_H
 
-#include "kernels/device.h"
-#include "worker/engine/engine.h"
+#include "worker/lm/engine_host.h"
 #include "worker/lm/lm.h"
-
-// Zero in a field means its default.
-struct lm_engine_options {
-    const char *model;            // directory: weights, tokenizer, chat template
-    const char *chat_template;    // by name; NULL: detected
-    struct device_options device; // of its own
-    enum dtype dtype;             // of the weights
-    bool fp8;                     // the layers' products in eight bits, see model_quantize
-    size_t slots;                 // requests running at once; 32
-    size_t context_tokens; // prompt and answer; the least of 8192 and the model's positions. More
-                           // than the model's positions is an error
-    size_t step_tokens;    // of one step of the engine; 512, and at least slots
-    size_t cache_tokens;   // keys and values kept; four times context_tokens
-};
 
 // Beyond worker/lm/lm.h: a prompt longer than the context, invalid UTF-8, a schema outside the
 // subset, or no room for the schema's shortest output are LM_REJECTED. An answer in JSON that was

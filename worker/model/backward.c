@@ -6,14 +6,16 @@
 #include "worker/model/decoder.h"
 #include "worker/model/lora.h"
 
-void linear_backward(const struct pass *pass, const struct linear *linear,
-                     const struct linear *grads, struct tensor x, struct tensor grad_out,
-                     struct tensor grad_x, size_t rows)
+static void weight_backward(const struct pass *pass, const struct linear *linear,
+                            const struct linear *grads, struct tensor x, struct tensor grad_out,
+                            size_t rows)
 {
     struct device *device = pass->model->device;
-    if (grads->weight.data)
+    const size_t count = linear->out_width * linear->in_width;
+    const struct tensor sums = gradients_open(pass, grads->weight, count);
+    if (sums.data)
         device->ops->linear_backward_weight(device, &(struct linear_backward_weight){
-                                                        .grad_weight = grads->weight,
+                                                        .grad_weight = sums,
                                                         .grad_bias = grads->bias,
                                                         .grad_out = grad_out,
                                                         .x = x,
@@ -22,6 +24,15 @@ void linear_backward(const struct pass *pass, const struct linear *linear,
                                                         .out_width = linear->out_width,
                                                         .in_width = linear->in_width,
                                                     });
+    gradients_close(pass, grads->weight, count);
+}
+
+void linear_backward(const struct pass *pass, const struct linear *linear,
+                     const struct linear *grads, struct tensor x, struct tensor grad_out,
+                     struct tensor grad_x, size_t rows)
+{
+    struct device *device = pass->model->device;
+    weight_backward(pass, linear, grads, x, grad_out, rows);
     device->ops->linear_backward_input(device, &(struct linear_backward_input){
                                                    .grad_x = grad_x,
                                                    .grad_out = grad_out,
@@ -203,9 +214,11 @@ static void convolve_backward(const struct pass *pass, const struct decoder_laye
 {
     struct device *device = pass->model->device;
     const struct model_config *config = &pass->model->config;
+    const size_t count = (size_t)(config->hidden * config->conv_taps);
+    const struct tensor sums = gradients_open(pass, grad->conv, count);
     device->ops->short_conv_backward(device, &(struct short_conv_backward){
                                                  .grad_bcx = pass->workspace->grad_qkv,
-                                                 .grad_weight = grad->conv,
+                                                 .grad_weight = sums,
                                                  .grad_out = pass->workspace->grad_attention,
                                                  .bcx = a->qkv,
                                                  .weight = weights->conv,
@@ -214,6 +227,7 @@ static void convolve_backward(const struct pass *pass, const struct decoder_laye
                                                  .width = (size_t)config->hidden,
                                                  .taps = (size_t)config->conv_taps,
                                              });
+    gradients_close(pass, grad->conv, count);
 }
 
 static void attention_block_backward(const struct pass *pass, const struct decoder *grads,
@@ -283,18 +297,21 @@ static void layer_complete(const struct pass *pass, size_t layer)
 static void embedding_backward(const struct pass *pass, struct tensor grad)
 {
     struct device *device = pass->model->device;
+    const struct model_config *config = &pass->model->config;
+    const size_t count = (size_t)(config->vocabulary * config->hidden);
     if (!grad.data)
         return;
-    device->ops->embedding_backward(device,
-                                    &(struct embedding_backward){
-                                        .grad_weight = grad,
-                                        .grad_out = pass->workspace->grad_x,
-                                        .ids = pass->workspace->ids,
-                                        .tokens = pass->tokens,
-                                        .vocabulary = (size_t)pass->model->config.vocabulary,
-                                        .width = (size_t)pass->model->config.hidden,
-                                        .scale = decoder_embedding_scale(pass->model),
-                                    });
+    const struct tensor sums = gradients_open(pass, grad, count);
+    device->ops->embedding_backward(device, &(struct embedding_backward){
+                                                .grad_weight = sums,
+                                                .grad_out = pass->workspace->grad_x,
+                                                .ids = pass->workspace->ids,
+                                                .tokens = pass->tokens,
+                                                .vocabulary = (size_t)config->vocabulary,
+                                                .width = (size_t)config->hidden,
+                                                .scale = decoder_embedding_scale(pass->model),
+                                            });
+    gradients_close(pass, grad, count);
 }
 
 void decoder_backward(const struct pass *pass, const struct decoder *grads)

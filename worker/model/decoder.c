@@ -32,48 +32,55 @@ void decoder_release(struct decoder *decoder)
 
 static const struct tensor nothing = {.data = NULL};
 
-static struct tensor view(const struct layout *layout, enum parameter_kind kind, int64_t layer,
-                          struct tensor flat)
+// What parameters are views of.
+struct ground {
+    const struct layout *layout;
+    struct tensor flat;
+    float *vectors;
+};
+
+static struct tensor view(const struct ground *ground, enum parameter_kind kind, int64_t layer)
 {
-    const struct parameter *p = layout_find(layout, kind, layer);
-    return p ? tensor_at(flat, p->offset) : (struct tensor){.dtype = flat.dtype};
+    const struct parameter *p = layout_find(ground->layout, kind, layer);
+    if (p && ground->vectors && !p->decays)
+        return (struct tensor){ground->vectors + p->vector_offset, DTYPE_F32};
+    return p ? tensor_at(ground->flat, p->offset) : (struct tensor){.dtype = ground->flat.dtype};
 }
 
 void decoder_bind(struct decoder *decoder, const struct model_config *config,
-                  const struct layout *layout, struct tensor flat)
+                  const struct layout *layout, struct tensor flat, float *vectors)
 {
+    const struct ground ground = {layout, flat, vectors};
     size_t hidden = (size_t)config->hidden, ffn = (size_t)config->ffn;
     for (int64_t i = 0; i < config->layers; i++) {
         enum layer_kind kind = (enum layer_kind)config->layer_kinds[i];
         bool conv = kind == LAYER_CONV;
         decoder->layers[i] = (struct decoder_layer){
             .kind = kind,
-            .input_norm = view(layout, PARAM_INPUT_NORM, i, flat),
-            .qkv = {.weight = view(layout, conv ? PARAM_CONV_IN : PARAM_Q, i, flat),
-                    .bias = view(layout, PARAM_Q_BIAS, i, flat),
+            .input_norm = view(&ground, PARAM_INPUT_NORM, i),
+            .qkv = {.weight = view(&ground, conv ? PARAM_CONV_IN : PARAM_Q, i),
+                    .bias = view(&ground, PARAM_Q_BIAS, i),
                     .out_width = mixer_in_width(config, kind),
                     .in_width = hidden},
-            .q_norm = view(layout, PARAM_Q_NORM, i, flat),
-            .k_norm = view(layout, PARAM_K_NORM, i, flat),
-            .conv = view(layout, PARAM_CONV, i, flat),
-            .o = {.weight = view(layout, conv ? PARAM_CONV_OUT : PARAM_O, i, flat),
+            .q_norm = view(&ground, PARAM_Q_NORM, i),
+            .k_norm = view(&ground, PARAM_K_NORM, i),
+            .conv = view(&ground, PARAM_CONV, i),
+            .o = {.weight = view(&ground, conv ? PARAM_CONV_OUT : PARAM_O, i),
                   .out_width = hidden,
                   .in_width = mixer_out_width(config, kind)},
-            .attention_out_norm = view(layout, PARAM_ATTENTION_OUT_NORM, i, flat),
-            .post_norm = view(layout, PARAM_POST_NORM, i, flat),
-            .gate_up = {.weight = view(layout, PARAM_GATE, i, flat),
+            .attention_out_norm = view(&ground, PARAM_ATTENTION_OUT_NORM, i),
+            .post_norm = view(&ground, PARAM_POST_NORM, i),
+            .gate_up = {.weight = view(&ground, PARAM_GATE, i),
                         .out_width = 2 * ffn,
                         .in_width = hidden},
-            .down = {.weight = view(layout, PARAM_DOWN, i, flat),
-                     .out_width = hidden,
-                     .in_width = ffn},
-            .ffn_out_norm = view(layout, PARAM_FFN_OUT_NORM, i, flat),
+            .down = {.weight = view(&ground, PARAM_DOWN, i), .out_width = hidden, .in_width = ffn},
+            .ffn_out_norm = view(&ground, PARAM_FFN_OUT_NORM, i),
         };
     }
-    decoder->embedding = view(layout, PARAM_EMBEDDING, -1, flat);
-    decoder->final_norm = view(layout, PARAM_FINAL_NORM, -1, flat);
+    decoder->embedding = view(&ground, PARAM_EMBEDDING, -1);
+    decoder->final_norm = view(&ground, PARAM_FINAL_NORM, -1);
     decoder->head = (struct linear){
-        .weight = config->tied ? decoder->embedding : view(layout, PARAM_HEAD, -1, flat),
+        .weight = config->tied ? decoder->embedding : view(&ground, PARAM_HEAD, -1),
         .out_width = (size_t)config->vocabulary,
         .in_width = hidden,
     };

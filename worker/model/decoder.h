@@ -32,8 +32,9 @@ struct decoder {
 
 void decoder_create(const struct model_config *config, struct decoder *out);
 void decoder_release(struct decoder *decoder);
+// vectors: where what does not decay stands instead (gradients.h); NULL: in flat too.
 void decoder_bind(struct decoder *decoder, const struct model_config *config,
-                  const struct layout *layout, struct tensor flat);
+                  const struct layout *layout, struct tensor flat, float *vectors);
 
 // What one layer leaves behind for its backward; without backward all layers share one set.
 struct activations {
@@ -86,8 +87,8 @@ struct workspace {
     struct tensor grad_qkv;       // [T, (H + 2 H_kv) d], or [T, 3 D]
     struct tensor grad_attention; // [T, H d], or [T, D]
     struct tensor grad_gated;     // [T, F]
-    struct decoder grads;         // views of grads_bound
-    float *grads_bound;
+    struct decoder grads;         // views of what is bound
+    struct gradients bound;
     float *unused_grad; // of what is not trained and has to be written: any values
     void (*complete)(void *context, uint64_t from); // see workspace_watch_gradients
     void *complete_context;
@@ -149,6 +150,11 @@ void lora_backward(const struct pass *pass, const struct linear *linear, struct 
 void linear_backward(const struct pass *pass, const struct linear *linear,
                      const struct linear *grads, struct tensor x, struct tensor grad_out,
                      struct tensor grad_x, size_t rows);
+
+// Where a matrix's gradients of this pass are to be added, grad [count] itself or memory that
+// starts with zeros, until they are closed; one matrix at a time. grad may be empty.
+struct tensor gradients_open(const struct pass *pass, struct tensor grad, size_t count);
+void gradients_close(const struct pass *pass, struct tensor grad, size_t count);
 
 // Rotates queries and keys of a row, or its gradients back.
 void decoder_rotate(const struct pass *pass, size_t layer, struct tensor qkv, bool backward);

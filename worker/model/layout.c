@@ -171,6 +171,8 @@ static void add_parameter(struct layout *layout, const struct model_config *conf
     }
     p->offset = layout->elements;
     p->decays = spec->decays;
+    p->vector_offset = layout->vector_elements;
+    layout->vector_elements += p->decays ? 0 : p->count;
     layout->elements += p->count;
 }
 

@@ -42,13 +42,15 @@ struct parameter {
     int rank;
     uint64_t offset; // elements
     uint64_t count;
-    bool decays; // weight decay: matrices yes; norms and biases no
+    bool decays;            // weight decay: matrices yes; norms and biases no
+    uint64_t vector_offset; // of what does not decay: elements of this kind before it
 };
 
 struct layout {
     struct parameter *parameters;
     size_t parameter_count;
-    uint64_t elements; // total
+    uint64_t elements;        // total
+    uint64_t vector_elements; // of what does not decay
 };
 
 static inline bool parameter_is_norm(enum parameter_kind kind)

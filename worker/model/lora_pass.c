@@ -157,7 +157,7 @@ static void backward_b(const struct application *app, struct tensor grad_out)
     struct device *device = app->pass->model->device;
     const struct lora_adapter *adapter = app->adapter;
     const size_t r = app->b.in_width;
-    float *grad = w->grads_bound + adapter->b;
+    float *grad = (float *)w->bound.sums.data + adapter->b;
     if (adapter->out_width == app->b.out_width) {
         multiply_weight(app, grad, grad_out, app->hidden, &app->b);
         return;
@@ -196,7 +196,8 @@ void lora_backward(const struct pass *pass, const struct linear *linear, struct 
         const struct application app = apply(pass, &site, target, linear, x, rows);
         backward_b(&app, grad_out);
         multiply_input(&app, grad_hidden, grad_out, &app.b);
-        multiply_weight(&app, w->grads_bound + app.adapter->a, grad_hidden, app.x, &app.a);
+        multiply_weight(&app, (float *)w->bound.sums.data + app.adapter->a, grad_hidden, app.x,
+                        &app.a);
         multiply_input(&app, app.x, grad_hidden, &app.a);
         drop(&app, grad_x, app.x, true);
     }

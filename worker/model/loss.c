@@ -97,6 +97,10 @@ static void head_loss(const struct pass *pass, const struct decoder *grads, floa
     struct device *device = pass->model->device;
     size_t hidden = (size_t)pass->model->config.hidden;
     decoder_final_norm(pass);
+    const struct linear *head = &pass->model->decoder->head;
+    const size_t count = head->out_width * head->in_width;
+    const struct tensor sums = grads ? grads->head.weight : (struct tensor){.data = NULL};
+    const struct linear grad_head = {.weight = gradients_open(pass, sums, count)};
     for (size_t row = 0; row < pass->wanted; row += w->slice_rows) {
         size_t left = pass->wanted - row;
         size_t rows = left < w->slice_rows ? left : w->slice_rows;
@@ -111,10 +115,10 @@ static void head_loss(const struct pass *pass, const struct decoder *grads, floa
                                                .backward = grads != NULL,
                                            });
         if (grads)
-            linear_backward(pass, &pass->model->decoder->head, &grads->head,
-                            tensor_at(w->normed, row * hidden), w->logits,
+            linear_backward(pass, head, &grad_head, tensor_at(w->normed, row * hidden), w->logits,
                             tensor_at(w->grad_normed, row * hidden), rows);
     }
+    gradients_close(pass, sums, count);
 }
 
 // Only adapters are trained: matrices have no gradients, and what the kernels always write of norms
@@ -131,23 +135,32 @@ static void bind_unused(struct workspace *workspace)
     workspace->grads.final_norm = unused;
 }
 
-static const struct decoder *bind_gradients(struct workspace *workspace, float *grads)
+static bool is_bound(const struct workspace *workspace, const struct gradients *grads)
+{
+    const struct gradients *bound = &workspace->bound;
+    return bound->sums.data == grads->sums.data && bound->sums.dtype == grads->sums.dtype &&
+           bound->vectors == grads->vectors;
+}
+
+static const struct decoder *bind_gradients(struct workspace *workspace,
+                                            const struct gradients *grads)
 {
     const struct model *model = workspace->model;
     if (!grads)
         return NULL;
     assert(workspace->with_backward);
+    assert(grads->sums.dtype == DTYPE_F32 || !model->lora);
     if (model->lora)
         bind_unused(workspace);
-    else if (workspace->grads_bound != grads)
-        decoder_bind(&workspace->grads, &model->config, &model->layout,
-                     (struct tensor){grads, DTYPE_F32});
-    workspace->grads_bound = grads;
+    else if (!is_bound(workspace, grads))
+        decoder_bind(&workspace->grads, &model->config, &model->layout, grads->sums,
+                     grads->vectors);
+    workspace->bound = *grads;
     return &workspace->grads;
 }
 
 int model_loss(struct model *model, struct workspace *workspace, const struct batch *batch,
-               float *grads, float grad_scale, double *loss_sum, struct error *err)
+               const struct gradients *grads, float grad_scale, double *loss_sum, struct error *err)
 {
     *loss_sum = 0;
     if (check_batch(workspace, batch, err))

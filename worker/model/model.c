@@ -48,7 +48,7 @@ int model_create(struct device *device, const struct model_config *config, enum 
         model_destroy(model);
         return -1;
     }
-    decoder_bind(model->decoder, config, &model->layout, model->weights);
+    decoder_bind(model->decoder, config, &model->layout, model->weights, NULL);
     *out = model;
     return 0;
 }
@@ -73,7 +73,7 @@ void model_replace_weights(struct model *model, struct tensor weights)
     assert(model->pack_count == 0 && !model->codes);
     device_free(model->device, model->weights.data);
     model->weights = weights;
-    decoder_bind(model->decoder, &model->config, &model->layout, weights);
+    decoder_bind(model->decoder, &model->config, &model->layout, weights, NULL);
 }
 
 const struct layout *model_trained_layout(const struct model *model)

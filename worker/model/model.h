@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "worker/model/config.h"
+#include "worker/model/gradients.h"
 #include "worker/model/layout.h"
 
 struct model {
@@ -83,13 +84,13 @@ size_t workspace_bytes(const struct workspace *workspace);
 void workspace_watch_gradients(struct workspace *workspace,
                                void (*complete)(void *context, uint64_t from), void *context);
 
-// Sum of the losses over the batch's targets (not the mean). With grads not NULL
-// ([elements of model_trained_layout], f32, device) accumulates d(sum of losses * grad_scale)/d
-// trained weights. The head
-// and the cross-entropy run over slices of the rows that have a target, so that [tokens,
-// vocabulary] never exists.
+// Sum of the losses over the batch's targets (not the mean). With grads not NULL accumulates d(sum
+// of losses * grad_scale)/d trained weights there; those of adapters in float32 only. The head and
+// the cross-entropy run over slices of the rows that have a target, so that [tokens, vocabulary]
+// never exists.
 int model_loss(struct model *model, struct workspace *workspace, const struct batch *batch,
-               float *grads, float grad_scale, double *loss_sum, struct error *err);
+               const struct gradients *grads, float grad_scale, double *loss_sum,
+               struct error *err);
 
 // Logits of every token of the batch, [tokens, vocabulary] f32 on the host.
 int model_logits(struct model *model, struct workspace *workspace, const struct batch *batch,

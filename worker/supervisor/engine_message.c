@@ -52,6 +52,7 @@ static void put_open(struct strbuf *out, const struct lm_engine_options *open)
     put_string(out, open->device.backend);
     put_string(out, open->device.isa);
     put_u32(out, (uint32_t)open->device.threads);
+    put_u32(out, (uint32_t)open->device.products);
     put_u32(out, (uint32_t)open->dtype);
     put_u32(out, open->fp8);
     put_u64(out, open->slots);
@@ -251,6 +252,7 @@ static void take_open(struct reader *reader, struct lm_engine_options *out)
     out->device.backend = take_string(reader);
     out->device.isa = take_string(reader);
     out->device.threads = (int)take_u32(reader);
+    out->device.products = (enum products)take_choice(reader, PRODUCTS_LIBRARY + 1);
     out->dtype = (enum dtype)take_choice(reader, DTYPE_F16 + 1);
     out->fp8 = take_choice(reader, 2) == 1;
     out->slots = take_u64(reader);

@@ -4,7 +4,7 @@
 //
 //     head   4 bytes "ME" and version 1, 0; u32 kind; u32 length of the body; 16 bytes XXH3-128 of
 //            kind, length and body
-//     OPEN   text model, chat template, backend, isa; u32 threads, dtype, fp8;
+//     OPEN   text model, chat template, backend, isa; u32 threads, products, dtype, fp8;
 //            u64 slots, context, step and cache tokens                       rank -> engine
 //     READY  16 bytes digest, u64 capacity, u64 context tokens               engine -> rank
 //     SUBMIT u64 id, u64 seed, u64 max tokens; f32 temperature, top p, min p; i32 top k;

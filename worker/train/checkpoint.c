@@ -23,8 +23,7 @@ int part_fill(const struct part_copy *part, const struct trainer *trainer,
     at += sizeof(header);
     memset(at + bytes, 0, filled - bytes);
     return device_copy_out(device, at, weights, bytes, err) ||
-                   device_copy_out(device, at + filled, part->unit->block, part->unit->state.bytes,
-                                   err)
+                   state_copy_out(device, &part->unit->state, part->unit->place, at + filled, err)
                ? -1
                : 0;
 }

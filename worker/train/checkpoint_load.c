@@ -67,7 +67,7 @@ static void take_part(struct trainer *trainer, const struct manifest *manifest,
     device_copy_in(model->device, (char *)model_trained_weights(model).data + range.begin * element,
                    content, range_count(range) * element);
     for (size_t u = 0; u < optimizer->unit_count; u++)
-        state_copy_in(model->device, &optimizer->units[u].state, optimizer->units[u].block, state,
+        state_copy_in(model->device, &optimizer->units[u].state, optimizer->units[u].place, state,
                       block);
 }
 

@@ -12,7 +12,8 @@
 #include <string.h>
 
 const char *const environment_names[ENVIRONMENT_FIELDS] = {
-    "ranks", "stage", "micro-batch tokens", "devices", "transport", "C library", "program",
+    "ranks",   "stage",     "micro-batch tokens", "gradients",
+    "devices", "transport", "C library",          "program",
 };
 
 enum { DEVICE_TEXT_BYTES = 256 };
@@ -71,6 +72,7 @@ int environment_gather(const struct trainer *trainer, struct environment *out, s
     values[ENVIRONMENT_RANKS] = mem_printf("%d", group_size(trainer->group));
     values[ENVIRONMENT_STAGE] = mem_printf("%d", (int)options->zero);
     values[ENVIRONMENT_MICRO_BATCH] = mem_printf("%zu", options->micro_batch_tokens);
+    values[ENVIRONMENT_GRADIENTS] = mem_strdup(dtype_name(options->grads));
     values[ENVIRONMENT_TRANSPORT] = mem_strdup(group_transport(trainer->group));
     values[ENVIRONMENT_LIBRARIES] = mem_printf("glibc %s", gnu_get_libc_version());
     values[ENVIRONMENT_PROGRAM] = program_digest();

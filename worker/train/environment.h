@@ -13,6 +13,7 @@ enum environment_field {
     ENVIRONMENT_RANKS,
     ENVIRONMENT_STAGE,       // of ZeRO
     ENVIRONMENT_MICRO_BATCH, // tokens
+    ENVIRONMENT_GRADIENTS,   // dtype
     ENVIRONMENT_DEVICES, // of all ranks: backend, instruction set or GPU model, threads, libraries
     ENVIRONMENT_TRANSPORT,
     ENVIRONMENT_LIBRARIES, // version of the C library, whose mathematics the host uses

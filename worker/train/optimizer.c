@@ -31,7 +31,8 @@ static void plan_units(struct optimizer *o)
         struct optimizer_unit *unit = &o->units[o->unit_count++];
         unit->number = number;
         state_plan(model_trained_layout(o->model), o->options.form, range, &unit->state);
-        o->block_bytes += unit->state.bytes;
+        o->remainder_bytes += unit->state.remainder_bytes;
+        o->moment_bytes += unit->state.bytes - unit->state.remainder_bytes;
     }
 }
 
@@ -46,11 +47,16 @@ struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
          more = next_unit(shards, divided, &number, false, &range)) {
         struct state state;
         state_plan(layout, form, range, &state);
-        const size_t remainder = form.weights == DTYPE_BF16 ? range_count(range) * 2 : 0;
-        bytes.remainder += remainder;
-        bytes.moments += state.bytes - remainder;
+        bytes.remainder += state.remainder_bytes;
+        bytes.moments += state.bytes - state.remainder_bytes;
         state_release(&state);
     }
+    const size_t bucket = shards->unit * (size_t)shards->ranks;
+    if (divided && shards_padded_elements(shards) != shards->elements)
+        bytes.exchange = bucket * dtype_bytes(form.weights);
+    if (form.weights == DTYPE_BF16)
+        bytes.conversion = (shards->elements + bucket) * sizeof(float) + bytes.weights +
+                           bytes.remainder + bytes.exchange;
     return bytes;
 }
 
@@ -76,7 +82,8 @@ static int split_piece(struct optimizer *o, struct tensor upper, struct range pi
         const uint64_t begin = piece.begin > unit.begin ? piece.begin : unit.begin;
         const uint64_t end = piece.end < unit.end ? piece.end : unit.end;
         if (begin < end)
-            device_copy_in(device, o->units[u].block + (begin - unit.begin) * sizeof(*remainders),
+            device_copy_in(device,
+                           o->units[u].place.remainder + (begin - unit.begin) * sizeof(*remainders),
                            remainders + (begin - piece.begin), (end - begin) * sizeof(*remainders));
     }
     return 0;
@@ -101,15 +108,27 @@ static int narrow(struct optimizer *o, struct error *err)
     return 0;
 }
 
-static int allocate(struct optimizer *o, struct error *err)
+static int allocate_remainders(struct optimizer *o, struct error *err)
+{
+    size_t at = 0;
+    if (device_alloc(o->model->device, o->remainder_bytes, (void **)&o->place.remainder, err))
+        return -1;
+    for (size_t u = 0; u < o->unit_count; u++) {
+        o->units[u].place.remainder = o->place.remainder + at;
+        at += o->units[u].state.remainder_bytes;
+    }
+    return 0;
+}
+
+static int allocate_moments(struct optimizer *o, struct error *err)
 {
     struct device *device = o->model->device;
     size_t at = 0;
-    if (device_alloc(device, o->block_bytes, (void **)&o->block, err))
+    if (device_alloc(device, o->moment_bytes, (void **)&o->place.moments, err))
         return -1;
     for (size_t u = 0; u < o->unit_count; u++) {
-        o->units[u].block = o->block + at;
-        at += o->units[u].state.bytes;
+        o->units[u].place.moments = o->place.moments + at;
+        at += o->units[u].state.bytes - o->units[u].state.remainder_bytes;
     }
     const size_t bucket = o->shards.unit * (uint64_t)o->shards.ranks;
     if (o->divided && shards_padded_elements(&o->shards) != o->shards.elements)
@@ -142,7 +161,9 @@ int optimizer_create(struct model *model, struct group *group, struct group *dev
     o->shards = *shards;
     o->divided = divided;
     plan_units(o);
-    if (allocate(o, err) || (options->form.weights == DTYPE_BF16 && narrow(o, err))) {
+    // Weights are there in float32 and in halves for a moment; the moments come afterwards.
+    if (allocate_remainders(o, err) || (options->form.weights == DTYPE_BF16 && narrow(o, err)) ||
+        allocate_moments(o, err)) {
         optimizer_destroy(o);
         return -1;
     }
@@ -156,35 +177,56 @@ void optimizer_destroy(struct optimizer *optimizer)
         return;
     for (size_t u = 0; u < optimizer->unit_count; u++)
         state_release(&optimizer->units[u].state);
-    device_free(optimizer->model->device, optimizer->block);
+    device_free(optimizer->model->device, optimizer->place.remainder);
+    device_free(optimizer->model->device, optimizer->place.moments);
     free(optimizer->units);
     device_free(optimizer->model->device, optimizer->exchange);
     free(optimizer);
 }
 
-static struct tensor weights_at(const struct optimizer *o, uint64_t element)
+static struct tensor element_at(struct tensor tensor, uint64_t element)
 {
-    struct tensor tensor = model_trained_weights(o->model);
     tensor.data = (char *)tensor.data + element * dtype_bytes(tensor.dtype);
     return tensor;
 }
 
+static struct tensor weights_at(const struct optimizer *o, uint64_t element)
+{
+    return element_at(model_trained_weights(o->model), element);
+}
+
+// The gradients of a run, of which `unit` has those of its unit.
+static struct tensor run_grads(const struct state_run *run, const float *vectors,
+                               struct tensor unit, uint64_t before)
+{
+    if (vectors && !run->decays)
+        return (struct tensor){(void *)(uintptr_t)(vectors + run->vector), DTYPE_F32};
+    return element_at(unit, before);
+}
+
+// By their place in the block.
+static void *moments_at(const struct optimizer_unit *unit, size_t bytes)
+{
+    return unit->place.moments + (bytes - unit->state.remainder_bytes);
+}
+
 static void step_run(struct optimizer *o, const struct optimizer_unit *unit,
-                     const struct state_run *run, struct adamw_compact step)
+                     const struct state_run *run, const float *vectors, struct adamw_compact step)
 {
     struct device *device = o->model->device;
     const uint64_t before = run->range.begin - unit->state.range.begin;
     step.parameter = weights_at(o, run->range.begin);
-    step.grad += before;
-    step.moment1 = unit->block + run->moment1;
-    step.moment2 = unit->block + run->moment2;
+    step.grad = run_grads(run, vectors, step.grad, before);
+    step.moment1 = moments_at(unit, run->moment1);
+    step.moment2 = moments_at(unit, run->moment2);
     step.count = (size_t)range_count(run->range);
     step.weight_decay = run->decays ? step.weight_decay : 0;
-    if (step.parameter.dtype == DTYPE_F32 && run->moments == MOMENTS_F32) {
+    if (step.parameter.dtype == DTYPE_F32 && run->moments == MOMENTS_F32 &&
+        step.grad.dtype == DTYPE_F32) {
         device->ops->adamw(device, &(struct adamw){.parameter = step.parameter.data,
                                                    .moment1 = step.moment1,
                                                    .moment2 = step.moment2,
-                                                   .grad = step.grad,
+                                                   .grad = step.grad.data,
                                                    .count = step.count,
                                                    .grad_scale = step.grad_scale,
                                                    .learning_rate = step.learning_rate,
@@ -196,10 +238,12 @@ static void step_run(struct optimizer *o, const struct optimizer_unit *unit,
         return;
     }
     if (step.parameter.dtype == DTYPE_BF16)
-        step.remainder = (int16_t *)(void *)unit->block + before;
+        step.remainder = (int16_t *)(void *)unit->place.remainder + before;
     step.moments = run->moments;
-    step.scale1 = (float *)(void *)(unit->block + run->scale1);
-    step.scale2 = (float *)(void *)(unit->block + run->scale2);
+    if (run->moments == MOMENTS_8BIT) {
+        step.scale1 = moments_at(unit, run->scale1);
+        step.scale2 = moments_at(unit, run->scale2);
+    }
     step.first = run->range.begin;
     device->ops->adamw_compact(device, &step);
 }
@@ -238,8 +282,8 @@ static int exchange(struct optimizer *o, struct device *device, char *array, siz
     return 0;
 }
 
-int optimizer_step(struct optimizer *o, const float *const *grads, double grad_scale, double rate,
-                   int64_t step, struct error *err)
+int optimizer_step(struct optimizer *o, struct optimizer_grads grads, double grad_scale,
+                   double rate, int64_t step, struct error *err)
 {
     struct adamw_compact common = {
         .grad_scale = (float)grad_scale,
@@ -251,9 +295,9 @@ int optimizer_step(struct optimizer *o, const float *const *grads, double grad_s
         .step = step,
     };
     for (size_t u = 0; u < o->unit_count; u++) {
-        common.grad = grads[u];
+        common.grad = grads.units[u];
         for (size_t r = 0; r < o->units[u].state.run_count; r++)
-            step_run(o, &o->units[u], &o->units[u].state.runs[r], common);
+            step_run(o, &o->units[u], &o->units[u].state.runs[r], grads.vectors, common);
     }
     if (device_sync(o->model->device, err))
         return -1;
@@ -261,6 +305,16 @@ int optimizer_step(struct optimizer *o, const float *const *grads, double grad_s
         return 0;
     return exchange(o, o->model->device, weights_at(o, 0).data,
                     dtype_bytes(o->options.form.weights), o->exchange, err);
+}
+
+// Master weights need no moments, which may be gone.
+static int copy_block_out(struct device *device, const struct optimizer_unit *unit,
+                          enum state_part part, unsigned char *block, struct error *err)
+{
+    const struct state *state = &unit->state;
+    return part == STATE_MASTER
+               ? device_copy_out(device, block, unit->place.remainder, state->remainder_bytes, err)
+               : state_copy_out(device, state, unit->place, block, err);
 }
 
 static int decode_unit(struct optimizer *o, const struct optimizer_unit *unit, enum state_part part,
@@ -272,7 +326,7 @@ static int decode_unit(struct optimizer *o, const struct optimizer_unit *unit, e
     unsigned char *block = mem_alloc(unit->state.bytes);
     void *weights = mem_alloc(weight_bytes);
     int rc =
-        device_copy_out(device, block, unit->block, unit->state.bytes, err) ||
+        copy_block_out(device, unit, part, block, err) ||
                 device_copy_out(device, weights, weights_at(o, range.begin).data, weight_bytes, err)
             ? -1
             : 0;
@@ -334,6 +388,8 @@ int optimizer_widen(struct optimizer *o, struct error *err)
     void *incomplete = NULL;
     if (o->options.form.weights == DTYPE_F32)
         return 0;
+    device_free(device, o->place.moments); // they make room for the weights
+    o->place.moments = NULL;
     int rc = group_agree(o->group, widen_own(o, &weights, &incomplete, err), err);
     if (rc == 0 && o->divided && o->shards.ranks > 1)
         rc = exchange(o, device, weights.data, sizeof(float), incomplete, err) ||

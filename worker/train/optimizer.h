@@ -19,7 +19,7 @@ struct optimizer_options {
 struct optimizer_unit {
     size_t number; // among the units of all ranks
     struct state state;
-    unsigned char *block; // on the device
+    struct state_place place; // on the device
 };
 
 struct optimizer {
@@ -31,8 +31,8 @@ struct optimizer {
     bool divided;
     struct optimizer_unit *units; // this rank's, or all; in ascending order
     size_t unit_count;
-    unsigned char *block; // of all units, on the device
-    size_t block_bytes;
+    struct state_place place; // of all units, on the device
+    size_t remainder_bytes, moment_bytes;
     void *exchange; // of a last bucket that is incomplete, on the device
 };
 
@@ -45,16 +45,25 @@ int optimizer_create(struct model *model, struct group *group, struct group *dev
                      struct error *err);
 void optimizer_destroy(struct optimizer *optimizer);
 
-// Bytes of weights, of what else belongs to the master weights, and of the moments.
+// Bytes of weights, of what else belongs to the master weights, of the moments, and of the
+// exchange; and what all of it takes while the weights change their form, at the start and at the
+// end, when there are no moments.
 struct optimizer_bytes {
-    size_t weights, remainder, moments;
+    size_t weights, remainder, moments, exchange;
+    size_t conversion;
 };
 struct optimizer_bytes optimizer_bytes_needed(const struct layout *layout,
                                               const struct shards *shards, bool divided,
                                               struct state_form form);
 
-// Collective. step counts from 1; grads[u] are the sums for units[u].
-int optimizer_step(struct optimizer *optimizer, const float *const *grads, double grad_scale,
+// The sums of gradients: units[u] for this rank's unit u; where vectors is not NULL, what does not
+// decay stands there instead (gradients.h).
+struct optimizer_grads {
+    const struct tensor *units;
+    const float *vectors;
+};
+// Collective. step counts from 1.
+int optimizer_step(struct optimizer *optimizer, struct optimizer_grads grads, double grad_scale,
                    double rate, int64_t step, struct error *err);
 
 // Collective when divided: one part of every element's state, on the host [elements].

@@ -14,11 +14,15 @@
 // Plain sums of float32 are made once, of the last round. Exact sums are of integers: each round's
 // gradients, which must not depend on how micro-batches are spread over ranks, are multiplied by
 // 2^44 and rounded, and integers have one sum in any order. With `partial` (ZeRO-2) a round's
-// gradients leave this rank at once, and only the sums of its own units stay.
+// gradients leave this rank at once, and only the sums of its own units stay, in float32.
+//
+// Gradients may be held and sent in bfloat16 (gradients.h); those of vectors are then summed in
+// float32 when a step's last round ends, and exact sums are refused: they take 64 bits an element.
 //
 // While the thread works, between begin and wait, nobody else may use the group. Of a group on GPUs
 // (group_device.h) gradients are memory of the device, and what backward has only enqueued when it
-// advances is waited for there; exact and partial sums are refused.
+// advances is waited for there, without stopping it: what the thread computes goes into the group's
+// own stream.
 #ifndef MEMO_WORKER_TRAIN_REDUCER_H
 #define MEMO_WORKER_TRAIN_REDUCER_H
 
@@ -30,8 +34,13 @@
 
 struct reducer_options {
     bool exact;
-    bool divided; // a rank wants the sums of its own units only
-    bool partial; // and keeps no others; then divided too
+    bool divided;           // a rank wants the sums of its own units only
+    bool partial;           // and keeps no others; then divided too
+    enum dtype grads;       // float32 or bfloat16
+    size_t vector_elements; // with bfloat16: of the model's vectors
+    // Of gradients that GPUs sum in one launch, but at least one bucket; 0: 64 MiB, which take some
+    // 0.3 ms.
+    size_t batch_bytes;
 };
 
 struct reducer;
@@ -43,7 +52,9 @@ void reducer_destroy(struct reducer *reducer);
 size_t reducer_bytes_needed(const struct shards *shards, struct reducer_options options);
 
 // Where backward accumulates, [shards' elements].
-float *reducer_grads(const struct reducer *reducer);
+struct tensor reducer_grads(const struct reducer *reducer);
+// Where it adds those of vectors, and where their sums are: NULL with float32 gradients.
+float *reducer_vectors(const struct reducer *reducer);
 
 // contributions: rounds of all ranks together; bounds what an exact sum may add.
 void reducer_begin_step(struct reducer *reducer, size_t contributions);
@@ -58,7 +69,7 @@ int reducer_wait(struct reducer *reducer, struct error *err);
 int reducer_agree(const struct reducer *reducer, struct group *control, struct error *err);
 
 // The sums of bucket `bucket`: of this rank's unit when divided, otherwise of all of it.
-const float *reducer_sums(const struct reducer *reducer, size_t bucket);
+struct tensor reducer_sums(const struct reducer *reducer, size_t bucket);
 
 struct reducer_times {
     double busy_seconds;    // of the thread, since reducer_begin_step

@@ -85,7 +85,10 @@ static void add_parameter(struct state *state, const struct parameter *p, enum m
         last->range.end = part.end;
     else
         state->runs[state->run_count++] =
-            (struct state_run){.range = part, .decays = p->decays, .moments = moments};
+            (struct state_run){.range = part,
+                               .decays = p->decays,
+                               .vector = p->vector_offset + (part.begin - p->offset),
+                               .moments = moments};
 }
 
 void state_plan(const struct layout *layout, struct state_form form, struct range range,
@@ -97,6 +100,7 @@ void state_plan(const struct layout *layout, struct state_form form, struct rang
         add_parameter(out, &layout->parameters[i], form.moments);
     if (form.weights == DTYPE_BF16)
         take(&out->bytes, (size_t)range_count(range) * sizeof(int16_t));
+    out->remainder_bytes = out->bytes;
     for (size_t i = 0; i < out->run_count; i++)
         place_run(&out->runs[i], &out->bytes);
 }
@@ -116,8 +120,10 @@ static void copy_elements(struct device *device, struct range common, size_t byt
                    from + (common.begin - from_begin) * bytes, range_count(common) * bytes);
 }
 
-static void copy_run(struct device *device, const struct state_run *to, unsigned char *to_block,
-                     const struct state_run *from, const unsigned char *from_block)
+// moments: where the block's bytes from remainder_bytes on are.
+static void copy_run(struct device *device, const struct state_run *to, unsigned char *moments,
+                     size_t remainder_bytes, const struct state_run *from,
+                     const unsigned char *from_block)
 {
     const struct range common = common_range(to->range, from->range);
     if (range_count(common) == 0)
@@ -127,28 +133,39 @@ static void copy_run(struct device *device, const struct state_run *to, unsigned
     const size_t to_at[] = {to->moment1, to->moment2, to->scale1, to->scale2};
     const size_t from_at[] = {from->moment1, from->moment2, from->scale1, from->scale2};
     for (int i = 0; i < 2; i++)
-        copy_elements(device, common, bytes, to_block + to_at[i], to->range.begin,
-                      from_block + from_at[i], from->range.begin);
+        copy_elements(device, common, bytes, moments + (to_at[i] - remainder_bytes),
+                      to->range.begin, from_block + from_at[i], from->range.begin);
     const struct range blocks = {common.begin / MOMENT_BLOCK,
                                  (common.end + MOMENT_BLOCK - 1) / MOMENT_BLOCK};
     for (int i = 2; i < 4 && to->moments == MOMENTS_8BIT; i++)
-        copy_elements(device, blocks, sizeof(float), to_block + to_at[i],
+        copy_elements(device, blocks, sizeof(float), moments + (to_at[i] - remainder_bytes),
                       to->range.begin / MOMENT_BLOCK, from_block + from_at[i],
                       from->range.begin / MOMENT_BLOCK);
 }
 
-void state_copy_in(struct device *device, const struct state *to, unsigned char *to_block,
+void state_copy_in(struct device *device, const struct state *to, struct state_place place,
                    const struct state *from, const unsigned char *from_block)
 {
     const struct range common = common_range(to->range, from->range);
     assert(to->weights == from->weights);
     if (to->weights == DTYPE_BF16)
-        copy_elements(device, common, sizeof(int16_t), to_block, to->range.begin, from_block,
+        copy_elements(device, common, sizeof(int16_t), place.remainder, to->range.begin, from_block,
                       from->range.begin);
     for (size_t i = 0; i < to->run_count; i++) {
         for (size_t j = 0; j < from->run_count; j++)
-            copy_run(device, &to->runs[i], to_block, &from->runs[j], from_block);
+            copy_run(device, &to->runs[i], place.moments, to->remainder_bytes, &from->runs[j],
+                     from_block);
     }
+}
+
+int state_copy_out(struct device *device, const struct state *state, struct state_place place,
+                   unsigned char *block, struct error *err)
+{
+    return device_copy_out(device, block, place.remainder, state->remainder_bytes, err) ||
+                   device_copy_out(device, block + state->remainder_bytes, place.moments,
+                                   state->bytes - state->remainder_bytes, err)
+               ? -1
+               : 0;
 }
 
 static void decode_master(const struct state *state, const unsigned char *block,

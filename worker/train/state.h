@@ -29,6 +29,7 @@ int state_form_parse(const char *weights, const char *moments, struct state_form
 struct state_run {
     struct range range;
     bool decays;
+    uint64_t vector; // of what does not decay: where it begins among the model's vectors
     enum moment_kind moments;
     size_t moment1, moment2, scale1, scale2; // bytes from the start of the block
 };
@@ -38,17 +39,27 @@ struct state {
     enum dtype weights;
     struct state_run *runs; // cover the range
     size_t run_count;
-    size_t bytes; // of the block
+    size_t bytes;           // of the block
+    size_t remainder_bytes; // of them, at its beginning
+};
+
+// Where the block of a state is on a device: in two parts, because the remainders come into being
+// while the weights are there twice.
+struct state_place {
+    unsigned char *remainder; // [remainder_bytes]
+    unsigned char *moments;   // [bytes - remainder_bytes]
 };
 
 void state_plan(const struct layout *layout, struct state_form form, struct range range,
                 struct state *out);
 void state_release(struct state *state);
 
-// Copies what both ranges have in common from a host block to a device block. Both must be of one
-// form; ranges begin and end at multiples of MOMENT_BLOCK, or at the model's end.
-void state_copy_in(struct device *device, const struct state *to, unsigned char *to_block,
+// Copies what both ranges have in common from a host block to a device. Both must be of one form;
+// ranges begin and end at multiples of MOMENT_BLOCK, or at the model's end.
+void state_copy_in(struct device *device, const struct state *to, struct state_place place,
                    const struct state *from, const unsigned char *from_block);
+int state_copy_out(struct device *device, const struct state *state, struct state_place place,
+                   unsigned char *block, struct error *err); // [bytes], host
 
 enum state_part { STATE_MASTER, STATE_MOMENT1, STATE_MOMENT2 };
 

@@ -41,6 +41,12 @@ static size_t cuts(const struct trainer *trainer)
     return (size_t)(shards_padded_elements(&trainer->shards) / trainer->shards.cut);
 }
 
+static struct tensor sums_at(struct tensor sums, size_t element)
+{
+    sums.data = (char *)sums.data + element * dtype_bytes(sums.dtype);
+    return sums;
+}
+
 // The sums that each unit of the optimizer reads.
 static void point_at_sums(struct trainer *trainer)
 {
@@ -51,14 +57,14 @@ static void point_at_sums(struct trainer *trainer)
     for (size_t u = 0; u < units; u++) {
         const size_t ranks = divided ? 1 : (size_t)shards->ranks;
         trainer->sums[u] =
-            reducer_sums(trainer->reducer, u / ranks) + u % ranks * (size_t)shards->unit;
+            sums_at(reducer_sums(trainer->reducer, u / ranks), u % ranks * (size_t)shards->unit);
     }
 }
 
 static int make_reducer(struct trainer *trainer, struct error *err)
 {
     return reducer_create(trainer->model->device, trainer->device_group, &trainer->shards,
-                          trainer_sums(&trainer->options), &trainer->reducer, err);
+                          trainer_sums(trainer->model, &trainer->options), &trainer->reducer, err);
 }
 
 // For a moment the optimizer has the weights twice, so that it comes before what is large; but
@@ -78,8 +84,12 @@ static int allocate(struct trainer *trainer, struct error *err)
         optimizer_create(model, trainer->group, trainer->device_group, &trainer->shards,
                          options->zero != ZERO_0, &options->optimizer, &trainer->optimizer, err) ||
         (!partial && make_reducer(trainer, err)) ||
-        device_alloc(model->device, cuts(trainer) * sizeof(*trainer->squares),
+        device_alloc(model->device, (cuts(trainer) + 1) * sizeof(*trainer->squares),
                      (void **)&trainer->squares, err) ||
+        (options->grads == DTYPE_BF16 &&
+         device_alloc(model->device,
+                      gradients_product_elements(&model->config) * sizeof(*trainer->product),
+                      (void **)&trainer->product, err)) ||
         (options->recompute ? workspace_create_recomputing(model, options->micro_batch_tokens,
                                                            &trainer->workspace, err)
                             : workspace_create(model, options->micro_batch_tokens, true,
@@ -113,6 +123,7 @@ int trainer_create(struct model *model, struct group *group, const struct sequen
 {
     assert(model_trained_weights(model).dtype == DTYPE_F32);
     assert(options->plan.per_step > 0 && options->plan.epochs > 0);
+    assert(options->grads == DTYPE_F32 || !model->lora);
     *out = NULL;
     struct trainer *trainer = mem_calloc(1, sizeof(*trainer));
     trainer->model = model;
@@ -142,6 +153,7 @@ void trainer_destroy(struct trainer *trainer)
     optimizer_destroy(trainer->optimizer);
     reducer_destroy(trainer->reducer);
     device_free(device, trainer->squares);
+    device_free(device, trainer->product);
     environment_release(&trainer->environment);
     free(trainer->rounded);
     free(trainer->dropout_keys);
@@ -186,6 +198,8 @@ int trainer_finish(struct trainer *trainer, struct error *err)
     settle_states(trainer);
     workspace_destroy(trainer->workspace);
     reducer_destroy(trainer->reducer);
+    device_free(trainer->model->device, trainer->product);
+    trainer->product = NULL;
     trainer->workspace = NULL;
     trainer->reducer = NULL;
     return optimizer_widen(trainer->optimizer, err);
@@ -220,6 +234,16 @@ static const uint64_t *dropout_keys(struct trainer *trainer, uint32_t bin)
     return trainer->dropout_keys;
 }
 
+// A draw for every micro-batch of the run: repeated, a step rounds alike.
+static struct gradients bin_gradients(const struct trainer *trainer, uint32_t bin)
+{
+    const uint64_t rank = (uint64_t)group_rank(trainer->group);
+    return (struct gradients){.sums = reducer_grads(trainer->reducer),
+                              .vectors = reducer_vectors(trainer->reducer),
+                              .product = trainer->product,
+                              .draw = (int64_t)random_u64(trainer->step, rank, bin)};
+}
+
 // Forward and backward of one micro-batch of this rank.
 static int compute_bin(struct trainer *trainer, uint32_t bin, float grad_scale, double *loss,
                        struct error *err)
@@ -228,8 +252,9 @@ static int compute_bin(struct trainer *trainer, uint32_t bin, float grad_scale, 
     packed_batch_fill(packed, trainer->set, &trainer->layout, bin);
     struct batch batch = view_batch(packed);
     batch.dropout_keys = dropout_keys(trainer, bin);
-    return model_loss(trainer->model, trainer->workspace, &batch, reducer_grads(trainer->reducer),
-                      grad_scale, loss, err);
+    const struct gradients gradients = bin_gradients(trainer, bin);
+    return model_loss(trainer->model, trainer->workspace, &batch, &gradients, grad_scale, loss,
+                      err);
 }
 
 // All micro-batches of this rank. Whatever fails here, all buckets of every round are summed, so
@@ -270,21 +295,23 @@ static int accumulate(struct trainer *trainer, float grad_scale, struct step_sum
 }
 
 // Of `range`, whose first sum belongs to cut `cut` of this rank.
-static void square_sums(struct trainer *trainer, const float *sums, struct range range, size_t cut)
+static void square_sums(struct trainer *trainer, struct tensor sums, struct range range, size_t cut)
 {
     struct device *device = trainer->model->device;
     const size_t step = (size_t)trainer->shards.cut, count = (size_t)range_count(range);
     for (size_t at = 0; at < count; at += step) {
         const size_t left = count - at;
-        device->ops->sum_squares(device, trainer->squares + cut++, sums + at,
+        device->ops->sum_squares(device, trainer->squares + cut++, sums_at(sums, at),
                                  left < step ? left : step);
     }
 }
 
-// The sums of squares of this rank's unit of every bucket, or of all units.
+// The sums of squares of this rank's unit of every bucket, or of all units, and of vectors, which
+// every rank has.
 static void square_buckets(struct trainer *trainer)
 {
     const struct shards *shards = &trainer->shards;
+    struct device *device = trainer->model->device;
     const size_t per_unit = (size_t)(shards->unit / shards->cut);
     const bool divided = trainer->options.zero != ZERO_0;
     for (size_t b = 0; b < shards->buckets; b++) {
@@ -293,6 +320,10 @@ static void square_buckets(struct trainer *trainer)
                     divided ? shards_unit(shards, b, shards->rank) : shards_bucket(shards, b),
                     b * units * per_unit);
     }
+    if (reducer_vectors(trainer->reducer))
+        device->ops->sum_squares(device, trainer->squares + cuts(trainer),
+                                 (struct tensor){reducer_vectors(trainer->reducer), DTYPE_F32},
+                                 (size_t)model_trained_layout(trainer->model)->vector_elements);
 }
 
 // Added in the order of the cuts, whoever computed them.
@@ -310,6 +341,18 @@ static double add_squares(const struct trainer *trainer)
     return sum;
 }
 
+static int copy_squares(struct trainer *trainer, double *cuts_out, size_t count, double *vectors,
+                        struct error *err)
+{
+    struct device *device = trainer->model->device;
+    const double *at_last = trainer->squares + cuts(trainer);
+    return device_copy_out(device, cuts_out, trainer->squares, count * sizeof(*cuts_out), err) ||
+                   (reducer_vectors(trainer->reducer) &&
+                    device_copy_out(device, vectors, at_last, sizeof(*vectors), err))
+               ? -1
+               : 0;
+}
+
 // Collective with ZeRO-1 and 2.
 static int gradient_norm(struct trainer *trainer, double *norm, struct error *err)
 {
@@ -317,16 +360,14 @@ static int gradient_norm(struct trainer *trainer, double *norm, struct error *er
     const bool divided = trainer->options.zero != ZERO_0;
     const size_t own = divided ? cuts(trainer) / ranks : cuts(trainer);
     double *mine = trainer->host_squares + (divided ? (size_t)trainer->shards.rank * own : 0);
+    double vectors = 0;
     square_buckets(trainer);
-    if (group_agree(trainer->group,
-                    device_copy_out(trainer->model->device, mine, trainer->squares,
-                                    own * sizeof(*mine), err),
-                    err))
+    if (group_agree(trainer->group, copy_squares(trainer, mine, own, &vectors, err), err))
         return -1;
     if (divided &&
         group_all_gather(trainer->group, trainer->host_squares, mine, own * sizeof(*mine), err))
         return -1;
-    *norm = sqrt(add_squares(trainer));
+    *norm = sqrt(add_squares(trainer) + vectors);
     return 0;
 }
 
@@ -415,7 +456,8 @@ int trainer_step(struct trainer *trainer, struct step_stats *out, struct error *
                          trainer->step, out->loss, out->grad_norm);
     const double clip = trainer->options.clip_norm;
     out->settle_seconds = settle_states(trainer);
-    if (optimizer_step(trainer->optimizer, trainer->sums,
+    const struct optimizer_grads grads = {trainer->sums, reducer_vectors(trainer->reducer)};
+    if (optimizer_step(trainer->optimizer, grads,
                        clip > 0 && out->grad_norm > clip ? clip / out->grad_norm : 1,
                        out->learning_rate, (int64_t)trainer->step + 1, err))
         return error_prefix(err, "step %zu", trainer->step);

@@ -32,7 +32,9 @@ struct trainer_options {
     struct optimizer_options optimizer;
     enum zero_stage zero;
     bool exact_sums;
-    bool recompute; // keep layers' inputs only and compute them again for backward
+    enum dtype grads; // how gradients are held and summed: float32, or bfloat16 (gradients.h); of
+                      // adapters float32
+    bool recompute;   // keep layers' inputs only and compute them again for backward
     // Sums gradients and exchanges weights; NULL: the trainer's group does. Several GPUs need one
     // whose calls take their memory (group_device.h); it stays the caller's and outlives the
     // trainer.
@@ -69,8 +71,10 @@ struct trainer {
     struct shards shards;
     struct optimizer *optimizer;
     struct reducer *reducer;
-    const float **sums;   // [units of the optimizer], of the reducer
-    double *squares;      // [shards' padded elements / cut], device: sums of squares of this rank
+    struct tensor *sums; // [units of the optimizer], of the reducer
+    float *product;      // of the matrix at work, see gradients.h; NULL with float32
+    double *squares; // [shards' padded elements / cut + 1], device: sums of squares of this rank,
+                     // at last of vectors
     double *host_squares; // [of all ranks]
     struct workspace *workspace;
     struct step_cursor cursor;
@@ -121,16 +125,21 @@ int trainer_evaluate(struct trainer *trainer, const struct sequence_set *set, do
                      struct error *err);
 
 // How gradients are summed.
-struct reducer_options trainer_sums(const struct trainer_options *options);
+struct reducer_options trainer_sums(const struct model *model,
+                                    const struct trainer_options *options);
 
 // Of this rank, at most. With ZeRO-2 gradients count where they are before their bucket is summed.
+// workspace: of the matrix whose gradients are computed, of sums of squares, of exchanges.
+// conversion: what is taken before the first and after the last step, when none of these but the
+// weights is there, which are there twice.
 struct trainer_bytes {
-    size_t weights, remainder, moments, gradients, activations;
+    size_t weights, remainder, moments, gradients, activations, workspace;
+    size_t conversion;
 };
 // What a trainer of this model will allocate, the model's weights among them.
 struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ranks,
                                           const struct trainer_options *options);
-size_t trainer_bytes_total(struct trainer_bytes bytes);
+size_t trainer_bytes_total(struct trainer_bytes bytes); // at the peak
 
 // What the plan says that tokens and consumed are after so many steps.
 void trainer_plan_consumed(struct trainer *trainer, size_t steps, uint64_t *tokens,

@@ -4,11 +4,15 @@
 
 #include "worker/model/lora.h"
 
-struct reducer_options trainer_sums(const struct trainer_options *options)
+struct reducer_options trainer_sums(const struct model *model,
+                                    const struct trainer_options *options)
 {
+    const struct layout *layout = model_trained_layout(model);
     return (struct reducer_options){.exact = options->exact_sums,
                                     .divided = options->zero != ZERO_0,
-                                    .partial = options->zero == ZERO_2};
+                                    .partial = options->zero == ZERO_2,
+                                    .grads = options->grads,
+                                    .vector_elements = (size_t)layout->vector_elements};
 }
 
 static uint64_t layer_elements(const struct layout *layout, int64_t layer)
@@ -21,7 +25,8 @@ static uint64_t layer_elements(const struct layout *layout, int64_t layer)
 
 // Of ZeRO-2, before a bucket is summed: what belongs to no layer is complete last, two layers are
 // under way, and buckets overlap layers.
-static size_t partial_gradients(const struct model *model, const struct shards *shards)
+static size_t partial_gradients(const struct model *model, const struct shards *shards,
+                                enum dtype grads)
 {
     const struct layout *layout = model_trained_layout(model);
     uint64_t largest = 0;
@@ -31,7 +36,7 @@ static size_t partial_gradients(const struct model *model, const struct shards *
     }
     const uint64_t live =
         layer_elements(layout, -1) + 2 * (largest + shards->unit * (uint64_t)shards->ranks);
-    return (size_t)(live < layout->elements ? live : layout->elements) * sizeof(float);
+    return (size_t)(live < layout->elements ? live : layout->elements) * dtype_bytes(grads);
 }
 
 struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ranks,
@@ -43,21 +48,31 @@ struct trainer_bytes trainer_bytes_needed(struct model *model, int rank, int ran
         model->lora ? model->layout.elements * dtype_bytes(model->weights.dtype) : 0;
     const struct optimizer_bytes optimizer =
         optimizer_bytes_needed(layout, &shards, options->zero != ZERO_0, options->optimizer.form);
-    size_t gradients = reducer_bytes_needed(&shards, trainer_sums(options));
-    if (options->zero == ZERO_2)
-        gradients -= (size_t)shards_padded_elements(&shards) * sizeof(float) -
-                     partial_gradients(model, &shards);
-    return (struct trainer_bytes){.weights = fixed + optimizer.weights,
-                                  .remainder = optimizer.remainder,
-                                  .moments = optimizer.moments,
-                                  .gradients = gradients,
-                                  .activations = workspace_bytes_needed(
-                                      model, options->micro_batch_tokens, options->recompute)};
+    size_t gradients = reducer_bytes_needed(&shards, trainer_sums(model, options));
+    if (options->zero == ZERO_2 && device_gives_back(model->device))
+        gradients -= (size_t)shards_padded_elements(&shards) * dtype_bytes(options->grads) -
+                     partial_gradients(model, &shards, options->grads);
+    const size_t cuts = (size_t)(shards_padded_elements(&shards) / shards.cut);
+    const size_t squares = (cuts + 1) * sizeof(double);
+    size_t workspace = optimizer.exchange + squares;
+    if (options->grads == DTYPE_BF16)
+        workspace += gradients_product_elements(&model->config) * sizeof(float);
+    return (struct trainer_bytes){
+        .weights = fixed + optimizer.weights,
+        .remainder = optimizer.remainder,
+        .moments = optimizer.moments,
+        .gradients = gradients,
+        .workspace = workspace,
+        .conversion = optimizer.conversion > 0 ? optimizer.conversion + squares : 0,
+        .activations =
+            workspace_bytes_needed(model, options->micro_batch_tokens, options->recompute)};
 }
 
 size_t trainer_bytes_total(struct trainer_bytes bytes)
 {
-    return bytes.weights + bytes.remainder + bytes.moments + bytes.gradients + bytes.activations;
+    const size_t sum = bytes.weights + bytes.remainder + bytes.moments + bytes.gradients +
+                       bytes.activations + bytes.workspace;
+    return sum > bytes.conversion ? sum : bytes.conversion;
 }
 
 uint64_t trainer_planned_tokens(const struct trainer *trainer)

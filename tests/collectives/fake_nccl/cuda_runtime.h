@@ -14,6 +14,12 @@ typedef enum {
 typedef struct fake_stream *cudaStream_t;
 typedef struct fake_event *cudaEvent_t;
 
+struct cudaDeviceProp {
+    struct {
+        char bytes[16];
+    } uuid;
+};
+
 #define cudaStreamNonBlocking 1u
 #define cudaEventDisableTiming 2u
 
@@ -21,6 +27,7 @@ typedef struct fake_event *cudaEvent_t;
 #define cudaGetErrorString fake_cudaGetErrorString
 #define cudaGetErrorName fake_cudaGetErrorName
 #define cudaSetDevice fake_cudaSetDevice
+#define cudaGetDeviceProperties fake_cudaGetDeviceProperties
 #define cudaDeviceGetPCIBusId fake_cudaDeviceGetPCIBusId
 #define cudaDeviceGetStreamPriorityRange fake_cudaDeviceGetStreamPriorityRange
 #define cudaStreamCreateWithPriority fake_cudaStreamCreateWithPriority
@@ -35,6 +42,7 @@ typedef struct fake_event *cudaEvent_t;
 const char *cudaGetErrorString(cudaError_t status);
 const char *cudaGetErrorName(cudaError_t status);
 cudaError_t cudaSetDevice(int ordinal);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int ordinal);
 cudaError_t cudaDeviceGetPCIBusId(char *out, int bytes, int ordinal);
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest);
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority);

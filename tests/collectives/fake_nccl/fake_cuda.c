@@ -122,10 +122,22 @@ cudaError_t cudaSetDevice(int ordinal)
     return ordinal >= 0 ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-cudaError_t cudaDeviceGetPCIBusId(char *out, int bytes, int ordinal)
+static int gpu_number(int ordinal)
 {
     const char *first = getenv("FAKE_CUDA_FIRST");
-    snprintf(out, (size_t)bytes, "0000:%02x:00.0", 1 + ordinal + (first ? atoi(first) : 0));
+    return 1 + ordinal + (first ? atoi(first) : 0);
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int ordinal)
+{
+    *out = (struct cudaDeviceProp){0};
+    out->uuid.bytes[15] = (char)gpu_number(ordinal);
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *out, int bytes, int ordinal)
+{
+    snprintf(out, (size_t)bytes, "0000:%02x:00.0", gpu_number(ordinal));
     return cudaSuccess;
 }
 

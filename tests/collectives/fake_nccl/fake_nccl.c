@@ -38,9 +38,11 @@ enum fault {
     FAULT_ASYNC_ERROR,   // the rank's call fails on the way
     FAULT_ABORT_HANG,    // as FAULT_CALL_HANG, and on every rank the abort never returns
     FAULT_FINALIZE_HANG, // the rank's communicator never becomes quiet
+    FAULT_CALL_REFUSED,  // the rank's call is an error at once
 };
 static const char *const fault_names[] = {
-    "", "init-hang", "init-error", "call-hang", "async-error", "abort-hang", "finalize-hang"};
+    "",           "init-hang",     "init-error",  "call-hang", "async-error",
+    "abort-hang", "finalize-hang", "call-refused"};
 
 struct world {
     _Atomic int joined;
@@ -70,6 +72,8 @@ struct ncclComm {
     _Atomic int running; // calls in the stream
     _Atomic int async_error;
     uint64_t barriers;
+    _Atomic int collected; // calls of a group that did not end
+    uint64_t asked;        // calls, also those that were refused
     uint64_t calls;
     struct call waiting[GROUP_LIMIT]; // of a group that ended but is not in the stream
     int waiting_count;
@@ -82,6 +86,7 @@ struct ncclComm {
 
 static _Thread_local struct call group_calls[GROUP_LIMIT];
 static _Thread_local int group_count, group_depth;
+static _Thread_local ncclResult_t group_error; // of a call of the group
 static char last_error[256];
 
 static ncclResult_t fail(ncclResult_t result, const char *text)
@@ -126,7 +131,7 @@ static void read_fault(struct ncclComm *comm)
     if (text == NULL || sscanf(text, "%31[^:]:%d:%d", kind, &rank, &call) < 2) {
         return;
     }
-    for (int i = 1; i <= FAULT_FINALIZE_HANG; i++) {
+    for (int i = 1; i <= FAULT_CALL_REFUSED; i++) {
         if (strcmp(kind, fault_names[i]) == 0) {
             comm->fault = (enum fault)i;
         }
@@ -190,11 +195,38 @@ static bool meet(struct ncclComm *comm)
 
 static size_t width_of(ncclDataType_t type)
 {
-    return type == ncclInt8 ? 1 : type == ncclFloat32 ? 4 : 8;
+    return type == ncclInt8 ? 1 : type == ncclBfloat16 ? 2 : type == ncclFloat32 ? 4 : 8;
+}
+
+static float widen(uint16_t half)
+{
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static uint16_t narrow(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+// Rounds after every addition.
+static void add_bf16(uint16_t *sum, const uint16_t *term, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        sum[i] = narrow(widen(sum[i]) + widen(term[i]));
+    }
 }
 
 static void add(unsigned char *sum, const unsigned char *term, size_t count, ncclDataType_t type)
 {
+    if (type == ncclBfloat16) {
+        add_bf16((void *)sum, (const void *)term, count);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         if (type == ncclFloat32) {
             ((float *)(void *)sum)[i] += ((const float *)(const void *)term)[i];
@@ -345,6 +377,13 @@ ncclResult_t ncclGroupEnd(void)
         return ncclSuccess;
     }
     struct ncclComm *comm = group_calls[0].comm;
+    atomic_store(&comm->collected, 0);
+    if (group_error != ncclSuccess) {
+        const ncclResult_t error = group_error;
+        group_error = ncclSuccess;
+        group_count = 0;
+        return error;
+    }
     if (is_in_progress(comm)) {
         group_count = 0;
         return fail(ncclInvalidUsage, "the communicator is still in progress");
@@ -362,6 +401,11 @@ static ncclResult_t add_call(struct call call)
         return fail(ncclInvalidUsage, "only calls of a group, and not so many");
     }
     group_calls[group_count++] = call;
+    atomic_fetch_add(&call.comm->collected, 1);
+    if (has_fault(call.comm, FAULT_CALL_REFUSED, ++call.comm->asked)) {
+        group_error = ncclInvalidArgument;
+        return fail(ncclInvalidArgument, "this call is refused");
+    }
     return ncclSuccess;
 }
 
@@ -414,8 +458,13 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
     return ncclSuccess;
 }
 
+// Another thread's group must not hold the communicator any more.
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
+    if (atomic_load(&comm->collected) > 0) {
+        fprintf(stderr, "fake NCCL: a communicator is aborted that a group still holds\n");
+        abort();
+    }
     while (comm->fault == FAULT_ABORT_HANG) {
         nap();
     }

@@ -34,6 +34,7 @@ typedef enum {
     ncclInt64 = 4,
     ncclFloat32 = 7,
     ncclFloat64 = 8,
+    ncclBfloat16 = 9,
 } ncclDataType_t;
 
 typedef struct {
