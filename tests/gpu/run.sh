@@ -127,7 +127,7 @@ check_machine() {
         say "run.sh: no GPU here (nvidia-smi lists none): run it where there is one, or try it with --backend cpu --size tiny"
         exit 77
     fi
-    is_ready && return
+    is_ready && return 0
     require cmake "install CMake 3.22 or newer"
     is_build || require make "install make"
     [ "$backend" = cuda ] && ! is_build || return 0
@@ -171,9 +171,9 @@ operations=(accumulate adamw adamw_compact attention attention_cached cross_entr
 built='' broken=''
 
 configure() {
-    is_build && return
+    is_build && return 0
     say "building into $build"
-    cmake -S "$root" -B "$build" -DMEMO_MINIMAL=ON -DMEMO_CUDA=ON -DMEMO_WERROR=OFF >"$out/build.log" 2>&1 && return
+    cmake -S "$root" -B "$build" -DMEMO_MINIMAL=ON -DMEMO_CUDA=ON -DMEMO_WERROR=OFF >"$out/build.log" 2>&1 && return 0
     tail -n 20 "$out/build.log" >&2
     say "run.sh: CMake could not configure; see $out/build.log"
     return 1
@@ -183,16 +183,17 @@ configure() {
 compile() { # targets...
     local on=-k
     [ -f "$build/Makefile" ] || on=-k0
-    cmake --build "$build" --parallel "$(nproc)" --target "$@" -- "$on" >>"$out/build.log" 2>&1 && return
+    cmake --build "$build" --parallel "$(nproc)" --target "$@" -- "$on" >>"$out/build.log" 2>&1 && return 0
     grep -iE 'error' "$out/build.log" | tail -n 10 >&2
     say "run.sh: not everything could be built; see $out/build.log"
+    return 0
 }
 
 # memo: what measures; tests: what checks.
 need() {
     local names=(memo)
-    is_ready && return
-    case " $built " in *" $1 "*) return ;; esac
+    is_ready && return 0
+    case " $built " in *" $1 "*) return 0 ;; esac
     if [ -n "$broken" ] || ! configure; then
         broken=1
         return 1
@@ -200,7 +201,7 @@ need() {
     if [ "$1" = tests ]; then
         names=(test_gpu_training test_model_golden test_model_step test_engine test_quantize)
         [ "$backend" = cuda ] && names+=("${operations[@]/#/test_gpu_}")
-        cmake --build "$build" --target help | grep -q test_gpu_nccl && names+=(test_gpu_nccl)
+        cmake --build "$build" --target help | grep test_gpu_nccl >/dev/null && names+=(test_gpu_nccl)
     fi
     compile "${names[@]}"
     built="$built $1"
