@@ -71,9 +71,10 @@ sizes_h200() {
     # 13 kernels of 0.7 s, what they take filled (6 GB at most, 0.1 s), limits 2.5 s
     kernel_seconds=25 kernel_name=qwen2.5-7b
     decode_words=(--shape qwen2.5-32b --prompt 1500 --batch 1,16,64 --seconds 3)
-    # 66 GB of weights copied on the device 0.1 s, 4 lines of limits (2.5 s) and 3 s; prefill 0.3 s a step
+    # 66 GB of weights copied on the device 0.1 s, 4 lines of limits (2.5 s) and 3 s; prefill 0.3 s a step. 66 GB, keys
+    # and values of 64 x 1756 positions 29.5 GB, the limits' operands 1 GB: 97 GB of 150
     decode_seconds=40 decode_name=qwen2.5-32b
-    # beside it 33 GB of codes: 126 GB with keys and values of 64 x 1756 positions (29.5 GB)
+    # in fp8 31 GB of codes beside the weights: 128 GB. Documents: 66 GB and 5 GB of keys and values
     document_words=(--shape qwen2.5-32b --documents 4 --requests 32 --document-tokens 1500 --answer-tokens 64)
     # twice: 8,600 tokens at 65 GFLOP 1.9 s, 76 steps of 33 ms 2.5 s
     document_seconds=25
@@ -81,11 +82,11 @@ sizes_h200() {
     # that go there and back (1.3 GB/s): 1.2 s per GB. Then a step of 32,768 tokens to warm up and as many as --seconds
     # take, two at least, each 6 x parameters x tokens / 300 TFLOP/s.
     train_steps=(
-        # 6 GB: 8 s; 1 s a step
+        # 6 GB: 8 s; 1 s a step. 15 GB of states and gradients, 31 GB of activations that are kept
         "qwen2.5-1.5b|35|--shape qwen2.5-1.5b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 16384 --seconds 8"
-        # 31 GB: 37 s; 5 s a step
+        # 31 GB: 37 s; 5 s a step. 83 GB of states and gradients, 4 GB of activations
         "qwen2.5-7b|70|--shape qwen2.5-7b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
-        # 59 GB: 71 s; 10 s a step
+        # 59 GB: 71 s; 10 s a step. 137 GB by the plan that memo prints, of 150
         "qwen2.5-14b|120|--shape qwen2.5-14b --dtype bf16 --moments 8bit --grad-dtype bf16 --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
     )
     peer_words=() peer_seconds=120
@@ -189,7 +190,8 @@ compile() { # targets...
     return 0
 }
 
-# memo: what measures; tests: what checks.
+# memo: what measures; tests: what checks. The build takes 75 s and 20 s of one core's time (gcc 12, nvcc 13.0), so that
+# sixteen cores need as long as the longest file, half a minute.
 need() {
     local names=(memo)
     is_ready && return 0
