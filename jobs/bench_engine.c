@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEP_TOKENS = 512 };
+enum { STEP_TOKENS = 512, WARM_UP_ANSWER = 8 };
 
 // The steps in which every request generated a token and none ended.
 struct decoding {
@@ -148,7 +148,8 @@ static void report_json(const struct engine_statistics *done, struct effort effo
         bench_report_figures("engine, decoding", decoded, sizeof decoded / sizeof *decoded);
 }
 
-static int measure(struct bench *bench, const struct document_load *load, struct error *err)
+static int run_engine(const struct bench *bench, const struct document_load *load,
+                      struct measured *out, struct engine_statistics *done, struct error *err)
 {
     const size_t requests = load->documents * load->requests;
     const size_t prompt = load->document + load->own;
@@ -160,13 +161,31 @@ static int measure(struct bench *bench, const struct document_load *load, struct
         .cache_tokens = load->documents * (load->document + KV_BLOCK_TOKENS) +
                         requests * (load->own + load->answer + 2 * KV_BLOCK_TOKENS) + prompt};
     struct engine *engine = NULL;
-    struct measured measured = {0};
     if (engine_create(bench->model, &how, &engine, err))
         return -1;
-    const int rc = run_load(bench, engine, load, &measured, err);
-    const struct engine_statistics done = engine_statistics(engine);
+    const int rc = run_load(bench, engine, load, out, err);
+    *done = engine_statistics(engine);
     engine_destroy(engine);
-    if (rc)
+    return rc;
+}
+
+// On a GPU the first steps of every size load kernels and choose algorithms: once without a clock.
+static int warm_up(const struct bench *bench, const struct document_load *load, struct error *err)
+{
+    struct document_load few = *load;
+    struct measured ignored = {0};
+    struct engine_statistics done;
+    if (!device_stream(bench->device))
+        return 0;
+    few.answer = load->answer < WARM_UP_ANSWER ? load->answer : WARM_UP_ANSWER;
+    return run_engine(bench, &few, &ignored, &done, err);
+}
+
+static int measure(const struct bench *bench, const struct document_load *load, struct error *err)
+{
+    struct measured measured = {0};
+    struct engine_statistics done;
+    if (warm_up(bench, load, err) || run_engine(bench, load, &measured, &done, err))
         return -1;
     const struct decoder_cost cost = cost_of(bench);
     const struct effort effort = document_load_effort(&cost, load);

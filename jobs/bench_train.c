@@ -196,7 +196,7 @@ static void report_memory(const struct bench *bench, const struct trainer_bytes 
                  {"  activations", bytes->activations},
                  {"  workspace", bytes->workspace},
                  {"  before and after the steps", bytes->conversion}};
-    bench_report(bench, "memory of a rank", (double)trainer_bytes_total(*bytes) / 1e6, "MB", 0,
+    bench_report(bench, "memory: planned", (double)trainer_bytes_total(*bytes) / 1e9, "GB", 0,
                  NULL);
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         bench_report(bench, parts[i].what, (double)parts[i].bytes / 1e6, "MB", 0, NULL);
@@ -218,11 +218,7 @@ static int train_on(struct trial *trial, struct group *group, struct device *dev
         if (group_rank(group) == 0)
             report_memory(training->bench, &bytes);
         bench_fill_weights(model);
-        trial->reached.planned_bytes = (double)trainer_bytes_total(
-            trainer_bytes_needed(model, group_rank(group), group_size(group), &how));
-        if (group_rank(group) == 0)
-            bench_report(training->bench, "memory: planned", trial->reached.planned_bytes / 1e9,
-                         "GB", 0, NULL);
+        trial->reached.planned_bytes = (double)trainer_bytes_total(bytes);
         rc = trainer_create(model, group, &training->set, &how, &trainer, err) ||
                      time_steps(trainer, options->seconds, &trial->reached, err) ||
                      (options->checkpoint && bench_checkpoint(trainer, options->checkpoint,

@@ -67,26 +67,28 @@ failed=0 left=0 child='' watcher=''
 # A step may take three times its figure before it is ended.
 
 sizes_h200() {
-    kernel_words=(--shape qwen2.5-7b --prompt 4096 --rows 65536 --batch 64,1,2,4,8,16,32)
-    # 13 kernels of 0.7 s, what they take filled (13 GB at most, 0.1 s), limits 2.5 s
-    # and 7 numbers of rows x 5 weights x 2 ways of 0.2 s
+    kernel_words=(--shape qwen2.5-7b --prompt 4096 --rows 32768 --batch 64,1,2,4,8,16,32)
+    # 13 kernels of 0.7 s, what they take filled (6 GB at most, 0.1 s), limits 2.5 s; and 7 numbers of rows x 5 weights x
+    # 2 ways of 0.2 s
     kernel_seconds=40 kernel_name=qwen2.5-7b
     decode_words=(--shape qwen2.5-32b --prompt 1500 --batch 1,16,64 --seconds 3)
-    # 66 GB of weights copied on the device 0.1 s, 4 lines of limits (2.5 s) and 3 s; prefill 0.3 s a step
+    # 66 GB of weights copied on the device 0.1 s, 4 lines of limits (2.5 s) and 3 s; prefill 0.3 s a step. 66 GB, keys
+    # and values of 64 x 1756 positions 29.5 GB, the limits' operands 1 GB: 97 GB of 150
     decode_seconds=40 decode_name=qwen2.5-32b
-    # beside it 33 GB of codes: 126 GB with keys and values of 64 x 1756 positions (29.5 GB)
+    # in fp8 31 GB of codes beside the weights: 128 GB. Documents: 66 GB and 5 GB of keys and values
     document_words=(--shape qwen2.5-32b --documents 4 --requests 32 --document-tokens 1500 --answer-tokens 64)
     # twice: 8,600 tokens at 65 GFLOP 1.9 s, 76 steps of 33 ms 2.5 s
     document_seconds=25
-    # Parameters x 4 bytes to the host and back in halves (4 GB/s), a step of 32,768 tokens to warm up and at least two
-    # more: 6 x parameters x tokens / 300 TFLOP/s each.
+    # Weights begin as float32, of which the host makes a digest (2 GB/s) and which it cuts in two, in pieces of 256 KB
+    # that go there and back (1.3 GB/s): 1.2 s per GB. Then a step of 32,768 tokens to warm up and as many as --seconds
+    # take, two at least, each 6 x parameters x tokens / 300 TFLOP/s.
     train_steps=(
-        # 6 GB: 3 s; 1 s a step
-        "qwen2.5-1.5b|30|--shape qwen2.5-1.5b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 16384 --seconds 8"
-        # 31 GB: 16 s; 5 s a step
-        "qwen2.5-7b|60|--shape qwen2.5-7b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
-        # 59 GB: 30 s; 10 s a step
-        "qwen2.5-14b|100|--shape qwen2.5-14b --dtype bf16 --moments 8bit --grad-dtype bf16 --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
+        # 6 GB: 8 s; 1 s a step. 15 GB of states and gradients, 31 GB of activations that are kept
+        "qwen2.5-1.5b|35|--shape qwen2.5-1.5b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 16384 --seconds 8"
+        # 31 GB: 37 s; 5 s a step. 83 GB of states and gradients, 4 GB of activations
+        "qwen2.5-7b|70|--shape qwen2.5-7b --dtype bf16 --moments 8bit --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
+        # 59 GB: 71 s; 10 s a step. 137 GB by the plan that memo prints, of 150
+        "qwen2.5-14b|120|--shape qwen2.5-14b --dtype bf16 --moments 8bit --grad-dtype bf16 --step-tokens 32768 --micro-batch-tokens 8192 --checkpoint-activations --seconds 10"
     )
     peer_words=() peer_seconds=120
 }
@@ -127,12 +129,26 @@ check_machine() {
         say "run.sh: no GPU here (nvidia-smi lists none): run it where there is one, or try it with --backend cpu --size tiny"
         exit 77
     fi
-    is_ready && return
+    is_ready && return 0
     require cmake "install CMake 3.22 or newer"
     is_build || require make "install make"
     [ "$backend" = cuda ] && ! is_build || return 0
     command -v nvcc >/dev/null || [ -n "${CUDACXX:-}" ] || [ -x /usr/local/cuda/bin/nvcc ] ||
         { say "run.sh: no nvcc here: install CUDA 13, or name its compiler in CUDACXX"; exit 1; }
+}
+
+# cuBLASLt is loaded when it is needed, and a toolkit that was unpacked by hand is in no list of the loader's. torch
+# brings its own.
+loader_path=${LD_LIBRARY_PATH:-}
+find_libraries() {
+    local compiler each
+    [ "$backend" = cuda ] || return 0
+    compiler=$(command -v "${CUDACXX:-nvcc}" || echo /usr/local/cuda/bin/nvcc)
+    compiler=$(readlink -f "$compiler")
+    for each in "${compiler%/bin/*}/lib64" /usr/local/cuda/lib64; do
+        [ -d "$each" ] && LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$each"
+    done
+    export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}"
 }
 
 gpu_query() { # fields, more options...
@@ -157,9 +173,9 @@ operations=(accumulate adamw adamw_compact attention attention_cached cross_entr
 built='' broken=''
 
 configure() {
-    is_build && return
+    is_build && return 0
     say "building into $build"
-    cmake -S "$root" -B "$build" -DMEMO_MINIMAL=ON -DMEMO_CUDA=ON -DMEMO_WERROR=OFF >"$out/build.log" 2>&1 && return
+    cmake -S "$root" -B "$build" -DMEMO_MINIMAL=ON -DMEMO_CUDA=ON -DMEMO_WERROR=OFF >"$out/build.log" 2>&1 && return 0
     tail -n 20 "$out/build.log" >&2
     say "run.sh: CMake could not configure; see $out/build.log"
     return 1
@@ -169,16 +185,18 @@ configure() {
 compile() { # targets...
     local on=-k
     [ -f "$build/Makefile" ] || on=-k0
-    cmake --build "$build" --parallel "$(nproc)" --target "$@" -- "$on" >>"$out/build.log" 2>&1 && return
+    cmake --build "$build" --parallel "$(nproc)" --target "$@" -- "$on" >>"$out/build.log" 2>&1 && return 0
     grep -iE 'error' "$out/build.log" | tail -n 10 >&2
     say "run.sh: not everything could be built; see $out/build.log"
+    return 0
 }
 
-# memo: what measures; tests: what checks.
+# memo: what measures; tests: what checks. All of it takes 132 s of processor time (gcc 12, nvcc 13.0), 90 of them for memo, so that
+# sixteen cores need little more than the longest file, about half a minute.
 need() {
     local names=(memo)
-    is_ready && return
-    case " $built " in *" $1 "*) return ;; esac
+    is_ready && return 0
+    case " $built " in *" $1 "*) return 0 ;; esac
     if [ -n "$broken" ] || ! configure; then
         broken=1
         return 1
@@ -186,7 +204,7 @@ need() {
     if [ "$1" = tests ]; then
         names=(test_gpu_training test_model_golden test_model_step test_engine test_quantize)
         [ "$backend" = cuda ] && names+=("${operations[@]/#/test_gpu_}")
-        cmake --build "$build" --target help | grep -q test_gpu_nccl && names+=(test_gpu_nccl)
+        cmake --build "$build" --target help | grep test_gpu_nccl >/dev/null && names+=(test_gpu_nccl)
     fi
     compile "${names[@]}"
     built="$built $1"
@@ -304,6 +322,8 @@ run_step() {
     watch_gpu
     run_limited "$limit" "$log" "$@" || status=$?
     report_clocks "$name"
+    # There is a GPU: a test that cannot use it has not passed.
+    [ "$status" != 77 ] || [ "$needed" != tests ] || [ "$backend" != cuda ] || status=1
     end_step "$name" "$status" $((SECONDS - start)) "$log"
 }
 
@@ -389,6 +409,7 @@ check_nccl() {
 check_sanitizer() {
     local name tool=compute-sanitizer
     command -v "$tool" >/dev/null || tool=/usr/local/cuda/bin/$tool
+    command -v "$tool" >/dev/null || tool=/usr/local/cuda/compute-sanitizer/compute-sanitizer
     if [ "$backend" != cuda ] || ! command -v "$tool" >/dev/null; then
         skip_step "compute-sanitizer" "no compute-sanitizer for backend $backend"
         return
@@ -402,7 +423,7 @@ check_sanitizer() {
 peers() {
     local name
     for name in train generate; do
-        run_step "torch $name" "$peer_seconds" memo python3 "$here/peers.py" "$name" --device "$backend" "${peer_words[@]}"
+        run_step "torch $name" "$peer_seconds" memo env LD_LIBRARY_PATH="$loader_path" python3 "$here/peers.py" "$name" --device "$backend" "${peer_words[@]}"
     done
 }
 
@@ -433,6 +454,7 @@ check_machine
 earlier=$out/earlier.jsonl again=0
 cp "$results" "$earlier" || exit 1
 trap stop TERM INT
+find_libraries
 describe_machine
 say "$stage on $backend, results in $out"
 for pass in first again; do

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The floors of generation against figures worked out by hand from the published shapes.
+// The floors of generation, and what training counts as work, against figures worked out by hand
+// from the published shapes.
 #include "jobs/bench_floor.h"
+#include "worker/train/trainer.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -123,6 +125,28 @@ static void the_slower_of_reading_and_computing_counts(void **state)
     expect(effort_seconds(effort, 1000, 1), 100, 0);
 }
 
+// 28 layers of 3584 x (3584 + 2 x 512), 3584 x 3584 and 3 x 3584 x 18944, a head of 152064 x 3584.
+// Six operations for each weight and token, of the head and the last feed-forward block for target
+// tokens alone; attention: two products forward and four backward, over half of the pairs.
+static void training_counts_six_operations_for_a_weight(void **state)
+{
+    (void)state;
+    struct model model = {0};
+    struct error err;
+    assert_int_equal(model_config_shape("qwen2.5-7b", &model.config, &err), 0);
+    layout_create(&model.config, &model.layout);
+    const double ffn = 3.0 * 3584 * 18944, head = 152064.0 * 3584;
+    const double layers = 28 * (3584.0 * (3584 + 1024 + 3584) + ffn);
+    const double attention = 28 * 6.0 * 3584 * 50; // of a token in a sequence of 50
+    struct step_stats stats = {.sequences = 20, .tokens = 1000, .target_tokens = 1000};
+    expect(trainer_flops(&model, &stats), 1000 * (6 * (layers + head) + attention), 1e5);
+    expect(trainer_flops(&model, &stats) / (6 * 7.07e9 * 1000), 1, 0.01); // 7.07 G such weights
+    stats.target_tokens = 90;
+    expect(trainer_flops(&model, &stats),
+           1000 * (6 * (layers - ffn) + attention) + 90 * 6 * (ffn + head), 1e5);
+    layout_release(&model.layout);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +156,7 @@ int main(void)
         cmocka_unit_test(a_prompt_of_32b_is_mostly_products),
         cmocka_unit_test(shared_documents_are_read_once),
         cmocka_unit_test(windows_bound_what_is_seen),
+        cmocka_unit_test(training_counts_six_operations_for_a_weight),
         cmocka_unit_test(the_slower_of_reading_and_computing_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
