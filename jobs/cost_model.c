@@ -13,7 +13,6 @@
 #define CROSS_BATCH 20.0
 #define WEIGHT_BYTES 2.0 // bf16; so are gradients, keys and values
 #define REMAINDER_BYTES 2.0
-#define SUM_BYTES 4.0 // float32
 
 const struct cost_hardware cost_hardware_rows[] = {
     {"h200", 150.8e9, 780e12, 4.3e12, "measured: bf16 products 770-800 TFLOP/s, copies 4.3 TB/s"},
@@ -204,13 +203,13 @@ int cost_generate(const struct cost_text *text, const struct cost_assumptions *a
     return 0;
 }
 
-// Of a parameter: weights and gradients on every rank, remainders and moments divided by ZeRO-1;
-// with ZeRO-2 a GPU has the sums of its own gradients besides, in float32, and gives nothing back.
+// Of a parameter: weights and gradients on every rank, remainders and moments divided by ZeRO-1,
+// gradients too by ZeRO-2.
 static double bytes_per_parameter(const struct cost_training_options *options)
 {
     const double states = REMAINDER_BYTES + options->moment_bytes;
     const double gradients = WEIGHT_BYTES;
-    return WEIGHT_BYTES + gradients + (options->zero >= 2 ? SUM_BYTES / options->gpus : 0) +
+    return WEIGHT_BYTES + (options->zero >= 2 ? gradients / options->gpus : gradients) +
            (options->zero >= 1 ? states / options->gpus : states);
 }
 

@@ -344,7 +344,7 @@ static void print_training(const struct quote *quote)
            "activations%s\n",
            t->memory_bytes / 1e9, (int)options->zero, options->moments, t->activation_bytes / 1e9,
            needed > quote->hardware.memory_bytes
-               ? ": DOES NOT FIT; more --gpus, --zero 1 or --moments 8bit need less"
+               ? ": DOES NOT FIT; more --gpus, --zero 2 or --moments 8bit need less"
                : "");
     print_hours("training", t->gpu_hours, options->gpus,
                 options->example ? CASE_TRAINING_HOURS : 0);

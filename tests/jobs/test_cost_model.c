@@ -74,7 +74,7 @@ static void memory_of_training_is_that_of_the_design(void **state)
     options.zero = 2;
     options.gpus = 8;
     cost_train(&options, &assume, &model, hardware("h200"), &out);
-    assert_true(fabs(out.memory_bytes / (14.77e9 * (2 + 2 + 4.0 / 8 + 4.0 / 8)) - 1) < 2e-3);
+    assert_true(fabs(out.memory_bytes / (14.77e9 * (2 + 2.0 / 8 + 4.0 / 8)) - 1) < 2e-3);
 }
 
 static struct cost_generation generate(const struct cost_text *text, unsigned steps,
