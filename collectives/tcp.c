@@ -15,7 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define POLL_MS 10 // between looks at the deadline
+#define POLL_MS 10             // between looks at the deadline
+#define LAST_WORDS_SECONDS 1.0 // for a failure's text to be read
 
 enum call_kind { CALL_SUM, CALL_SCATTER, CALL_GATHER, CALL_BROADCAST, CALL_BARRIER, CALL_LEAVE };
 
@@ -365,6 +366,23 @@ void tcp_state_release(struct tcp_state *state, int size)
     free(state);
 }
 
+// A connection that is closed before all was read from it is reset, and what was sent is lost.
+static void read_out(int fd, double end)
+{
+    unsigned char unread[4096];
+    for (;;) {
+        const ssize_t got = recv(fd, unread, sizeof(unread), MSG_DONTWAIT);
+        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) ||
+            clock_seconds() > end) {
+            return;
+        }
+        struct pollfd polled = {.fd = fd, .events = POLLIN};
+        if (got < 0) {
+            (void)poll(&polled, 1, POLL_MS);
+        }
+    }
+}
+
 // The other ranks, which wait in a call, learn why it fails: as far as it can be told at once.
 static void tell_failure(struct group *group)
 {
@@ -373,7 +391,13 @@ static void tell_failure(struct group *group)
         struct error error;
     } message = {OUTCOME_FAILED, group->failure};
     for (int r = 1; r < group->size; r++) {
-        (void)send(peer_of(group, r)->fd, &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL);
+        const int fd = peer_of(group, r)->fd;
+        (void)send(fd, &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)shutdown(fd, SHUT_WR);
+    }
+    const double end = clock_seconds() + LAST_WORDS_SECONDS;
+    for (int r = 1; r < group->size; r++) {
+        read_out(peer_of(group, r)->fd, end);
     }
 }
 
