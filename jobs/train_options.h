@@ -47,6 +47,7 @@ struct train_options {
     double time_left;
     const char *backend;
     int64_t threads;
+    bool measure_products;
     double collective_seconds;
 };
 
