@@ -2,7 +2,9 @@
 // memo train: trains a memory model, all of its weights or adapters, by one process or by the ranks
 // of mpirun.
 #include "base/clock.h"
+#include "base/fs.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "jobs/task_plan.h"
 #include "jobs/train_job.h"
 #include "jobs/verbs.h"
@@ -91,11 +93,28 @@ static int open_local(struct train_job *job, struct error *err)
                : 0;
 }
 
+// Of each rank, because the sizes of its micro-batches are its own.
+static int record_products(struct train_job *job, struct error *err)
+{
+    if (!job->options->measure_products)
+        return 0;
+    char *directory = fs_join(job->options->out, "run");
+    char *path = mem_printf("%s/products-%04d", directory, group_rank(job->group));
+    const int rc = fs_make_directories(fs_system(), directory, err) ||
+                           device_record_products(job->device, path, err)
+                       ? -1
+                       : 0;
+    free(path);
+    free(directory);
+    return rc;
+}
+
 static int open_job(struct train_job *job, struct error *err)
 {
     if (group_agree(job->group, open_local(job, err), err) ||
         compute_gpus_open(job->group, job->device, &job->gpus, err) ||
-        training_set_prepare(job->options, &job->codec, job->group, &job->data, err))
+        training_set_prepare(job->options, &job->codec, job->group, &job->data, err) ||
+        group_agree(job->group, record_products(job, err), err))
         return -1;
     train_held_out_open(job);
     return open_trainer(job, err);

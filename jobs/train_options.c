@@ -104,6 +104,10 @@ const struct option train_option_table[] = {
      "default: the fastest that works here", false},
     {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
      "of each rank (0: the host's processors shared among its ranks)", false},
+    {"measure-products", OPTION_FLAG, OPTION_AT(measure_products), NULL, NULL, 0, 0, NULL,
+     "cuda: measure which of cuBLASLt's algorithms is the fastest for each size of product, instead of "
+     "asking it; kept in OUT/run, so that a run that continues computes the same bits",
+     false},
     {"collective-seconds", OPTION_NUMBER, OPTION_AT(collective_seconds), "X", "1800", 0.1, 1e6,
      NULL, "that a rank waits for the others before the job fails and says who is missing", false},
     {"rendezvous", OPTION_STRING, OPTION_AT(rendezvous), "DIR", NULL, 0, 0, NULL,

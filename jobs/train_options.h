@@ -48,6 +48,7 @@ struct train_options {
     double time_left;
     const char *backend;
     int64_t threads;
+    bool measure_products;
     double collective_seconds;
     const char *rendezvous; // NULL: MPI, or one process
 };

@@ -34,7 +34,9 @@ struct backend {
                          struct error *);
     void (*describe)(const struct device *, char *out, size_t out_bytes);
     void (*libraries)(const struct device *, char *out, size_t out_bytes); // NULL: it uses none
-    void *(*stream)(const struct device *);                  // NULL: work and memory are the host's
+    void *(*stream)(const struct device *); // NULL: work and memory are the host's
+    // Of device_record_products; NULL: no library multiplies.
+    int (*record_products)(struct device *, const char *path, struct error *);
     void (*choose_products)(struct device *, enum products); // NULL: there is no choice
 };
 

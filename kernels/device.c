@@ -106,6 +106,12 @@ bool device_choose_products(struct device *device, enum products products)
     return true;
 }
 
+int device_record_products(struct device *device, const char *path, struct error *err)
+{
+    return device->backend->record_products ? device->backend->record_products(device, path, err)
+                                            : 0;
+}
+
 void *device_stream(const struct device *device)
 {
     return device->backend->stream ? device->backend->stream(device) : NULL;

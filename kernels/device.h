@@ -63,10 +63,6 @@ struct device_options {
     const char *isa;
     int threads; // cpu only; 0: as many as this process may run on
     enum products products;
-    // A file, which is made where there is none: the fastest algorithm of a library for every size
-    // of product is measured when the size comes first, kept there, and used again by whoever opens
-    // the device with this file. NULL: the library's own choice, which is the same every time.
-    const char *products_record;
 };
 
 int device_create(const struct device_options *options, struct device **out, struct error *err);
@@ -80,6 +76,12 @@ void device_libraries(const struct device *device, char *out, size_t out_bytes);
 
 // From the next operation on. False: the backend has one way, which is invariant.
 bool device_choose_products(struct device *device, enum products products);
+
+// From now on the fastest of a library's algorithms is measured for every size of product when it
+// comes first, kept in the file `path`, which is made where there is none, and used again by
+// whoever names that file: equal bits in later runs. Without it the library chooses, which it does
+// the same way every time. Does nothing where no library multiplies.
+int device_record_products(struct device *device, const char *path, struct error *err);
 
 // Where operations are enqueued: the cuda backend's cudaStream_t, for those that order other work
 // of the GPU by it. NULL: operations are done when they return, in memory of the host.

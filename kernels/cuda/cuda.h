@@ -46,10 +46,11 @@ static inline struct cuda_state *cuda_of(struct device *device)
 void cuda_launched(struct device *device, const char *operation);
 void cuda_keep_error(struct device *device, const char *operation, const char *text);
 
-// record: see gemm_plan.h; NULL: nothing is measured.
-int gemm_create(struct gemm **out, const char *record, const char *gpu, struct error *err);
+int gemm_create(struct gemm **out, struct error *err);
 void gemm_destroy(struct gemm *gemm);
-size_t gemm_library_version(void);                   // of cuBLASLt, once a gemm was created
+size_t gemm_library_version(void); // of cuBLASLt, once a gemm was created
+// See gemm_plan.h. Products of before are chosen anew.
+int gemm_record(struct gemm *gemm, const char *path, const char *gpu, struct error *err);
 const char *gemm_record_id(const struct gemm *gemm); // "" without a record
 
 // C[m, n] = A[m, k] B[k, n] + bias[n] + addend[m, n], row-major, A and B maybe transposed; what has

@@ -285,8 +285,7 @@ static int cuda_create(struct device *device, const struct device_options *optio
         reserve(SCRATCH_BYTES, &state->scratch, err) ||
         cuda_alloc(device, ARRIVALS * sizeof *state->arrivals, (void **)&state->arrivals, err) ||
         reserve(2 * sizeof *state->codes, (void **)&state->codes, err) ||
-        upload_codes(state, err) ||
-        gemm_create(&state->gemm, options->products_record, state->properties.name, err)) {
+        upload_codes(state, err) || gemm_create(&state->gemm, err)) {
         cuda_destroy(device);
         device->state = NULL;
         return -1;
@@ -333,6 +332,12 @@ static void cuda_choose_products(struct device *device, enum products products)
     cuda_of(device)->products = products;
 }
 
+static int cuda_record_products(struct device *device, const char *path, struct error *err)
+{
+    struct cuda_state *state = cuda_of(device);
+    return gemm_record(state->gemm, path, state->properties.name, err);
+}
+
 static void *cuda_stream(const struct device *device)
 {
     return ((const struct cuda_state *)device->state)->stream;
@@ -347,5 +352,6 @@ extern "C" const struct backend backend_cuda = {
     .describe = cuda_describe,
     .libraries = cuda_libraries,
     .stream = cuda_stream,
+    .record_products = cuda_record_products,
     .choose_products = cuda_choose_products,
 };

@@ -38,7 +38,7 @@ const char *gemm_record_id(const struct gemm *gemm)
     return gemm->records.id;
 }
 
-int gemm_create(struct gemm **out, const char *record, const char *gpu, struct error *err)
+int gemm_create(struct gemm **out, struct error *err)
 {
     struct gemm *gemm = (struct gemm *)calloc(1, sizeof *gemm);
     *out = NULL;
@@ -50,10 +50,6 @@ int gemm_create(struct gemm **out, const char *record, const char *gpu, struct e
     }
     if (cudaMalloc(&gemm->workspace, WORKSPACE_BYTES) != cudaSuccess) {
         error_set(err, "cannot allocate the %d bytes that cuBLASLt works in", WORKSPACE_BYTES);
-        gemm_destroy(gemm);
-        return -1;
-    }
-    if (gemm_records_open(&gemm->records, record, gpu, err)) {
         gemm_destroy(gemm);
         return -1;
     }
@@ -82,6 +78,13 @@ void gemm_destroy(struct gemm *gemm)
     cudaFree(gemm->workspace);
     blas.Destroy(gemm->handle);
     free(gemm);
+}
+
+int gemm_record(struct gemm *gemm, const char *path, const char *gpu, struct error *err)
+{
+    forget_plans(gemm);
+    gemm_records_close(&gemm->records);
+    return gemm_records_open(&gemm->records, path, gpu, err);
 }
 
 // --- choosing ---

@@ -3,7 +3,7 @@
 // chosen for it.
 //
 // An algorithm is the first answer of the library's heuristic, which depends on library, GPU and
-// shape alone; or, where the device was opened with a record, the fastest of its first answers as
+// shape alone; or, where the device keeps a record, the fastest of its first answers as
 // measured when the shape came first. What was measured is written down at once, for later runs:
 //
 //     memo products 1; cuBLASLt VERSION; GPU; ID
@@ -41,7 +41,7 @@ struct gemm_record {
 };
 
 struct gemm_records {
-    char *path; // NULL: nothing is measured
+    char *path; // NULL: nothing is measured, the heuristic decides
     char id[40], gpu[256];
     struct gemm_record *records; // [RECORDS_LIMIT]
     size_t count;
@@ -54,7 +54,7 @@ int gemm_plan_describe(struct gemm_plan *plan, const struct gemm_call *call, str
 int gemm_plan_point(struct gemm_plan *plan, const struct gemm_call *call, struct error *err);
 void gemm_plan_release(struct gemm_plan *plan);
 
-// path NULL: the heuristic decides. Creates the file where there is none that fits.
+// Creates the file where there is none that fits.
 int gemm_records_open(struct gemm_records *records, const char *path, const char *gpu,
                       struct error *err);
 void gemm_records_close(struct gemm_records *records);

@@ -105,13 +105,13 @@ static int open_file(struct gemm_records *records, const char *gpu, struct error
 int gemm_records_open(struct gemm_records *records, const char *path, const char *gpu,
                       struct error *err)
 {
-    *records = {};
-    if (!path)
-        return 0;
     records->path = mem_strdup(path);
     records->records = (struct gemm_record *)mem_calloc(RECORDS_LIMIT, sizeof *records->records);
     snprintf(records->gpu, sizeof records->gpu, "%s", gpu);
-    return open_file(records, gpu, err) ? error_prefix(err, "record of matrix products") : 0;
+    if (open_file(records, gpu, err) == 0)
+        return 0;
+    gemm_records_close(records);
+    return error_prefix(err, "record of matrix products");
 }
 
 void gemm_records_close(struct gemm_records *records)

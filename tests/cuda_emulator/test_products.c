@@ -23,10 +23,11 @@ enum { WIDTH = 32, MOST_ROWS = 40 };
 
 static struct device *open_device(const char *record)
 {
-    const struct device_options options = {.backend = "cuda", .products_record = record};
+    const struct device_options options = {.backend = "cuda"};
     struct device *device;
     struct error err;
-    if (device_create(&options, &device, &err))
+    if (device_create(&options, &device, &err) ||
+        (record && device_record_products(device, record, &err)))
         fail_msg("%s", err.text);
     return device;
 }
@@ -258,7 +259,7 @@ static void record_of_another_gpu_is_begun_anew(void **state)
 static void torn_record_is_refused(void **state)
 {
     (void)state;
-    struct device *device = open_device(path), *none;
+    struct device *device = open_device(path), *other = open_device(NULL);
     struct layer l = layer_create(device);
     forward(&l, DTYPE_BF16, 0, 17);
     layer_release(&l);
@@ -268,25 +269,24 @@ static void torn_record_is_refused(void **state)
         text[length] = '\0';
         write_file(text);
         struct error err;
-        const struct device_options options = {.backend = "cuda", .products_record = path};
-        assert_int_equal(device_create(&options, &none, &err), -1);
+        assert_int_equal(device_record_products(other, path, &err), -1);
         assert_non_null(strstr(err.text, "line 2, is no record"));
         assert_non_null(strstr(err.text, "remove the file"));
         if (length < 7 + (size_t)(strchr(text, '\n') - text) + 1)
             break;
     }
+    device_destroy(other);
     free(text);
 }
 
 static void record_that_cannot_be_written_is_an_error(void **state)
 {
     (void)state;
-    const struct device_options options = {.backend = "cuda",
-                                           .products_record = "/nonexistent/record"};
-    struct device *device;
+    struct device *device = open_device(NULL);
     struct error err;
-    assert_int_equal(device_create(&options, &device, &err), -1);
+    assert_int_equal(device_record_products(device, "/nonexistent/record", &err), -1);
     assert_non_null(strstr(err.text, "/nonexistent/record"));
+    device_destroy(device);
 }
 
 static int no_record(void **state)
