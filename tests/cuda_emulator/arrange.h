@@ -17,6 +17,11 @@ void emulator_set_device(int major, int minor, size_t memory_bytes);
 void emulator_set_driver(int version); // 1000 major + 10 minor; 0: there is none
 unsigned emulator_graph_launches(void);
 
+// Kernels, products, copies and fills on the device since the count began, in graphs, too.
+void emulator_count_launches(void);
+unsigned emulator_launches(void);
+void emulator_print_launches(void); // by name
+
 #ifdef __cplusplus
 }
 #endif

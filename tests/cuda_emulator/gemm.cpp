@@ -40,6 +40,7 @@ int gemm_run(struct device *device, const struct gemm_call *call)
         (call->c.dtype != call->a.dtype && call->c.dtype != DTYPE_F32))
         return -1;
     emulator_enqueue(cuda_of(device)->stream, [copy]() {
+        emulator_note_launch("matrix product");
         emulator_check_argument("matrix product", copy);
         if (emulator_error() != cudaSuccess)
             return;

@@ -49,6 +49,7 @@ static std::string error_text, failing;
 static cudaError_t failing_error;
 static int driver_version = 13000;
 static unsigned graph_launches;
+static std::map<std::string, unsigned> launches;
 
 void emulator_set_device(int major, int minor, size_t memory_bytes)
 {
@@ -66,6 +67,30 @@ void emulator_fail_next(const char *function, cudaError_t error)
 {
     failing = function ? function : "";
     failing_error = error;
+}
+
+void emulator_count_launches(void)
+{
+    launches.clear();
+}
+
+void emulator_note_launch(const char *name)
+{
+    launches[name]++;
+}
+
+unsigned emulator_launches(void)
+{
+    unsigned sum = 0;
+    for (const auto &each : launches)
+        sum += each.second;
+    return sum;
+}
+
+void emulator_print_launches(void)
+{
+    for (const auto &each : launches)
+        printf("    %4u %s\n", each.second, each.first.c_str());
 }
 
 // Errors of a fault stay until the process ends; those of one call do not.
@@ -312,6 +337,7 @@ void emulator_enqueue(cudaStream_t stream, std::function<void()> work)
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
 {
     emulator_enqueue(stream, [=]() {
+        emulator_note_launch("cudaMemsetAsync");
         emulator_check_words("cudaMemsetAsync", &memory, sizeof memory);
         emulator_open_memory();
         if (last_error == cudaSuccess)
@@ -339,6 +365,7 @@ cudaError_t cudaMemcpyAsync(void *out, const void *in, size_t bytes, enum cudaMe
         return cudaErrorStreamCaptureUnsupported;
     }
     emulator_enqueue(stream, [=]() {
+        emulator_note_launch("cudaMemcpyAsync");
         check_sides(out, in, kind);
         emulator_open_memory();
         if (last_error == cudaSuccess)
