@@ -18,9 +18,10 @@ static __global__ void reduce_parts_kernel(struct tensor out, const float *scrat
     CUDA_SHARED(float, sums, THREADS);
     const size_t i = (size_t)blockIdx.x * WARP + threadIdx.x % WARP;
     float sum = 0;
+    if (i < width)
 #pragma unroll 4
-    for (unsigned part = threadIdx.x / WARP; part < parts; part += WARPS)
-        sum += i < width ? scratch[part * width + i] : 0;
+        for (unsigned part = threadIdx.x / WARP; part < parts; part += WARPS)
+            sum += scratch[part * width + i];
     sums[threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.x >= WARP || i >= width)

@@ -22,6 +22,11 @@ unsigned emulator_graph_launches(void);
 // size. 0: none since the last question.
 uint64_t emulator_last_algorithm(void);
 
+// Kernels, products, copies and fills on the device since the count began, in graphs, too.
+void emulator_count_launches(void);
+unsigned emulator_launches(void);
+void emulator_print_launches(void); // by name
+
 #ifdef __cplusplus
 }
 #endif

@@ -379,6 +379,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t o, c
                           *(const float *)alpha,
                           *(const float *)beta};
     emulator_enqueue(stream, [copy]() {
+        emulator_note_launch("matrix product");
         emulator_check_argument("matrix product", copy);
         if (emulator_error() != cudaSuccess)
             return;

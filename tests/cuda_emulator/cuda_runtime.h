@@ -335,6 +335,7 @@ template <typename F> cudaError_t cudaFuncSetAttribute(F *, enum cudaFuncAttribu
 // The runtime's sticky error, with a text of its own.
 void emulator_set_error(cudaError_t error, const char *text);
 cudaError_t emulator_error(void);
+void emulator_note_launch(const char *name);
 // The device's memory is touched in between only.
 void emulator_open_memory(void);
 void emulator_close_memory(void);

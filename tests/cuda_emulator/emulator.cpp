@@ -591,6 +591,7 @@ void emulator_run(const char *kernel, dim3 grid, dim3 size, size_t shared_bytes,
     const size_t threads = (size_t)size.x * size.y * size.z;
     if (emulator_error() != cudaSuccess)
         return;
+    emulator_note_launch(kernel);
     find_order();
     emulator_launched = (struct emulated_launch){kernel, grid, size, shared_bytes};
     if (threads == 0 || threads > EMULATOR_THREADS_LIMIT || grid.x == 0 || grid.y == 0 ||

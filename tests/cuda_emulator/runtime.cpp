@@ -52,6 +52,7 @@ static cudaError_t failing_error;
 static unsigned failing_after; // calls
 static int driver_version = 13000;
 static unsigned graph_launches;
+static std::map<std::string, unsigned> launches;
 
 void emulator_set_device(int major, int minor, size_t memory_bytes)
 {
@@ -75,6 +76,30 @@ void emulator_fail_later(const char *function, cudaError_t error, unsigned calls
     snprintf(failing, sizeof failing, "%s", function ? function : "");
     failing_error = error;
     failing_after = calls;
+}
+
+void emulator_count_launches(void)
+{
+    launches.clear();
+}
+
+void emulator_note_launch(const char *name)
+{
+    launches[name]++;
+}
+
+unsigned emulator_launches(void)
+{
+    unsigned sum = 0;
+    for (const auto &each : launches)
+        sum += each.second;
+    return sum;
+}
+
+void emulator_print_launches(void)
+{
+    for (const auto &each : launches)
+        printf("    %4u %s\n", each.second, each.first.c_str());
 }
 
 // Errors of a fault stay until the process ends; those of one call do not.
@@ -325,6 +350,7 @@ void emulator_enqueue(cudaStream_t stream, std::function<void()> work)
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
 {
     emulator_enqueue(stream, [=]() {
+        emulator_note_launch("cudaMemsetAsync");
         emulator_check_words("cudaMemsetAsync", &memory, sizeof memory);
         emulator_open_memory();
         if (last_error == cudaSuccess)
@@ -352,6 +378,7 @@ cudaError_t cudaMemcpyAsync(void *out, const void *in, size_t bytes, enum cudaMe
         return cudaErrorStreamCaptureUnsupported;
     }
     emulator_enqueue(stream, [=]() {
+        emulator_note_launch("cudaMemcpyAsync");
         check_sides(out, in, kind);
         emulator_open_memory();
         if (last_error == cudaSuccess)

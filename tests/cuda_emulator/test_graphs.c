@@ -16,8 +16,13 @@
 
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+// Norm, queries with keys and values, rope with cache, attention, output, norm, gate
+// and up, activation, down.
+enum { LAUNCHES_PER_LAYER = 9, LAUNCHES_BESIDES = 15 };
 
 enum { REQUESTS = 9, LONGEST = 14, CAPACITY = 60, DOCUMENT = 35 };
 
@@ -188,6 +193,44 @@ static void moved_weights_are_captured_anew(void **state)
     device_destroy(device);
 }
 
+// Of a step that is captured already.
+static unsigned launches_of_step(int layers, bool print)
+{
+    struct model_config config = fixture_config();
+    struct device *device = create("cuda");
+    struct kv_cache *cache;
+    struct error err;
+    int32_t out;
+    config.layers = layers;
+    struct model *model = fixture_model(device, &config, DTYPE_BF16, 21);
+    const struct kv_cache_size size = {
+        .blocks = 2, .capacity = 40, .sequences = 1, .max_tokens = 4};
+    assert_int_equal(kv_cache_create(model, &size, &cache, &err), 0);
+    for (int32_t p = 0; p < 4; p++) {
+        emulator_count_launches();
+        if (step(model, cache, p, &out, &err))
+            fail_msg("position %d: %s", p, err.text);
+    }
+    const unsigned launches = emulator_launches();
+    if (print)
+        emulator_print_launches();
+    kv_cache_destroy(cache);
+    model_destroy(model);
+    device_destroy(device);
+    return launches;
+}
+
+// Each costs a GPU a microsecond or two, whatever it does: nine a layer are 576 of 64 layers.
+static void a_step_launches_little(void **state)
+{
+    (void)state;
+    const unsigned two = launches_of_step(2, true), four = launches_of_step(4, false);
+    printf("launches of a decode step: %u a layer, %u besides\n", (four - two) / 2,
+           two - (four - two));
+    assert_true((four - two) / 2 <= LAUNCHES_PER_LAYER);
+    assert_true(two - (four - two) <= LAUNCHES_BESIDES);
+}
+
 // What a graph names must stay: the emulator sees that it did not.
 static void zero(void *context)
 {
@@ -221,6 +264,7 @@ int main(void)
         cmocka_unit_test(graphs_change_no_answer_of_windows_and_norms),
         cmocka_unit_test(models_with_states_are_not_captured),
         cmocka_unit_test(moved_weights_are_captured_anew),
+        cmocka_unit_test(a_step_launches_little),
         cmocka_unit_test(replay_of_freed_memory_is_a_fault), // its error stays: the last test
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
