@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "coordinator/shell.h"
+#include "coordinator/shell_private.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "coordinator/event_loop.h"
 
 #include <assert.h>
 #include <signal.h>
@@ -20,259 +19,24 @@
 #define CLAIM_RETRY_SECONDS 2.0 // until blocks that others hold are asked for again
 #define DRAIN_SECONDS 30.0      // for the last messages to leave at the end
 
-// Leases to one worker that follow one another travel in one message.
-struct lease_batch {
-    uint32_t tasks[256];
-    size_t count;
-};
-
-struct shell {
-    struct group *group;
-    const struct cluster_job *job;
-    struct transport *transport;
-    struct coordinator *coordinator; // rank 0
-    struct sharing sharing;          // rank 0, when the job shares its tasks
-    struct lease_batch *batches;     // rank 0: [ranks]
-    bool *left;                      // rank 0: [ranks] the agent there has said goodbye
-    int agents_left;                 // the job ends when all have
-    struct agent *agent;             // every other rank, or rank 0 alone
-    struct event_loop loop;
-    bool stop_told; // the coordinator knows
-    double started_seconds;
-    double next_progress_seconds;
-    struct cluster_progress progress;
-    struct worker_table workers;                 // rank 0
-    char worker_failure[PROTOCOL_MAX_TEXT + 64]; // of the first worker that gave up
-};
-
-static double elapsed(const struct shell *shell)
-{
-    return clock_seconds() - shell->started_seconds;
-}
-
-static void tell_coordinator(struct shell *shell, enum coordinator_event_kind kind, int worker,
-                             uint32_t task, const char *reason, uint32_t window)
-{
-    const struct coordinator_event event = {.kind = kind,
-                                            .now_seconds = elapsed(shell),
-                                            .worker = worker,
-                                            .window = window,
-                                            .task = task,
-                                            .reason = reason};
-    coordinator_handle(shell->coordinator, &event);
-}
-
-// The same for a task that may become final by it: only the first time counts.
-static void tell_final(struct shell *shell, enum coordinator_event_kind kind, int worker,
-                       uint32_t task)
-{
-    const struct coordinator_counts before = coordinator_counts(shell->coordinator);
-    tell_coordinator(shell, kind, worker, task, NULL, 0);
-    const struct coordinator_counts after = coordinator_counts(shell->coordinator);
-    if (after.done + after.aside > before.done + before.aside)
-        shell->progress.weight_done += shell->job->weights ? shell->job->weights[task] : 1;
-}
-
-static int welcome(struct shell *shell, int peer, const struct message *hello, struct error *err)
-{
-    if (!digest_equal(hello->plan, shell->job->plan))
-        return error_set(err,
-                         "rank %d has a different task list: all ranks must see the same corpus "
-                         "file, options and build",
-                         peer);
-    tell_coordinator(shell, EVENT_WORKER_JOINED, peer, 0, NULL, hello->window);
-    worker_table_joined(&shell->workers, peer, elapsed(shell));
-    return 0;
-}
-
-static int check_tasks(const struct shell *shell, int peer, const struct message *message,
-                       struct error *err)
-{
-    for (size_t i = 0; i < message->count; i++) {
-        if (message->tasks[i] >= shell->job->tasks)
-            return error_set(err, "rank %d reported task %u of %zu", peer, message->tasks[i],
-                             shell->job->tasks);
-    }
-    return 0;
-}
-
-static void note_goodbye(struct shell *shell, int peer)
-{
-    shell->agents_left += !shell->left[peer];
-    shell->left[peer] = true;
-}
-
-static void take_committed(struct shell *shell, int peer, const struct message *message)
-{
-    for (size_t i = 0; i < message->count; i++)
-        tell_final(shell, EVENT_COMMITTED, peer, message->tasks[i]);
-    shell->progress.pairs += message->pairs;
-    shell->progress.tokens += message->tokens;
-    worker_table_committed(&shell->workers, peer, elapsed(shell), message->count, message->pairs,
-                           message->tokens);
-    if (shell->job->figures && message->text[0])
-        shell->job->figures(shell->job->state, message->text);
-}
-
-static void take_failed(struct shell *shell, int peer, const struct message *message)
-{
-    log_warn("task %u failed on rank %d: %s", message->tasks[0], peer, message->text);
-    coordinator_handle(shell->coordinator,
-                       &(struct coordinator_event){.kind = EVENT_FAILED,
-                                                   .now_seconds = elapsed(shell),
-                                                   .worker = peer,
-                                                   .task = message->tasks[0],
-                                                   .reason = message->text,
-                                                   .fatal = message->fatal});
-}
-
-static int receive_from_worker(struct shell *shell, int peer, const struct message *message,
-                               struct error *err)
-{
-    if (check_tasks(shell, peer, message, err))
-        return -1;
-    switch (message->kind) {
-    case MESSAGE_HELLO:
-        return welcome(shell, peer, message, err);
-    case MESSAGE_COMMITTED:
-        take_committed(shell, peer, message);
-        return 0;
-    case MESSAGE_FAILED:
-        take_failed(shell, peer, message);
-        worker_table_failed(&shell->workers, peer, elapsed(shell));
-        return 0;
-    case MESSAGE_BYE:
-        if (message->failed && !shell->worker_failure[0])
-            snprintf(shell->worker_failure, sizeof(shell->worker_failure), "rank %d: %s", peer,
-                     message->text);
-        if (message->failed)
-            tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
-        tell_coordinator(shell, EVENT_WORKER_LEFT, peer, 0, NULL, 0);
-        worker_table_left(&shell->workers, peer, elapsed(shell), message->failed);
-        note_goodbye(shell, peer);
-        return 0;
-    default:
-        return error_set(err, "unexpected message of kind %d from rank %d", message->kind, peer);
-    }
-}
-
-// With one rank both roles share the peer: what an agent never sends is for the agent.
-static int dispatch(struct shell *shell, const struct transport_message *raw, struct error *err)
-{
-    struct message message;
-    if (message_decode(raw->bytes, raw->length, &message, err))
-        return error_prefix(err, "from rank %d", raw->peer);
-    const bool for_agent = message.kind == MESSAGE_LEASE || message.kind == MESSAGE_DROP ||
-                           message.kind == MESSAGE_STOP;
-    int rc;
-    if (for_agent && shell->agent)
-        rc = agent_receive(shell->agent, &message, err);
-    else if (!for_agent && shell->coordinator)
-        rc = receive_from_worker(shell, raw->peer, &message, err);
-    else
-        rc = error_set(err, "unexpected message of kind %d from rank %d", message.kind, raw->peer);
-    message_release(&message);
-    return rc;
-}
-
-static int receive_all(struct shell *shell, bool *busy, struct error *err)
-{
-    struct transport_message raw;
-    int rc;
-    while ((rc = transport_poll(shell->transport, &raw, err)) > 0) {
-        *busy = true;
-        const int handled = dispatch(shell, &raw, err);
-        free(raw.bytes);
-        if (handled)
-            return -1;
-    }
-    return rc;
-}
-
-static int post(struct shell *shell, int peer, const struct message *message, struct error *err)
-{
-    struct strbuf bytes = {0};
-    message_encode(message, &bytes);
-    const int rc = transport_post(shell->transport, peer, bytes.bytes, bytes.length, err);
-    strbuf_release(&bytes);
-    return rc;
-}
-
-static int flush_leases(struct shell *shell, int worker, struct error *err)
-{
-    struct lease_batch *batch = &shell->batches[worker];
-    const struct message lease = {
-        .kind = MESSAGE_LEASE, .tasks = batch->tasks, .count = batch->count};
-    if (batch->count > 0 && post(shell, worker, &lease, err))
-        return -1;
-    batch->count = 0;
-    return 0;
-}
-
-static int post_drop(struct shell *shell, const struct coordinator_action *action,
-                     struct error *err)
-{
-    uint32_t task = action->task;
-    const struct message drop = {.kind = MESSAGE_DROP, .tasks = &task, .count = 1};
-    return flush_leases(shell, action->worker, err) || post(shell, action->worker, &drop, err) ? -1
-                                                                                               : 0;
-}
-
-static int store_set_aside(struct shell *shell, const struct coordinator_action *action,
-                           struct error *err)
-{
-    const int rc = shell->job->set_aside(shell->job->state, action->task, action->reason, err);
-    if (rc == 0)
-        tell_final(shell, EVENT_SET_ASIDE_COMMITTED, 0, action->task);
-    return rc < 0 ? -1 : 0; // fenced: the job is about to stop
-}
-
-static int act(struct shell *shell, const struct coordinator_action *action, struct error *err)
-{
-    struct lease_batch *batch = &shell->batches[action->worker];
-    switch (action->kind) {
-    case ACTION_LEASE:
-        batch->tasks[batch->count++] = action->task;
-        if (batch->count == sizeof(batch->tasks) / sizeof(batch->tasks[0]))
-            return flush_leases(shell, action->worker, err);
-        return 0;
-    case ACTION_SET_ASIDE:
-        log_warn("task %u set aside: %s", action->task, action->reason);
-        return store_set_aside(shell, action, err);
-    case ACTION_DROP:
-        return post_drop(shell, action, err);
-    case ACTION_CLAIM:
-        return sharing_claim(&shell->sharing, action->block, elapsed(shell), err);
-    case ACTION_BACKUP:
-        sharing_back_up(&shell->sharing, action->task, elapsed(shell));
-        return 0;
-    case ACTION_STOP_WORKER:
-        return flush_leases(shell, action->worker, err) ||
-                       post(shell, action->worker, &(struct message){.kind = MESSAGE_STOP}, err)
-                   ? -1
-                   : 0;
-    }
-    return error_set(err, "unknown action %d", action->kind);
-}
-
 static int coordinate(struct shell *shell, bool *busy, struct error *err)
 {
     if (shell->loop.stop_signalled && !shell->stop_told) {
-        tell_coordinator(shell, EVENT_STOP_REQUESTED, 0, 0, NULL, 0);
+        shell_tell(shell, EVENT_STOP_REQUESTED);
         shell->stop_told = true;
     }
-    tell_coordinator(shell, EVENT_TICK, 0, 0, NULL, 0);
-    if (shell->job->sharing && sharing_step(&shell->sharing, elapsed(shell), err))
+    shell_tell(shell, EVENT_TICK);
+    if (shell->job->sharing && sharing_step(&shell->sharing, shell_seconds(shell), err))
         return -1;
 
     struct coordinator_action action;
     while (coordinator_next_action(shell->coordinator, &action)) {
         *busy = true;
-        if (act(shell, &action, err))
+        if (shell_act(shell, &action, err))
             return -1;
     }
     for (int w = 0; w < group_size(shell->group); w++) {
-        if (flush_leases(shell, w, err))
+        if (shell_flush_leases(shell, w, err))
             return -1;
     }
     return 0;
@@ -299,7 +63,7 @@ static double weight_left(const struct shell *shell)
 
 static void report_progress(struct shell *shell, bool last)
 {
-    const double now = elapsed(shell);
+    const double now = shell_seconds(shell);
     shell->progress.counts = coordinator_counts(shell->coordinator);
     shell->progress.seconds = now;
     if (!last && now < shell->next_progress_seconds)
@@ -322,7 +86,7 @@ static int agent_count(const struct shell *shell)
 static int run_round(struct shell *shell, bool *busy, bool *over, struct error *err)
 {
     event_loop_poll(&shell->loop);
-    if (receive_all(shell, busy, err))
+    if (shell_receive(shell, busy, err))
         return -1;
     if (shell->coordinator) {
         if (coordinate(shell, busy, err))
@@ -331,7 +95,7 @@ static int run_round(struct shell *shell, bool *busy, bool *over, struct error *
     }
     struct error agent_err; // the agent has told the coordinator, which ends the job for everybody
     if (shell->agent && !agent_ended(shell->agent))
-        (void)agent_step(shell->agent, elapsed(shell), busy, &agent_err);
+        (void)agent_step(shell->agent, shell_seconds(shell), busy, &agent_err);
     *over = (!shell->agent || agent_ended(shell->agent)) &&
             (!shell->coordinator ||
              (coordinator_ended(shell->coordinator) && shell->agents_left == agent_count(shell)));
@@ -349,7 +113,7 @@ static int drain_one(struct shell *shell, bool *busy, struct error *err)
     *busy = true;
     if (shell->coordinator && message_decode(raw.bytes, raw.length, &message, NULL) == 0) {
         if (message.kind == MESSAGE_BYE)
-            note_goodbye(shell, raw.peer);
+            shell_note_goodbye(shell, raw.peer);
         message_release(&message);
     }
     free(raw.bytes);
@@ -360,14 +124,14 @@ static int drain_one(struct shell *shell, bool *busy, struct error *err)
 // until it has heard every goodbye.
 static int drain(struct shell *shell, struct error *err)
 {
-    const double deadline = elapsed(shell) + DRAIN_SECONDS;
+    const double deadline = shell_seconds(shell) + DRAIN_SECONDS;
     const bool hears_all = shell->coordinator && group_size(shell->group) > 1;
     while (!transport_idle(shell->transport) ||
            (hears_all && shell->agents_left < agent_count(shell))) {
         bool busy = false;
         if (drain_one(shell, &busy, err))
             return -1;
-        if (elapsed(shell) > deadline)
+        if (shell_seconds(shell) > deadline)
             return error_set(err, "the last messages did not arrive within %.0f s", DRAIN_SECONDS);
         if (!busy)
             event_loop_sleep(&shell->loop, BUSY_SLEEP_MS);
@@ -380,11 +144,11 @@ static int run_rounds(struct shell *shell, struct error *err)
     double last_busy_seconds = 0;
     bool over = false;
     while (!over) {
-        const double begin = elapsed(shell);
+        const double begin = shell_seconds(shell);
         bool busy = false;
         if (run_round(shell, &busy, &over, err))
             return -1;
-        const double now = elapsed(shell);
+        const double now = shell_seconds(shell);
         const bool quiet = now - last_busy_seconds >= QUIET_SECONDS;
         if (busy || now - begin > WORK_SECONDS)
             last_busy_seconds = now;
@@ -401,12 +165,12 @@ static void abandon(struct shell *shell, const char *reason)
     if (shell->coordinator) {
         for (int w = 1; w < group_size(shell->group); w++) {
             if (!shell->left[w])
-                (void)post(shell, w, &(struct message){.kind = MESSAGE_STOP}, &ignored);
+                (void)shell_post(shell, w, &(struct message){.kind = MESSAGE_STOP}, &ignored);
         }
     } else if (!shell->agent || !agent_ended(shell->agent)) {
         struct message bye = {.kind = MESSAGE_BYE, .failed = true};
         snprintf(bye.text, sizeof(bye.text), "%s", reason);
-        (void)post(shell, 0, &bye, &ignored);
+        (void)shell_post(shell, 0, &bye, &ignored);
     }
     (void)drain(shell, &ignored);
 }

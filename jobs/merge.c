@@ -3,229 +3,20 @@
 //
 // Everything is written into OUT.partial, which becomes OUT when it is complete; a merge that was
 // killed continues there. OUT/run/merge.id says what OUT is: the same command again does nothing.
-#include "worker/merge/merge.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "jobs/compute.h"
-#include "jobs/run_directory.h"
-#include "jobs/score.h"
-#include "jobs/sweep.h"
+#include "jobs/merge_job.h"
 #include "jobs/verbs.h"
-#include "worker/merge/config.h"
 
-#include <errno.h>
-#include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct merge_job_options {
-    const char *base;
-    struct option_list vectors;
-    struct option_list models;
-    const char *config;
-    const char *method;
-    struct option_list weights;
-    struct option_list density;
-    double lambda;
-    const char *semantics;
-    const char *trim;
-    const char *rescale;
-    int64_t seed;
-    const char *dtype;
-    struct option_list sweep;
-    struct option_list data;
-    int64_t sample;
-    double memory;
-    int64_t threads;
-    const char *out;
-};
-
-#define OPTION_AT(field) offsetof(struct merge_job_options, field)
-
-static const struct option merge_option_table[] = {
-    {"base", OPTION_STRING, OPTION_AT(base), "DIR", NULL, 0, 0, NULL,
-     "model directory that training began with; linear, slerp, nuslerp, multislerp and karcher "
-     "also go without",
-     false},
-    {"vectors", OPTION_LIST, OPTION_AT(vectors), "FILE...", NULL, 0, 0, NULL,
-     "task vectors, in any order", false},
-    {"models", OPTION_LIST, OPTION_AT(models), "DIR...", NULL, 0, 0, NULL,
-     "trained models instead of, or behind, vectors", false},
-    {"config", OPTION_STRING, OPTION_AT(config), "FILE", NULL, 0, 0, NULL,
-     "a mergekit configuration instead of base, models, method and parameters", false},
-    {"method", OPTION_STRING, OPTION_AT(method), "NAME", "ties", 0, 0, NULL,
-     "how to combine them; several with commas in a sweep: " MERGE_METHOD_CHOICES, false},
-    {"weights", OPTION_LIST, OPTION_AT(weights), "W...", NULL, 0, 0, NULL,
-     "one weight for each vector and model (default 1 each)", false},
-    {"density", OPTION_LIST, OPTION_AT(density), "X...", "0.3", 0, 0, NULL,
-     "share of the changes that is kept: one for all, or one for each", false},
-    {"lambda", OPTION_NUMBER, OPTION_AT(lambda), "X", "1", -100, 100, NULL,
-     "scale of the merged change", false},
-    {"semantics", OPTION_CHOICE, OPTION_AT(semantics), "NAME", "paper", 0, 0,
-     MERGE_SEMANTICS_CHOICES,
-     "memo-ref: as the authors of MeMo merged, with the first model in the base's place", false},
-    {"trim", OPTION_CHOICE, OPTION_AT(trim), "NAME", "tensor", 0, 0, "tensor|global",
-     "ties: a threshold for each tensor, or one for the whole vector", false},
-    {"rescale", OPTION_CHOICE, OPTION_AT(rescale), "NAME", NULL, 0, 0, MERGE_RESCALE_CHOICES,
-     "what makes up for dropped changes (default: density for dare and della, none otherwise; "
-     "mergekit has l1)",
-     false},
-    {"seed", OPTION_INT, OPTION_AT(seed), "N", "1", 0, INT64_MAX, NULL, "of random masks", false},
-    {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", NULL, 0, 0, "f32|bf16|f16",
-     "of the result (default: the base's own)", false},
-    {"sweep", OPTION_LIST, OPTION_AT(sweep), "S=X,X...", NULL, 0, 0, NULL,
-     "settings and their values, as density=0.1,0.3 lambda=0.5,1: every combination becomes a "
-     "model in OUT",
-     false},
-    {"data", OPTION_LIST, OPTION_AT(data), "PATH...", NULL, 0, 0, NULL,
-     "with --sweep: sets of pairs on which every result is scored, closed-book", false},
-    {"sample", OPTION_INT, OPTION_AT(sample), "N", "0", 0, INT32_MAX, NULL,
-     "only the N pairs of each set with the smallest record ids (0: all)", false},
-    {"memory", OPTION_NUMBER, OPTION_AT(memory), "GB", MERGE_MEMORY_DEFAULT, 0.05, 4096, NULL,
-     "most memory of this process, mapped pages included", false},
-    {"threads", OPTION_INT, OPTION_AT(threads), "N", "0", 0, 4096, NULL,
-     "of each rank (0: the host's processors shared among its ranks)", false},
-    {"out", OPTION_STRING, OPTION_AT(out), "DIR", NULL, 0, 0, NULL, "model directory to write",
-     true},
-    {0},
-};
-
-struct merge_state {
-    const struct merge_job_options *options;
-    struct group *group;
-    struct merge_config config; // base, models and recipe, from a file or from the options
-    struct sweep sweep;
-    char *partial;
-    char *identity;           // as it is recorded
-    char **outs;              // [sweep.count]
-    struct run_directory run; // rank 0
-    struct merge_report report;
-};
-
-// --- what is asked for: usage errors ---
-
-static int parse_number(const char *option, const char *text, double *out, struct error *err)
-{
-    char *end;
-    *out = strtod(text, &end);
-    if (*end != '\0' || end == text || !isfinite(*out))
-        return error_set(err, "--%s: '%s' is not a number", option, text);
-    return 0;
-}
-
-static int add_weights(struct merge_state *state, size_t models, struct error *err)
-{
-    const struct option_list *weights = &state->options->weights;
-    if (weights->count != 0 && weights->count != models)
-        return error_set(err, "%zu weights for %zu vectors", weights->count, models);
-    for (size_t k = 0; k < weights->count; k++) {
-        double value;
-        if (parse_number("weights", weights->items[k], &value, err))
-            return -1;
-        merge_recipe_add(&state->config.recipe, SETTING_WEIGHT, (int)k, NULL, &value, 1);
-    }
-    return 0;
-}
-
-static int add_densities(struct merge_state *state, size_t models, struct error *err)
-{
-    const struct option_list *density = &state->options->density;
-    if (density->count > 1 && density->count != models)
-        return error_set(err, "%zu densities for %zu vectors", density->count, models);
-    for (size_t k = 0; k < density->count; k++) {
-        double value;
-        if (parse_number("density", density->items[k], &value, err))
-            return -1;
-        merge_recipe_add(&state->config.recipe, SETTING_DENSITY, density->count == 1 ? -1 : (int)k,
-                         NULL, &value, 1);
-    }
-    return 0;
-}
-
-static void add_inputs(struct merge_state *state)
-{
-    const struct merge_job_options *options = state->options;
-    const struct option_list *lists[] = {&options->vectors, &options->models};
-    struct merge_config *config = &state->config;
-    config->base = options->base ? mem_strdup(options->base) : NULL;
-    config->models =
-        mem_calloc(options->vectors.count + options->models.count + 1, sizeof(*config->models));
-    for (int l = 0; l < 2; l++)
-        for (size_t k = 0; k < lists[l]->count; k++)
-            config->models[config->count++] = mem_strdup(lists[l]->items[k]);
-}
-
-static int read_options(struct merge_state *state, struct error *err)
-{
-    const struct merge_job_options *options = state->options;
-    const size_t models = options->vectors.count + options->models.count;
-    if (models == 0)
-        return error_set(err, "'--vectors' is required, or '--models', or '--config'");
-    if (add_weights(state, models, err) || add_densities(state, models, err))
-        return -1;
-    merge_recipe_set(&state->config.recipe, SETTING_LAMBDA, options->lambda);
-    add_inputs(state);
-    return 0;
-}
-
-static enum merge_rescale rescale_named(const char *name)
-{
-    return strcmp(name, "l1") == 0     ? RESCALE_L1
-           : strcmp(name, "none") == 0 ? RESCALE_NONE
-                                       : RESCALE_DENSITY;
-}
-
-static enum dtype dtype_named(const char *name)
-{
-    return strcmp(name, "f32") == 0    ? DTYPE_F32
-           : strcmp(name, "bf16") == 0 ? DTYPE_BF16
-                                       : DTYPE_F16;
-}
-
-static void set_general(struct merge_recipe *recipe, const struct merge_job_options *options)
-{
-    recipe->semantics = strcmp(options->semantics, "memo-ref") == 0 ? MERGE_MEMO_REF : MERGE_PAPER;
-    recipe->global_trim = strcmp(options->trim, "global") == 0;
-    recipe->seed = (uint64_t)options->seed;
-    if (options->rescale) {
-        recipe->has_rescale = true;
-        recipe->rescale = rescale_named(options->rescale);
-    }
-    if (options->dtype) {
-        recipe->has_out_dtype = true;
-        recipe->out_dtype = dtype_named(options->dtype);
-    }
-}
-
-// With a configuration: its method and parameters; otherwise what the options say.
-static int read_request(struct merge_state *state, struct error *err)
-{
-    const struct merge_job_options *options = state->options;
-    const char *method = options->method;
-    if (options->data.count > 0 && options->sweep.count == 0 && !strchr(method, ','))
-        return error_set(err, "--data belongs to --sweep; `memo eval` scores one model");
-    if (options->config) {
-        if (options->base || options->vectors.count > 0 || options->models.count > 0 ||
-            options->weights.count > 0)
-            return error_set(err, "--config excludes --base, --vectors, --models and --weights");
-        if (merge_config_read(fs_system(), options->config, &state->config, err))
-            return -1;
-        method = merge_traits(state->config.recipe.method)->name;
-    } else if (read_options(state, err)) {
-        return -1;
-    }
-    set_general(&state->config.recipe, options);
-    return sweep_create(&state->config.recipe, method, &options->sweep, &state->sweep, err);
-}
 
 static bool is_sweep(const struct merge_state *state)
 {
     return state->options->sweep.count > 0 || state->sweep.count > 1;
 }
-
-// --- directories ---
 
 static int read_identity(const char *directory, struct strbuf *out)
 {
@@ -293,95 +84,6 @@ static int publish(const struct merge_state *state, struct error *err)
     rc = fs->ops->rename(fs->state, state->partial, out, true);
     return rc ? error_set_errno(err, -rc, "cannot rename '%s' to '%s'", state->partial, out) : 0;
 }
-
-// --- scoring a sweep ---
-
-struct ranked {
-    const char *name;
-    struct score *scores; // [sets]
-    size_t right;
-};
-
-static int compare_ranked(const void *a, const void *b)
-{
-    const struct ranked *x = a, *y = b;
-    if (x->right != y->right)
-        return x->right < y->right ? 1 : -1;
-    return strcmp(x->name, y->name);
-}
-
-static int score_output(const struct merge_state *state, size_t o, const struct pair_list *sets,
-                        struct ranked *out, struct error *err)
-{
-    const struct answer_options how = {.model = state->outs[o],
-                                       .threads = state->options->threads,
-                                       .max_new = 64,
-                                       .capacity = 1024};
-    struct answering answering;
-    int rc = 0;
-    if (answering_open(&how, &answering, err))
-        return -1;
-    for (size_t d = 0; rc == 0 && d < state->options->data.count; d++) {
-        rc = score_pairs(&answering, &sets[d], 0, state->sweep.names[o], &out->scores[d], err);
-        out->right += out->scores[d].right;
-    }
-    log_progress_end();
-    answering_close(&answering);
-    return rc;
-}
-
-static void print_scores(const struct merge_state *state, const struct ranked *ranked)
-{
-    const struct option_list *data = &state->options->data;
-    int width = 6;
-    for (size_t o = 0; o < state->sweep.count; o++)
-        width = (int)strlen(ranked[o].name) > width ? (int)strlen(ranked[o].name) : width;
-    printf("%-*s  %16s", width, "merged", "all");
-    for (size_t d = 0; d < data->count; d++)
-        printf("  %16s", data->items[d]);
-    printf("\n");
-    for (size_t o = 0; o < state->sweep.count; o++) {
-        size_t asked = 0;
-        for (size_t d = 0; d < data->count; d++)
-            asked += ranked[o].scores[d].asked;
-        printf("%-*s  %15.1f%%", width, ranked[o].name,
-               100.0 * (double)ranked[o].right / (double)asked);
-        for (size_t d = 0; d < data->count; d++) {
-            const struct score *score = &ranked[o].scores[d];
-            printf("  %15.1f%%", 100.0 * (double)score->right / (double)score->asked);
-        }
-        printf("\n");
-    }
-}
-
-static int score_sweep(const struct merge_state *state, struct error *err)
-{
-    const struct option_list *data = &state->options->data;
-    const size_t count = state->sweep.count;
-    struct pair_list *sets = mem_calloc(data->count + 1, sizeof(*sets));
-    struct ranked *ranked = mem_calloc(count, sizeof(*ranked));
-    struct score *scores = mem_calloc(count * data->count + 1, sizeof(*scores));
-    int rc = 0;
-    for (size_t d = 0; rc == 0 && d < data->count; d++)
-        rc = pair_list_open(fs_system(), &data->items[d], 1, (size_t)state->options->sample,
-                            &sets[d], err);
-    for (size_t o = 0; rc == 0 && o < count; o++) {
-        ranked[o] = (struct ranked){state->sweep.names[o], scores + o * data->count, 0};
-        rc = score_output(state, o, sets, &ranked[o], err);
-    }
-    if (rc == 0) {
-        qsort(ranked, count, sizeof(*ranked), compare_ranked);
-        print_scores(state, ranked);
-    }
-    for (size_t d = 0; d < data->count; d++)
-        pair_list_close(&sets[d]);
-    free(sets);
-    free(ranked);
-    free(scores);
-    return rc;
-}
-
-// --- the job ---
 
 // The most that this process has held, in bytes, mapped pages included; 0 when it cannot be known.
 static uint64_t peak_memory(void)
@@ -451,7 +153,7 @@ static int merge(struct merge_state *state, struct error *err)
 static int complete(struct merge_state *state, struct error *err)
 {
     report(state, peak_memory());
-    if (state->options->data.count > 0 && score_sweep(state, err))
+    if (state->options->data.count > 0 && merge_score_sweep(state, err))
         return run_directory_close(&state->run, EXIT_FAILED, err);
     const int code = run_directory_close(&state->run, EXIT_DONE, err);
     return code == EXIT_DONE && publish(state, err) ? EXIT_FAILED : code;
@@ -500,7 +202,7 @@ static int run_merge(const void *parsed, const struct option_list *positional, s
     struct merge_state state = {.options = parsed};
     (void)positional;
     int code = EXIT_USAGE;
-    if (read_request(&state, err) == 0) {
+    if (merge_read_request(&state, err) == 0) {
         code = EXIT_FAILED;
         if (group_open(&state.group, err) == 0) {
             code = run_ranks(&state, err);

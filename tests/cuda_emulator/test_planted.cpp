@@ -10,6 +10,8 @@
 #undef cuda_attention_forward
 #undef multiply_16x8x16
 
+#include "kernels/cuda/attention_pieces.h"
+
 extern "C" {
 #include "tests/kernels/harness.h"
 

@@ -5,6 +5,8 @@
 #     cluster_start NODES      munged, slurmctld and a slurmd for each node; returns once all are idle
 #     cluster_kill_node K      node K loses power: everything on it is gone at once
 #     cluster_boot_node K      and comes back
+#     cluster_kill_controller  slurmctld is killed; cluster_start_controller starts it again with what
+#                              it had written down
 #     cluster_stop             ends every job and daemon that cluster_start began, and waits for them
 #
 # Everything lies in one private directory, $cluster. All daemons listen on loopback only, on ports
@@ -188,6 +190,12 @@ cluster_start_controller() {
     cluster_pids=("$!" "${cluster_pids[@]}") # it ends before munged
     cluster_until 15 cluster_controller_answers ||
         cluster_skip "slurmctld did not start: $(tail -n 3 "$cluster/log/slurmctld.out")"
+}
+
+cluster_kill_controller() {
+    kill -KILL "${cluster_pids[0]}"
+    wait "${cluster_pids[0]}" 2>/dev/null
+    cluster_pids=("${cluster_pids[@]:1}")
 }
 
 # The node's first process: it stays to reap what steps leave behind.
