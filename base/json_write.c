@@ -212,7 +212,10 @@ void json_value(struct json_writer *w, const struct json *value)
         json_bool(w, value->boolean);
         return;
     case JSON_NUMBER:
-        value->is_integer ? json_int(w, value->integer) : json_number(w, value->number);
+        if (value->is_integer && value->integer != 0) // 0 may be -0
+            json_int(w, value->integer);
+        else
+            json_number(w, value->number);
         return;
     case JSON_STRING:
         json_string(w, value->string, value->length);

@@ -22,6 +22,7 @@ struct serve_options {
     int64_t cache_tokens;
     double drain_seconds;
     const char *dtype;
+    bool batch_invariant;
     const char *chat_template;
     const char *backend;
     int64_t threads;
@@ -49,6 +50,9 @@ static const struct option serve_option_table[] = {
      "after TERM, INT or USR2 calls that run are still computed for so long", false},
     {"dtype", OPTION_CHOICE, OPTION_AT(dtype), "NAME", "bf16", 0, 0, "bf16|f32|fp8",
      "of the weights in memory", false},
+    {"batch-invariant", OPTION_FLAG, OPTION_AT(batch_invariant), NULL, NULL, 0, 0, NULL,
+     "cuda: the same answer whatever else is computed at the same time, as on a CPU always; slower",
+     false},
     {"chat-template", OPTION_CHOICE, OPTION_AT(chat_template), "NAME", NULL, 0, 0,
      CHAT_TEMPLATE_CHOICES, "default: what the model's files say", false},
     {"backend", OPTION_CHOICE, OPTION_AT(backend), "NAME", NULL, 0, 0, BACKEND_CHOICES,
@@ -77,10 +81,12 @@ static int serve_model(const struct serve_options *options, struct engine_host *
     const struct serving_options serving = {.name = name, .drain_seconds = options->drain_seconds};
     if (server_open(options->host, (int)options->port, getenv("MEMO_SERVE_KEY"), &server, err))
         return -1;
+    struct serving *answers = serving_create(host, server, &serving);
     printf("%sv1\n", server_url(server));
     fflush(stdout);
     log_info("'%s' is served at %sv1; stop it with TERM or INT", name, server_url(server));
-    const int rc = serving_run(host, server, &serving, stop_requested, err);
+    const int rc = serving_run(answers, stop_requested, err);
+    serving_destroy(answers);
     server_close(server);
     return rc;
 }
@@ -93,7 +99,8 @@ static int run_serve(const void *parsed, const struct option_list *positional, s
         .model = options->model,
         .chat_template = options->chat_template,
         .device = {.backend = options->backend,
-                   .threads = options->threads ? (int)options->threads : compute_processors()},
+                   .threads = options->threads ? (int)options->threads : compute_processors(),
+                   .products = options->batch_invariant ? PRODUCTS_INVARIANT : PRODUCTS_FASTEST},
         .dtype = strcmp(options->dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16,
         .fp8 = strcmp(options->dtype, "fp8") == 0,
         .slots = (size_t)options->slots,

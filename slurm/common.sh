@@ -53,7 +53,7 @@ memo_settings() {
     fi
     [ -z "$file" ] || [ -r "$file" ] || memo_fail "MEMO_CONFIG names '$file', which cannot be read"
     [ -z "$file" ] || memo_read_config "$file"
-    : "${MEMO:=memo}" "${MEMO_LAUNCH:=mpirun}" "${MEMO_MPI:=pmix}" "${MEMO_MAX_RESTARTS:=1000}" "${MEMO_MAX_CRASHES:=3}"
+    : "${MEMO:=memo}" "${MEMO_LAUNCH:=mpirun}" "${MEMO_MAX_RESTARTS:=1000}" "${MEMO_MAX_CRASHES:=3}"
     command -v "$MEMO" >/dev/null || memo_fail "'$MEMO' is not a program: set MEMO to the memo binary"
 }
 
@@ -101,7 +101,7 @@ memo_launcher() {
         ;;
     srun)
         read -r -a arguments <<<"${MEMO_LAUNCH_ARGS:-}"
-        printf '%s\n' srun "--mpi=$MEMO_MPI" --kill-on-bad-exit=1 ${arguments[@]+"${arguments[@]}"}
+        printf '%s\n' srun "--mpi=${MEMO_MPI:-pmix}" --kill-on-bad-exit=1 ${arguments[@]+"${arguments[@]}"}
         ;;
     *) memo_fail "MEMO_LAUNCH is '$MEMO_LAUNCH', neither mpirun nor srun" ;;
     esac

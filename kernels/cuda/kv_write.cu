@@ -11,7 +11,7 @@
 // a time. sincosf at full precision, as angles reach 131,072 radians.
 #include "kernels/cuda/cuda.h"
 
-enum { B = KV_BLOCK_TOKENS, WRITE_THREADS = 128, HALF_LIMIT = HEAD_WIDTH_LIMIT / 2, PARTS = 4 };
+enum { B = KV_BLOCK_TOKENS, WRITE_THREADS = 128, ANGLES = HEAD_WIDTH_LIMIT / 2 + 64, PARTS = 4 };
 
 // As many parts of a row of `values` threads' work as have something to do, up to PARTS: a decode
 // step has few tokens.
@@ -78,7 +78,17 @@ void cuda_kv_write(struct device *device, const struct kv_write *a)
     cuda_launched(device, "kv_write");
 }
 
+// Where the angle of pair i lies in shared memory, for lanes that read V neighbours each, one after
+// another: the first of all lanes lie side by side, then the second. With 4 elements more than a
+// multiple of 8 from one to the next no bank is asked twice, neither when they are written.
+template <int V> static __device__ __forceinline__ unsigned angle_place(size_t i, size_t half)
+{
+    const unsigned apart = ((unsigned)half / V + 3) / 8 * 8 + 4;
+    return (unsigned)i % V * apart + (unsigned)i / V;
+}
+
 // Sines and cosines of a token's position, times the magnitude.
+template <int V>
 static __device__ __forceinline__ void turn_angles(const struct rope *a, size_t t,
                                                    shared_pointer<float> sines,
                                                    shared_pointer<float> cosines)
@@ -87,8 +97,8 @@ static __device__ __forceinline__ void turn_angles(const struct rope *a, size_t 
     for (size_t i = threadIdx.x; i < a->head_width / 2; i += WRITE_THREADS) {
         float s, c;
         sincosf(position * a->inverse_frequency[i], &s, &c);
-        sines[i] = s * a->magnitude;
-        cosines[i] = c * a->magnitude;
+        sines[angle_place<V>(i, a->head_width / 2)] = s * a->magnitude;
+        cosines[angle_place<V>(i, a->head_width / 2)] = c * a->magnitude;
     }
 }
 
@@ -96,12 +106,12 @@ template <enum access A>
 static __global__ void rope_kv_write_kernel(struct rope rope, struct kv_write write)
 {
     enum { V = lane<A>::COUNT };
-    CUDA_SHARED(float, sines, HALF_LIMIT);
-    CUDA_SHARED(float, cosines, HALF_LIMIT);
+    CUDA_SHARED(float, sines, ANGLES);
+    CUDA_SHARED(float, cosines, ANGLES);
     const size_t d = rope.head_width, half = d / 2, t = blockIdx.x;
     const size_t heads = rope.heads + write.kv_heads, queries = rope.heads - write.kv_heads;
     const int32_t place = write.places[t];
-    turn_angles(&rope, t, sines, cosines);
+    turn_angles<V>(&rope, t, sines, cosines);
     __syncthreads();
     for (size_t pair = first_value() * V; pair < heads * half; pair += value_step() * V) {
         const size_t head = pair / half, i = pair % half, at = t * rope.stride + head * d + i;
@@ -111,7 +121,8 @@ static __global__ void rope_kv_write_kernel(struct rope rope, struct kv_write wr
         lane_widen(x, lane_load<A>(rope.x, at));
         lane_widen(y, lane_load<A>(rope.x, at + half));
         for (int j = 0; head < rope.heads && j < V; j++) {
-            const float s = sines[i + j], c = cosines[i + j], first = x[j];
+            const unsigned at_angle = angle_place<V>(i + j, half);
+            const float s = sines[at_angle], c = cosines[at_angle], first = x[j];
             x[j] = first * c - y[j] * s;
             y[j] = y[j] * c + first * s;
         }

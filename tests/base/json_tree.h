@@ -1,45 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole JSON trees: written and compared. For tests only.
+// Whole JSON trees compared. For tests only.
 #ifndef MEMO_TESTS_BASE_JSON_TREE_H
 #define MEMO_TESTS_BASE_JSON_TREE_H
 
 #include "base/json.h"
 
 #include <string.h>
-
-static inline void json_tree_write(struct json_writer *w, const struct json *value)
-{
-    switch (value->type) {
-    case JSON_NULL:
-        json_null(w);
-        break;
-    case JSON_BOOL:
-        json_bool(w, value->boolean);
-        break;
-    case JSON_NUMBER:
-        if (value->is_integer && value->integer != 0) // 0 may be -0
-            json_int(w, value->integer);
-        else
-            json_number(w, value->number);
-        break;
-    case JSON_STRING:
-        json_string(w, value->string, value->length);
-        break;
-    case JSON_ARRAY:
-        json_begin_array(w);
-        for (size_t i = 0; i < value->length; i++)
-            json_tree_write(w, &value->items[i]);
-        json_end_array(w);
-        break;
-    case JSON_OBJECT:
-        json_begin_object(w);
-        for (size_t i = 0; i < value->length; i++) {
-            json_key_bytes(w, value->keys[i], value->key_lengths[i]);
-            json_tree_write(w, &value->items[i]);
-        }
-        json_end_object(w);
-    }
-}
 
 static inline bool json_tree_equal(const struct json *a, const struct json *b)
 {

@@ -78,7 +78,7 @@ static bool survives_round_trip(const struct json *root, int indent)
     struct error err = {""};
     const struct json *again = NULL;
     struct json_writer w = {.out = &written, .indent = indent};
-    json_tree_write(&w, root);
+    json_value(&w, root);
     bool equal = json_parse(&arena, written.bytes, written.length, &again, &err) == 0 &&
                  json_tree_equal(root, again);
     arena_release(&arena);

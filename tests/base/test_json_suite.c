@@ -28,7 +28,7 @@ static bool parse_file(const char *path, bool *survived)
     bool accepted = json_parse(&arena, text.bytes, text.length, &root, &err) == 0;
     if (accepted) {
         struct json_writer w = {.out = &written};
-        json_tree_write(&w, root);
+        json_value(&w, root);
         *survived = json_parse(&arena, written.bytes, written.length, &again, &err) == 0 &&
                     json_tree_equal(root, again);
     }

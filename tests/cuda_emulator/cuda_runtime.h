@@ -131,6 +131,9 @@ void emulator_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_by
     emulator_launch(#kernel, grid, block, shared_bytes, stream, kernel,                            \
                     std::make_tuple(__VA_ARGS__))
 
+// A block begins: what asynchronous copies an earlier one left pending never comes.
+void emulator_forget_copies(void);
+
 // Ends the launch with this text, prefixed with where. Does not return.
 [[noreturn]] void emulator_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

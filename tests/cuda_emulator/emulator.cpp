@@ -541,6 +541,7 @@ static void prepare_block(void)
     block.barriers = block.waiting = block.ended = 0;
     ready.clear();
     met.clear();
+    emulator_forget_copies();
     for (unsigned i = 0; i < WARPS_LIMIT; i++)
         block.warps[i].met = false;
     for (unsigned i = 0; i < block.count; i++) {

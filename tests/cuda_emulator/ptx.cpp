@@ -71,15 +71,26 @@ struct copies {
     unsigned committed; // groups
 };
 
-// Of each thread of the block. A launch leaves nothing pending: emulator_async_wait is checked to
-// have come by the reads of what nobody wrote.
+// Of each thread of the block. That emulator_async_wait has come is checked by the reads of what
+// nobody wrote.
 static struct copies copies[EMULATOR_THREADS_LIMIT];
+static bool copied; // by a thread of this block
+
+void emulator_forget_copies(void)
+{
+    for (unsigned i = 0; copied && i < EMULATOR_THREADS_LIMIT; i++) {
+        copies[i].pending.clear();
+        copies[i].committed = 0;
+    }
+    copied = false;
+}
 
 void async_copy8(shared_pointer<bf16> to, const bf16 *from, bool valid)
 {
     struct copies *mine = &copies[emulator_current->number];
     if ((to.offset & 7) != 0 || (valid && ((uintptr_t)from & 15) != 0))
         emulator_fail("asynchronous copy between addresses that are not multiples of 16 bytes");
+    copied = true;
     mine->pending.push_back({to, {}, from, valid, mine->committed});
     if (emulator_observed && valid)
         emulator_observed->global(__builtin_return_address(0), from, 8 * sizeof(bf16), false);

@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const struct json *first, *second;
     struct strbuf text = {0};
     if (json_parse(&arena, (const char *)data, size, &first, &err) == 0) {
-        json_tree_write(&(struct json_writer){.out = &text}, first);
+        json_value(&(struct json_writer){.out = &text}, first);
         assert(json_parse(&arena, text.bytes, text.length, &second, &err) == 0);
         assert(json_tree_equal(first, second));
     }

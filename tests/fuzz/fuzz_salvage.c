@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < all.count; i++) {
         struct strbuf text = {0};
         const struct json *again;
-        json_tree_write(&(struct json_writer){.out = &text}, all.items[i]);
+        json_value(&(struct json_writer){.out = &text}, all.items[i]);
         assert(json_parse(&arena, text.bytes, text.length, &again, NULL) == 0);
         assert(json_tree_equal(all.items[i], again));
         strbuf_release(&text);

@@ -439,7 +439,7 @@ static void unknown_shape_lists_the_known_ones(void **state)
     struct model_config config;
     struct error err = {{0}};
     assert_int_equal(model_config_shape("qwen9", &config, &err), -1);
-    assert_non_null(strstr(err.text, "unknown shape 'qwen9'; known: tiny, qwen2.5-0.5b"));
+    assert_non_null(strstr(err.text, "unknown shape 'qwen9'; known: tiny, micro, qwen2.5-0.5b"));
     assert_non_null(strstr(err.text, "qwen2.5-32b"));
 }
 

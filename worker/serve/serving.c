@@ -313,7 +313,7 @@ static int compute(struct serving *s, struct error *err)
     return polled == ENGINE_FAILED ? -1 : 0;
 }
 
-static int run(struct serving *s, bool (*stop)(void), struct error *err)
+int serving_run(struct serving *s, bool (*stop)(void), struct error *err)
 {
     double stop_seconds = 0; // when it was asked for
     for (;;) {
@@ -332,24 +332,29 @@ static int run(struct serving *s, bool (*stop)(void), struct error *err)
     }
 }
 
-int serving_run(struct engine_host *host, struct server *server,
-                const struct serving_options *options, bool (*stop)(void), struct error *err)
+struct serving *serving_create(struct engine_host *host, struct server *server,
+                               const struct serving_options *options)
 {
-    struct serving s = {.host = host,
-                        .server = server,
-                        .options = options,
-                        .scratch = tokenizer_scratch_create(host->tokenizer)};
-    publish_model(&s);
-    publish_metrics(&s);
-    const int rc = run(&s, stop, err);
-    while (s.running) {
-        engine_cancel(host->engine, s.running->head.id);
-        exchange_drop(s.running->exchange);
-        conversation_free(&s, &s.running);
+    struct serving *s = mem_calloc(1, sizeof *s);
+    s->host = host;
+    s->server = server;
+    s->options = options;
+    s->scratch = tokenizer_scratch_create(host->tokenizer);
+    publish_model(s);
+    publish_metrics(s);
+    return s;
+}
+
+void serving_destroy(struct serving *s)
+{
+    while (s->running) {
+        engine_cancel(s->host->engine, s->running->head.id);
+        exchange_drop(s->running->exchange);
+        conversation_free(s, &s->running);
     }
-    tokenizer_scratch_destroy(s.scratch);
-    arena_release(&s.arena);
-    token_list_release(&s.prompt);
-    strbuf_release(&s.json);
-    return rc;
+    tokenizer_scratch_destroy(s->scratch);
+    arena_release(&s->arena);
+    token_list_release(&s->prompt);
+    strbuf_release(&s->json);
+    free(s);
 }

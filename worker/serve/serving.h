@@ -12,9 +12,14 @@ struct serving_options {
     double drain_seconds; // how long calls that run are still computed after a stop
 };
 
-// Serves until stop() is true and what ran has ended. Host and server stay the caller's. -1: the
-// device failed.
-int serving_run(struct engine_host *host, struct server *server,
-                const struct serving_options *options, bool (*stop)(void), struct error *err);
+struct serving;
+
+// Host, server and options stay the caller's and outlive it. What the server answers by itself is
+// there from now on.
+struct serving *serving_create(struct engine_host *host, struct server *server,
+                               const struct serving_options *options);
+// Serves until stop() is true and what ran has ended. -1: the device failed.
+int serving_run(struct serving *serving, bool (*stop)(void), struct error *err);
+void serving_destroy(struct serving *serving); // drops what still runs
 
 #endif

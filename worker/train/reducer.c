@@ -348,7 +348,7 @@ size_t reducer_bytes_needed(const struct shards *shards, struct reducer_options 
     if (options.grads == DTYPE_BF16)
         bytes += options.vector_elements * sizeof(float);
     if (options.exact)
-        bytes += (options.partial ? own + bucket : all) * sizeof(int64_t);
+        bytes += (options.partial ? own + bucket : all) * sizeof(int64_t) + sizeof(int32_t);
     return bytes + (options.partial ? own * sizeof(float) : 0);
 }
 
