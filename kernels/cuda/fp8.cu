@@ -10,13 +10,34 @@
 
 enum { THREADS = 256, WARPS = THREADS / WARP, TILE = 16 };
 
-static __global__ void quantize_rows_kernel(struct quantize_rows a)
+// Codes of as many neighbours as a lane moves at once.
+template <int COUNT>
+static __device__ __forceinline__ void store_codes(uint8_t *to, const float *values, float scale)
 {
+    unsigned words[(COUNT + 3) / 4] = {};
+#pragma unroll
+    for (int j = 0; j < COUNT; j++)
+        words[j / 4] |= (unsigned)fp8_encode(values[j] / scale) << 8 * (j % 4);
+    if constexpr (COUNT == 8)
+        *(uint2 *)to = {words[0], words[1]};
+    else if constexpr (COUNT == 4)
+        *(unsigned *)to = words[0];
+    else
+        *to = (uint8_t)words[0];
+}
+
+template <enum access A> static __global__ void quantize_rows_kernel(struct quantize_rows a)
+{
+    enum { COUNT = lane<A>::COUNT };
     CUDA_SHARED(float, slots, WARPS);
-    const size_t row = blockIdx.x;
-    float largest = 0;
-    for (size_t i = threadIdx.x; i < a.width; i += THREADS)
-        largest = fmaxf(largest, fabsf(load(a.x, row * a.width + i)));
+    const size_t row = blockIdx.x * a.width;
+    float largest = 0, values[COUNT];
+    for (size_t i = threadIdx.x * COUNT; i < a.width; i += THREADS * COUNT) {
+        lane_widen(values, lane_load<A>(a.x, row + i));
+#pragma unroll
+        for (int j = 0; j < COUNT; j++)
+            largest = fmaxf(largest, fabsf(values[j]));
+    }
     largest = warp_max(largest);
     if (threadIdx.x % WARP == 0)
         slots[threadIdx.x / WARP] = largest;
@@ -24,17 +45,22 @@ static __global__ void quantize_rows_kernel(struct quantize_rows a)
     for (int w = 0; w < WARPS; w++)
         largest = fmaxf(largest, slots[w]);
     const float scale = largest > 0 ? largest / FP8_LARGEST : 1;
-    for (size_t i = threadIdx.x; i < a.width; i += THREADS)
-        a.codes[row * a.width + i] = fp8_encode(load(a.x, row * a.width + i) / scale);
+    for (size_t i = threadIdx.x * COUNT; i < a.width; i += THREADS * COUNT) {
+        lane_widen(values, lane_load<A>(a.x, row + i));
+        store_codes<COUNT>(a.codes + row + i, values, scale);
+    }
     if (threadIdx.x == 0)
-        a.scales[row] = scale;
+        a.scales[blockIdx.x] = scale;
 }
 
 void cuda_quantize_rows(struct device *device, const struct quantize_rows *a)
 {
     if (a->rows == 0)
         return;
-    CUDA_LAUNCH(quantize_rows_kernel, (unsigned)a->rows, THREADS, 0, cuda_of(device)->stream, *a);
+    const bool aligned = (uintptr_t)a->codes % 8 == 0;
+    const enum access access = aligned ? access_of(&a->x, 1, a->width) : ACCESS_ANY;
+    CUDA_LAUNCH_ACCESS(access, quantize_rows_kernel, (unsigned)a->rows, THREADS, 0,
+                       cuda_of(device)->stream, *a);
     cuda_launched(device, "quantize_rows");
 }
 
