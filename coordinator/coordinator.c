@@ -160,6 +160,8 @@ static void ring_alarms(struct coordinator *c)
 static void task_committed(struct coordinator *c, int worker, uint32_t number)
 {
     const uint32_t lease = task_find_lease(c, number, worker);
+    if (c->tasks[number].backup == BACKUP_NONE)
+        c->own_work_seconds = c->now_seconds;
     if (lease != NO_LEASE)
         durations_add(c->durations, c->tasks[number].priority,
                       c->now_seconds - c->leases.items[lease].given_seconds);
@@ -352,7 +354,7 @@ static void lease_task(struct coordinator *c, uint32_t number, int worker_number
     worker->held++;
     worker->turn = ++c->turn;
     if (task->backup == BACKUP_NONE)
-        c->own_lease_seconds = c->now_seconds;
+        c->own_work_seconds = c->now_seconds;
     else
         c->counts.backups++;
     worker_update_room(c, worker_number);
@@ -409,7 +411,7 @@ static bool is_overdue(const struct coordinator *c, const struct task *task)
     const double usual = durations_usual(c->durations, task->priority);
     const double wait =
         isfinite(usual) ? fmax(usual, c->options.late_seconds) : c->options.late_seconds;
-    return c->now_seconds - c->own_lease_seconds >= wait;
+    return c->now_seconds - c->own_work_seconds >= wait;
 }
 
 static bool can_be_backed_up(const struct coordinator *c, const struct task *task)

@@ -42,9 +42,10 @@
 // asks again every claim_retry_seconds, and is told of what they have done. So that the first of
 // several jobs does not take everything, none holds more than its share of the open tasks.
 //
-// The end of a run does not wait for its slowest job either. One that has had nothing of its own to
-// lease for as long as a task usually takes (and at least late_seconds) computes tasks of other
-// jobs' blocks a second time, the last ones first, for owners begin with the first ones: a backup.
+// The end of a run does not wait for its slowest job either. One that has neither leased nor
+// committed anything of its own for as long as a task usually takes (and at least late_seconds)
+// computes tasks of other jobs' blocks a second time, the last ones first, for owners begin with
+// the first ones: a backup.
 // It asks for each, so that no third job does the same one, and never has more than its share of
 // what is open. The owner learns of the result as of any other, and its worker drops the task. A
 // backup that fails costs no attempt and is not tried again: the owner judges its tasks.

@@ -96,7 +96,7 @@ struct coordinator {
     struct blocks blocks;
     double next_claim_seconds; // refused blocks are asked for again
     uint32_t next_backup;      // tasks below this one are still to be asked for
-    double own_lease_seconds;  // when a task of this job's blocks was last leased
+    double own_work_seconds;   // when a task of this job's blocks was last leased, or committed
     struct room_queue *room;
     uint64_t turn;         // leases given
     size_t silent_workers; // present ones

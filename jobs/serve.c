@@ -85,6 +85,8 @@ static int serve_model(const struct serve_options *options, struct engine_host *
     printf("%sv1\n", server_url(server));
     fflush(stdout);
     log_info("'%s' is served at %sv1; stop it with TERM or INT", name, server_url(server));
+    if (server_is_open_to_all(server))
+        log_warn("whoever reaches %s may ask: set MEMO_SERVE_KEY for a key", server_url(server));
     const int rc = serving_run(answers, stop_requested, err);
     serving_destroy(answers);
     server_close(server);

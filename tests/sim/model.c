@@ -223,7 +223,7 @@ void model_ask_backup(struct sim_job *job, uint32_t task)
 {
     const struct sim_head *head = &job->head;
     const struct model_task *t = model_task(job, task);
-    const double idle = sim_now(job) - head->own_lease_seconds;
+    const double idle = sim_now(job) - head->own_work_seconds;
     if (head->stopping || head->free_tasks > 0 || is_owned(job, task) || t->state != MODEL_CLOSED ||
         t->backup_failed)
         sim_broken(job->world, "job %d asks for the backup of task %u without need", job->number,
@@ -271,6 +271,8 @@ static void handle_worker(struct sim_job *job, const struct coordinator_event *e
         break;
     case EVENT_COMMITTED:
         hear_from(w);
+        if (!model_task(job, event->task)->backup)
+            head->own_work_seconds = sim_now(job);
         head->counts.computed++;
         head->counts.late_results += !finish(job, event->task, false);
         break;
@@ -380,7 +382,7 @@ void model_lease_task(struct sim_job *job, const struct coordinator_action *acti
     if (t->backup)
         head->counts.backups++;
     else
-        head->own_lease_seconds = sim_now(job);
+        head->own_work_seconds = sim_now(job);
     if (action->second) {
         head->counts.second_leases++;
         head->late_tasks--;
@@ -464,7 +466,7 @@ void model_start(struct sim_job *job)
     job->head.workers = mem_calloc(job->worker_count, sizeof(*job->head.workers));
     job->head.owned = mem_calloc(job->world->block_count + 1, sizeof(*job->head.owned));
     job->head.next_alarm_seconds = INFINITY;
-    job->head.own_lease_seconds = -INFINITY;
+    job->head.own_work_seconds = -INFINITY;
     for (uint32_t t = 0; t < shape->tasks; t++)
         start_task(job, t);
 }

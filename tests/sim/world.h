@@ -142,7 +142,7 @@ struct sim_head {
     double next_alarm_seconds; // no lease rings before
     size_t free_tasks;
     size_t free_of[SIM_PRIORITIES]; // of them, by priority
-    double own_lease_seconds;       // of a task that is no backup
+    double own_work_seconds;        // a task that is no backup was leased or committed
     size_t late_tasks;              // with one lease, which is late
     bool stopping;
     struct coordinator_counts counts;

@@ -75,6 +75,11 @@ void server_stop_accepting(struct server *server)
     pthread_mutex_unlock(&server->lock);
 }
 
+bool server_is_open_to_all(const struct server *server)
+{
+    return !server->loopback && !server->key;
+}
+
 const char *server_url(const struct server *server)
 {
     return server->url;

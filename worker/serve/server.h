@@ -39,6 +39,8 @@ void server_stop_accepting(struct server *server);
 // Accepts NULL. Exchanges not answered get 503; answers that were given are still sent.
 void server_close(struct server *server);
 
+// Beyond this machine and without a key: whoever reaches it may ask.
+bool server_is_open_to_all(const struct server *server);
 const char *server_url(const struct server *server); // "http://127.0.0.1:8000/"
 
 enum server_document { SERVER_MODELS, SERVER_METRICS, SERVER_DOCUMENTS };
