@@ -40,18 +40,22 @@ const char *inquiry_stage_name(enum inquiry_stage stage)
 
 bool answer_is_unknown(const char *text, size_t bytes)
 {
-    static const char *const phrases[] = {"idontknow",       "idonotknow", "unknown",   "notknown",
-                                          "idon\u2019tknow", "imnotsure",  "iamnotsure"};
+    static const char *const begins[] = {"idontknow", "idonotknow", "idon\u2019tknow", "imnotsure",
+                                         "iamnotsure"};
+    static const char *const wholes[] = {"", "unknown", "notknown"}; // there are longer names
     char folded[24];
     size_t length = 0;
     for (size_t i = 0; i < bytes && length + 1 < sizeof folded; i++)
         if (isalnum((unsigned char)text[i]) || (unsigned char)text[i] >= 0x80)
             folded[length++] = (char)tolower((unsigned char)text[i]);
     folded[length] = '\0';
-    for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++)
-        if (strncmp(folded, phrases[i], strlen(phrases[i])) == 0)
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++)
+        if (strncmp(folded, begins[i], strlen(begins[i])) == 0)
             return true;
-    return length == 0;
+    for (size_t i = 0; i < sizeof wholes / sizeof *wholes; i++)
+        if (strcmp(folded, wholes[i]) == 0)
+            return true;
+    return false;
 }
 
 struct inquiry *inquiry_create(const char *question, const struct inquiry_limits *limits,
